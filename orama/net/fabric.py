@@ -1,0 +1,91 @@
+"""The fabric: where the TURN server and the SFU of one process hand packets over without a socket.
+
+A part attaches a receiver at an address that it owns (a relay address, an SFU media address). Who
+sends to that address asks the fabric first and takes a socket only when nobody is attached there.
+
+The second job is the end of a burst. While a socket is being drained, whoever has something to send
+that may still grow (the SFU, towards each subscriber) says ``later(flush)`` instead of sending; the
+flush runs once, when the drain ends, so that all that one wake-up brought leaves in one system call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from twisted.internet.interfaces import IReactorTime
+
+#: One packet. A memoryview is good only until the receiving call returns: who keeps it, copies it.
+Buffer: TypeAlias = bytes | bytearray | memoryview
+#: Packets of one source for one destination, in order.
+Burst: TypeAlias = Sequence[Buffer]
+#: Canonical text of the IP (as ``str(ipaddress.ip_address(x))`` gives it) and the port.
+Address: TypeAlias = tuple[str, int]
+#: Called with packets and the address that they came from.
+Receiver: TypeAlias = Callable[[Burst, Address], None]
+
+
+class AddressInUse(Exception):
+    """A receiver is attached at that address already."""
+
+
+class Fabric:
+    """Addresses of this process, and the flushes that wait for the end of a drain."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._receivers: dict[Address, Receiver] = {}
+        self._flushes: dict[Callable[[], None], None] = {}
+        self._depth = 0
+        self._scheduled = False
+
+    def attach(self, address: Address, receiver: Receiver) -> None:
+        """Give *receiver* all that is sent to *address* from now on.
+
+        :raises AddressInUse: somebody is there.
+        """
+        if address in self._receivers:
+            raise AddressInUse(address)
+        self._receivers[address] = receiver
+
+    def detach(self, address: Address) -> None:
+        """Forget *address*; nothing happens when nobody is there."""
+        self._receivers.pop(address, None)
+
+    def has(self, address: Address) -> bool:
+        return address in self._receivers
+
+    def deliver(self, packets: Burst, source: Address, destination: Address) -> bool:
+        """Hand *packets* to whoever is attached at *destination*; False when nobody is."""
+        receiver = self._receivers.get(destination)
+        if receiver is None:
+            return False
+        receiver(packets, source)
+        return True
+
+    def begin(self) -> None:
+        """A drain begins: flushes wait for the matching :meth:`end`. Drains nest."""
+        self._depth += 1
+
+    def end(self) -> None:
+        """A drain ends; the outermost one runs every flush that was asked for."""
+        self._depth -= 1
+        if self._depth == 0 and self._flushes:
+            self._run()
+
+    def later(self, flush: Callable[[], None]) -> None:
+        """Run *flush* once when the current drain ends, or in the next reactor turn outside of one."""
+        self._flushes[flush] = None
+        if self._depth == 0 and not self._scheduled:
+            self._scheduled = True
+            self._clock.callLater(0, self._turn)
+
+    def _turn(self) -> None:
+        self._scheduled = False
+        if self._depth == 0:
+            self._run()
+
+    def _run(self) -> None:
+        flushes, self._flushes = self._flushes, {}
+        for flush in flushes:
+            flush()

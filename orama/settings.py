@@ -1,0 +1,149 @@
+"""What a node can be told: one frozen tree of values, each with its default.
+
+``tap`` reads it from the command line and a TOML file through :func:`load`; every other part gets
+the branch it needs as an argument. ``etc/orama.toml`` documents each key; a test holds the two
+against each other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import field, frozen
+
+
+@frozen
+class TurnSettings:
+    """``[turn]``: the TURN server. Times are in seconds, rates in bytes per second."""
+
+    #: Address that relays are allocated on; empty means the node's internal address.
+    relay_ip: str = ""
+    relay_ports: tuple[int, int] = (49152, 65535)
+    relay_block: int = 800
+    #: Lifetime of the credentials that REST and signalling give out.
+    credential_ttl: int = 600
+    #: Longest lifetime one Allocate or Refresh can get (RFC 8656, 7.2 allows any maximum).
+    max_lifetime: int = 3600
+    #: Total age up to which the same user may refresh an allocation after its credential expired.
+    max_age: int = 86400
+    #: CIDRs that relays may reach beside the SFU addresses of their own namespace.
+    allowed_peers: tuple[str, ...] = ()
+    #: Namespace of user names that are an expiry alone; empty refuses them.
+    default_namespace: str = "default"
+    allocations_per_user: int = 32
+    allocations_per_namespace: int = 800
+    #: 0 means no limit.
+    bandwidth_per_user: int = 0
+    bandwidth_per_namespace: int = 0
+    #: Unauthenticated answers a second to one source address, and how many may come at once.
+    unauthenticated_rate: int = 100
+    unauthenticated_burst: int = 400
+    nonce_lifetime: int = 3600
+    #: PEM files for the TLS listener; empty means a self-signed certificate in the data directory.
+    certificate: str = ""
+    private_key: str = ""
+    #: Use UDP_GRO and UDP_SEGMENT where the kernel has them.
+    offload: bool = True
+
+
+@frozen
+class SfuSettings:
+    """``[sfu]``: forwarding and rooms."""
+
+    media_ports: tuple[int, int] = (20000, 29999)
+    media_block: int = 500
+    #: Relay addresses of TURN servers in other processes that may reach the SFU ("10.0.0.2").
+    relay_addresses: tuple[str, ...] = ()
+    max_participants: int = 100
+    #: Seconds that an empty room stays, and that a peer without a signalling socket keeps its media.
+    empty_room_timeout: float = 60.0
+    resume_timeout: float = 15.0
+    #: Seconds without a valid connectivity check after which a peer is gone.
+    media_timeout: float = 30.0
+    #: Seconds to wait for the answer to an offer of ours before offering again.
+    offer_timeout: float = 5.0
+    #: Highest video bitrate asked of a publisher, bits per second (b=AS and REMB cap); 0 means none.
+    max_bitrate: int = 0
+
+
+@frozen
+class SignalingSettings:
+    """``[signaling]``: the WebSocket."""
+
+    ports: tuple[int, int] = (30000, 30099)
+    max_frame: int = 65536
+    #: Messages a second from one client, and how many may come at once.
+    message_rate: int = 50
+    message_burst: int = 200
+    join_timeout: float = 10.0
+    ping_interval: float = 20.0
+    ping_timeout: float = 10.0
+    #: Bytes that may wait for a slow reader before it is dropped.
+    send_queue: int = 1048576
+    #: Seconds that peers get to leave when the node drains.
+    drain_deadline: float = 30.0
+
+
+@frozen
+class LimitSettings:
+    """``[limits]``: what HTTP takes and from whom."""
+
+    #: Origins (scheme://host[:port]) that may call from a browser, beside our own; "*" is any.
+    origins: tuple[str, ...] = ()
+    max_body: int = 65536
+    #: Requests a second from one address, and how many may come at once.
+    request_rate: int = 50
+    request_burst: int = 200
+
+
+@frozen
+class AuthSettings:
+    """``[auth]``: whose tokens are good, beside the node's own."""
+
+    #: PEM files with public keys (Ed25519, P-256 or RSA).
+    jwt_keys: tuple[str, ...] = ()
+    jwks_file: str = ""
+    #: Longest life of a token from ``orama token issue``, seconds.
+    max_token_ttl: int = 86400
+
+
+@frozen
+class WebSettings:
+    """``[web]``: the room page."""
+
+    room_page: bool = True
+    #: Give a browser on this very machine a member token for ``default`` without a key.
+    local_guests: bool = True
+
+
+@frozen
+class Settings:
+    """Everything. The top-level keys are the command-line options."""
+
+    data_dir: Path = Path("orama-data")
+    #: SQLAlchemy URL; empty means SQLite in the data directory.
+    database: str = ""
+    #: Twisted endpoint strings.
+    http: tuple[str, ...] = ("tcp:6001:interface=127.0.0.1",)
+    public_ip: str = "127.0.0.1"
+    internal_ip: str = "127.0.0.1"
+    turn_port: int = 3478
+    turns_port: int = 5349
+    base_domain: str = ""
+    #: "text" or "json".
+    log_format: str = "text"
+    turn: TurnSettings = field(factory=TurnSettings)
+    sfu: SfuSettings = field(factory=SfuSettings)
+    signaling: SignalingSettings = field(factory=SignalingSettings)
+    limits: LimitSettings = field(factory=LimitSettings)
+    auth: AuthSettings = field(factory=AuthSettings)
+    web: WebSettings = field(factory=WebSettings)
+
+    @property
+    def realm(self) -> str:
+        """The TURN realm: the base domain, or ``orama`` without one."""
+        return self.base_domain or "orama"
+
+    @property
+    def relay_ip(self) -> str:
+        return self.turn.relay_ip or self.internal_ip
