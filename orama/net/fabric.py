@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 #: One packet. A memoryview is good only until the receiving call returns: who keeps it, copies it.
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -23,6 +24,11 @@ Burst: TypeAlias = Sequence[Buffer]
 Address: TypeAlias = tuple[str, int]
 #: Called with packets and the address that they came from.
 Receiver: TypeAlias = Callable[[Burst, Address], None]
+
+#: Flushes may ask for flushes; after so many rounds the rest waits for the next reactor turn.
+MAX_ROUNDS = 8
+
+_log = Logger()
 
 
 class AddressInUse(Exception):
@@ -74,9 +80,16 @@ class Fabric:
             self._run()
 
     def later(self, flush: Callable[[], None]) -> None:
-        """Run *flush* once when the current drain ends, or in the next reactor turn outside of one."""
+        """Run *flush* once when the current drain ends, or in the next reactor turn outside of one.
+
+        What a flush itself asks for runs after it, before :meth:`end` returns.
+        """
         self._flushes[flush] = None
-        if self._depth == 0 and not self._scheduled:
+        if self._depth == 0:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
             self._scheduled = True
             self._clock.callLater(0, self._turn)
 
@@ -86,6 +99,17 @@ class Fabric:
             self._run()
 
     def _run(self) -> None:
-        flushes, self._flushes = self._flushes, {}
-        for flush in flushes:
-            flush()
+        self._depth += 1
+        try:
+            for _ in range(MAX_ROUNDS):
+                flushes, self._flushes = self._flushes, {}
+                for flush in flushes:
+                    try:
+                        flush()
+                    except Exception:  # noqa: BLE001 (the other flushes are somebody else's packets)
+                        _log.failure("a flush failed")
+                if not self._flushes:
+                    return
+        finally:
+            self._depth -= 1
+        self._schedule()

@@ -1,0 +1,329 @@
+"""A UDP socket that moves bursts: many datagrams of one source or for one destination in a system call.
+
+Receives with ``UDP_GRO`` and sends with ``UDP_SEGMENT`` (both of ``linux/udp.h``; a burst of equal
+sizes is one pass through the kernel's UDP stack, whose cost is what counts here). Where the kernel or
+the device has no offload, or the caller asks for none, the same socket moves one datagram a call. It
+knows nothing of what the datagrams mean, keeps no queue, and loses what the kernel will not take.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import struct
+from collections.abc import Sequence
+
+from attrs import define
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from orama.net.fabric import Address, Buffer, Burst, Fabric, Receiver
+
+#: Level and options of ``linux/udp.h``; the ``socket`` module does not name them.
+SOL_UDP = 17
+UDP_SEGMENT = 103
+UDP_GRO = 104
+#: What the kernel takes in one ``UDP_SEGMENT`` send (``UDP_MAX_SEGMENTS`` of old kernels).
+MAX_SEGMENTS = 64
+#: Bytes in one such send: a UDP payload ends at 65,507 over IPv4, and headers want room.
+MAX_SEND = 65000
+#: Segments up to here pass every IPv6 path (RFC 8200, section 5: 1280 less 48 of headers), so that a
+#: refusal of one is the fault of the offload and not of the segment.
+SAFE_SEGMENT = 1232
+#: Reads in one wake-up; the rest waits for the next one, so that other sockets get their turn.
+MAX_READS = 64
+#: Asked for in each direction; the kernel gives what it may.
+SOCKET_BUFFER = 4 << 20
+#: ``SO_SNDBUFFORCE`` and ``SO_RCVBUFFORCE`` of Linux, for who may go beyond the system's limit.
+_FORCED = {socket.SO_SNDBUF: 32, socket.SO_RCVBUF: 33}
+_ANCILLARY = socket.CMSG_SPACE(4)
+_FULL = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
+_NO_OFFLOAD = frozenset({errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EMSGSIZE})
+_SEGMENT = struct.Struct("@H")
+_GRO = struct.Struct("@i")
+
+_log = Logger()
+
+
+@define
+class BurstCounters:
+    """What passed a socket since it was made. Packets are datagrams on the wire, not reads."""
+
+    packets_in: int = 0
+    bytes_in: int = 0
+    bursts_in: int = 0
+    packets_out: int = 0
+    bytes_out: int = 0
+    sends_out: int = 0
+    #: Datagrams that the kernel did not take: full buffers, no route, too long.
+    dropped: int = 0
+    #: Errors of ICMP that the kernel reported on this socket.
+    icmp_errors: int = 0
+
+
+@implementer(IReadDescriptor)
+class BurstSocket:
+    """A bound UDP socket in the reactor.
+
+    :param received: called with each burst and its source; the packets are slices of a buffer that
+        the next read overwrites.
+    :param offload: False keeps to one datagram a system call.
+    """
+
+    #: All sockets read into this: a read never nests in another one of the same process.
+    _buffer = memoryview(bytearray(1 << 16))
+
+    def __init__(self, reactor: IReactorFDSet, fabric: Fabric, received: Receiver, *, offload: bool = True) -> None:
+        self.counters = BurstCounters()
+        self._reactor = reactor
+        self._fabric = fabric
+        self._received = received
+        self._wanted = offload
+        self._segment = False
+        self._gro = False
+        self._socket: socket.socket | None = None
+        self._address: Address = ("", 0)
+
+    def listen(self, address: Address, reuse_port: bool = False) -> None:
+        """Bind to *address* (port 0 takes a free one) and start to read.
+
+        :raises CannotListenError: the address is taken or not ours.
+        """
+        host, port = address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            sock = socket.socket(family, socket.SOCK_DGRAM)
+        except OSError as error:
+            raise CannotListenError(host, port, error) from error
+        try:
+            sock.setblocking(False)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind((host, port))
+        except OSError as error:
+            sock.close()
+            raise CannotListenError(host, port, error) from error
+        for option, forced in _FORCED.items():
+            _enlarge(sock, option, forced)
+        if self._wanted:
+            self._segment = _has_segment(sock)
+            self._gro = _enable_gro(sock)
+        name = sock.getsockname()
+        self._address = (_canonical(name[0]), name[1])
+        self._socket = sock
+        self._reactor.addReader(self)
+
+    @property
+    def address(self) -> Address:
+        """Where this is bound, with the actual port; stays after :meth:`close`."""
+        return self._address
+
+    @property
+    def offload(self) -> bool:
+        """Whether bursts still leave by ``UDP_SEGMENT``."""
+        return self._segment
+
+    def send(self, packets: Burst, to: Address, headers: Sequence[Buffer] | None = None) -> None:
+        """Send *packets* to one address, in order, each behind its header where there are *headers*.
+
+        Never raises and never waits: what the kernel does not take is lost and counted.
+        """
+        sock = self._socket
+        count = len(packets)
+        if sock is None:
+            self.counters.dropped += count
+            return
+        if not self._segment:
+            self._send_each(sock, packets, headers, to, 0, count)
+            return
+        sizes = [len(p) for p in packets] if headers is None else [len(h) + len(p) for h, p in zip(headers, packets)]
+        start = 0
+        while start < count:
+            end = _run(sizes, start, count)
+            if end - start == 1 or not self._segment:
+                going = self._send_each(sock, packets, headers, to, start, end)
+            else:
+                going = self._send_run(sock, packets, headers, to, start, end, sizes)
+            if not going:
+                self.counters.dropped += count - end
+                return
+            start = end
+
+    def close(self) -> None:
+        """Stop reading and give the port back. Nothing happens the second time."""
+        sock = self._socket
+        if sock is not None:
+            self._reactor.removeReader(self)
+            self._socket = None
+            sock.close()
+
+    def fileno(self) -> int:
+        return -1 if self._socket is None else self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        return "udp"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor gives up on the descriptor."""
+        self.close()
+
+    def doRead(self) -> None:
+        """Read what is there, a burst at a time, and hand each on before the next is read."""
+        sock = self._socket
+        if sock is None:
+            return
+        read, view, counters, gro = sock.recvmsg_into, self._buffer, self.counters, self._gro
+        self._fabric.begin()
+        try:
+            for _ in range(MAX_READS):
+                try:
+                    if gro:
+                        size, ancillary, _flags, source = read((view,), _ANCILLARY)
+                    else:
+                        size, source = sock.recvfrom_into(view)
+                        ancillary = []
+                except BlockingIOError:
+                    return
+                except OSError:
+                    counters.icmp_errors += 1
+                    continue
+                if len(source) != 2:
+                    source = (_canonical(source[0]), source[1])
+                if not size:
+                    continue
+                packets: Burst
+                if ancillary:
+                    step = _GRO.unpack_from(ancillary[0][2])[0]
+                    packets = [view[at : min(at + step, size)] for at in range(0, size, step)]
+                    counters.packets_in += len(packets)
+                else:
+                    packets = [view[:size]]
+                    counters.packets_in += 1
+                counters.bytes_in += size
+                counters.bursts_in += 1
+                try:
+                    self._received(packets, source)
+                except Exception:  # noqa: BLE001 (one bad burst must not cost the port)
+                    _log.failure("receiver of {address} failed", address=self._address)
+                if self._socket is not sock:
+                    return
+        finally:
+            self._fabric.end()
+
+    def _send_run(
+        self,
+        sock: socket.socket,
+        packets: Burst,
+        headers: Sequence[Buffer] | None,
+        to: Address,
+        start: int,
+        end: int,
+        sizes: list[int],
+    ) -> bool:
+        """Send a run in one call; False when the kernel is full."""
+        size = sizes[start]
+        control = [(SOL_UDP, UDP_SEGMENT, _SEGMENT.pack(size))]
+        parts: Sequence[Buffer] = packets if end - start == len(packets) else packets[start:end]
+        if headers is not None:
+            parts = [part for i in range(start, end) for part in (headers[i], packets[i])]
+        counters = self.counters
+        try:
+            counters.bytes_out += sock.sendmsg(parts, control, 0, to)
+        except OSError as error:
+            if error.errno in _FULL:
+                counters.dropped += end - start
+                return False
+            before = counters.sends_out
+            going = self._send_each(sock, packets, headers, to, start, end)
+            if error.errno in _NO_OFFLOAD and size <= SAFE_SEGMENT and counters.sends_out - before == end - start:
+                self._segment = False
+                _log.info("segmentation offload refused, sending plain", address=self._address, errno=error.errno)
+            return going
+        counters.sends_out += 1
+        counters.packets_out += end - start
+        return True
+
+    def _send_each(
+        self,
+        sock: socket.socket,
+        packets: Burst,
+        headers: Sequence[Buffer] | None,
+        to: Address,
+        start: int,
+        end: int,
+    ) -> bool:
+        """Send packets one by one; False when the kernel is full."""
+        counters = self.counters
+        for i in range(start, end):
+            try:
+                if headers is None:
+                    sent = sock.sendto(packets[i], to)
+                else:
+                    sent = sock.sendmsg((headers[i], packets[i]), (), 0, to)
+            except OSError as error:
+                if error.errno in _FULL:
+                    counters.dropped += end - i
+                    return False
+                counters.dropped += 1
+                if error.errno == errno.ECONNREFUSED:
+                    counters.icmp_errors += 1
+                continue
+            counters.sends_out += 1
+            counters.packets_out += 1
+            counters.bytes_out += sent
+        return True
+
+
+def _run(sizes: list[int], start: int, count: int) -> int:
+    """Where the run that begins at *start* ends: equal sizes, of which the last may be shorter."""
+    size = sizes[start]
+    if not size:
+        return start + 1
+    limit = min(count, start + MAX_SEGMENTS, start + max(1, MAX_SEND // size))
+    at = start + 1
+    while at < limit and sizes[at] == size:
+        at += 1
+    if at < limit and 0 < sizes[at] < size:
+        at += 1
+    return at
+
+
+def _enlarge(sock: socket.socket, option: int, forced: int) -> None:
+    for name in (forced, option):
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, name, SOCKET_BUFFER)
+            return
+        except OSError:
+            continue
+
+
+def _has_segment(sock: socket.socket) -> bool:
+    """Kernels before 4.18 ignore the ancillary data and would send one long datagram: ask first."""
+    try:
+        sock.getsockopt(SOL_UDP, UDP_SEGMENT)
+    except OSError:
+        return False
+    return True
+
+
+def _enable_gro(sock: socket.socket) -> bool:
+    try:
+        sock.setsockopt(SOL_UDP, UDP_GRO, 1)
+    except OSError:
+        return False
+    return True
+
+
+def _canonical(host: str) -> str:
+    """The text that ``ipaddress`` gives: without a scope, and no dotted tail in an IPv6 address."""
+    if "%" in host:
+        host = host.partition("%")[0]
+    if ":" in host and "." in host:
+        return str(ipaddress.ip_address(host))
+    return host
