@@ -1,0 +1,311 @@
+"""Data channels inside a room: what one peer sends on a label reaches every other peer (contract, section 4).
+
+WebRTC data channels (RFC 8831, RFC 8832) end at the SFU. For each (sender, label) it opens one channel
+to every other peer, with the sender's ordering, reliability and subprotocol, and announces it. Nothing
+here waits: a receiver that does not keep up loses messages (unreliable) or its channel (reliable), and
+nobody else notices. It neither stores nor looks into messages, and knows no signalling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeAlias
+
+from attrs import define, field, frozen
+from twisted.logger import Logger
+
+from orama.sfu.events import DataChannel
+
+Message: TypeAlias = str | bytes
+
+#: An unreliable channel with so many bytes waiting loses what comes next. One message of the greatest
+#: size may always pass, so that twice as much can wait.
+UNRELIABLE_QUEUE = 262144
+#: A reliable channel with more than this waiting is closed: its receiver is too slow for its sender.
+RELIABLE_QUEUE = 8 << 20
+#: Bytes waiting for one receiver on all its channels; beyond, reliable channels close and unreliable lose.
+RECEIVER_QUEUE = 16 << 20
+#: Different channels (label, protocol, reliability) that one sender can have.
+MAX_FLOWS = 64
+#: Longest label and protocol, in bytes of UTF-8.
+MAX_NAME = 1024
+
+_log = Logger()
+
+
+class Channel(Protocol):
+    """One data channel of one peer, as :class:`orama.sfu._aiortc.Channel` is."""
+
+    on_message: Callable[[Message], None]
+    on_close: Callable[[], None]
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def label(self) -> str: ...
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def ordered(self) -> bool: ...
+    @property
+    def max_retransmits(self) -> int | None: ...
+    @property
+    def max_packet_life_time(self) -> int | None: ...
+    @property
+    def buffered(self) -> int: ...
+    def send(self, data: Message) -> None: ...
+    def close(self) -> None: ...
+
+
+class Transport(Protocol):
+    """One peer's SCTP association, as :class:`orama.sfu._aiortc.SctpTransport` is."""
+
+    on_channel: Callable[[Channel], None]
+
+    @property
+    def buffered(self) -> int: ...
+    def open(
+        self,
+        label: str,
+        *,
+        protocol: str = "",
+        ordered: bool = True,
+        max_retransmits: int | None = None,
+        max_packet_life_time: int | None = None,
+    ) -> Channel: ...
+
+
+@define
+class DataCounters:
+    """Messages in from senders, messages out to receivers, and what was lost on the way, by reason."""
+
+    messages_in: int = 0
+    bytes_in: int = 0
+    messages_out: int = 0
+    bytes_out: int = 0
+    #: Messages of senders without the permission.
+    forbidden: int = 0
+    #: Messages that a slow receiver of an unreliable channel lost.
+    lost: int = 0
+    #: Reliable channels closed because their receiver was too slow.
+    overflowed: int = 0
+    #: Messages that a receiver does not take, too long for it.
+    oversized: int = 0
+    #: Channels refused: too many, or with too long a name.
+    refused: int = 0
+
+
+@frozen
+class Manner:
+    """What makes two channels of one sender the same to a receiver."""
+
+    label: str
+    protocol: str
+    ordered: bool
+    max_retransmits: int | None
+    max_packet_life_time: int | None
+
+    @classmethod
+    def of(cls, channel: Channel) -> Manner:
+        return cls(
+            channel.label, channel.protocol, channel.ordered, channel.max_retransmits, channel.max_packet_life_time
+        )
+
+    @property
+    def reliable(self) -> bool:
+        return self.max_retransmits is None and self.max_packet_life_time is None
+
+
+@define(eq=False)
+class _Flow:
+    """What one peer sends in one manner: the channels that it comes by, and the one to each receiver."""
+
+    manner: Manner
+    sources: set[int] = field(factory=set)
+    outputs: dict[str, Channel] = field(factory=dict)
+
+
+@define(eq=False)
+class _Member:
+    peer_id: str
+    transport: Transport
+    announce: Callable[[DataChannel], None]
+    may_send: Callable[[], bool]
+    flows: dict[Manner, _Flow] = field(factory=dict)
+
+
+class DataFanout:
+    """The data channels of one room.
+
+    ``join`` a peer when its SCTP transport has been started, whether the association is up or not;
+    ``leave`` it when it goes. In between everything happens by itself:
+
+    - A channel that a peer opens makes a channel of the same label, protocol, ordering and reliability
+      to every other peer, and ``announce`` is called with ``DataChannel(sender, label, id)``: the channel
+      ``id`` of the *receiver's* connection carries what *sender* sends. A peer that joins later gets all
+      that exist. Two channels of one sender in the same manner share it.
+    - A receiver that opened the label itself gets the others' messages on these channels all the same,
+      one per sender, never on its own: so it always knows who speaks.
+    - What a peer sends on a channel that we opened counts as sent on a channel of its own with that
+      label: it reaches everybody else, the first sender among them, by a channel of *this* sender.
+    - When the sender closes its channel, or leaves, the receivers' channels close.
+    - ``may_send`` is asked for each message; without the permission messages are dropped and counted.
+    - A slow receiver: see the limits at the head of this module. A channel closed for slowness stays
+      closed until the sender opens one in that manner anew.
+    """
+
+    def __init__(self) -> None:
+        self.counters = DataCounters()
+        self._members: dict[str, _Member] = {}
+
+    def join(
+        self,
+        peer_id: str,
+        sctp: Transport,
+        announce: Callable[[DataChannel], None],
+        may_send: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Take *peer_id* in; it takes over ``sctp.on_channel``. A second join replaces the first."""
+        self.leave(peer_id)
+        member = _Member(peer_id, sctp, announce, may_send)
+        sctp.on_channel = lambda channel: self._opened(member, channel)
+        others = list(self._members.values())
+        self._members[peer_id] = member
+        for other in others:
+            for flow in list(other.flows.values()):
+                self._connect(other, flow, member)
+
+    def leave(self, peer_id: str) -> None:
+        """Forget *peer_id*, and close what carried its messages. Nothing happens when it is not here."""
+        member = self._members.pop(peer_id, None)
+        if member is None:
+            return
+        for flow in member.flows.values():
+            self._end(flow)
+        member.flows.clear()
+        for other in self._members.values():
+            for flow in other.flows.values():
+                channel = flow.outputs.pop(peer_id, None)
+                if channel is not None:
+                    channel.close()
+
+    def channels(self) -> int:
+        """How many channels we hold open towards receivers."""
+        return sum(len(flow.outputs) for member in self._members.values() for flow in member.flows.values())
+
+    def _opened(self, member: _Member, channel: Channel) -> None:
+        """*member* opened a channel."""
+        if self._flow(member, channel) is None:
+            self.counters.refused += 1
+            _log.debug("data channel of {peer_id} refused", peer_id=member.peer_id)
+            channel.close()
+            return
+        channel.on_message = lambda data: self._received(member, channel, data)
+        channel.on_close = lambda: self._closed(member, channel)
+
+    def _flow(self, member: _Member, channel: Channel) -> _Flow | None:
+        """The flow that *channel* feeds, made and connected to everybody when it is new; None if refused."""
+        manner = Manner.of(channel)
+        flow = member.flows.get(manner)
+        if flow is None:
+            named = len(manner.label.encode()) <= MAX_NAME and len(manner.protocol.encode()) <= MAX_NAME
+            if not named or len(member.flows) >= MAX_FLOWS:
+                return None
+            flow = member.flows[manner] = _Flow(manner)
+        if channel.id not in flow.sources:
+            flow.sources.add(channel.id)
+            for other in self._others(member):
+                if other.peer_id not in flow.outputs:
+                    self._connect(member, flow, other)
+        return flow
+
+    def _others(self, member: _Member) -> Iterator[_Member]:
+        return (other for other in list(self._members.values()) if other is not member)
+
+    def _connect(self, sender: _Member, flow: _Flow, receiver: _Member) -> None:
+        manner = flow.manner
+        try:
+            channel = receiver.transport.open(
+                manner.label,
+                protocol=manner.protocol,
+                ordered=manner.ordered,
+                max_retransmits=manner.max_retransmits,
+                max_packet_life_time=manner.max_packet_life_time,
+            )
+        except ConnectionError:
+            self.counters.refused += 1
+            return
+        flow.outputs[receiver.peer_id] = channel
+
+        def replied(data: Message) -> None:
+            self._received(receiver, channel, data)
+
+        def closed() -> None:
+            if flow.outputs.get(receiver.peer_id) is channel:
+                del flow.outputs[receiver.peer_id]
+            self._closed(receiver, channel)
+
+        channel.on_message = replied
+        channel.on_close = closed
+        receiver.announce(DataChannel(sender.peer_id, manner.label, channel.id))
+
+    def _received(self, member: _Member, channel: Channel, data: Message) -> None:
+        counters = self.counters
+        size = len(data) if isinstance(data, bytes) else len(data.encode())
+        counters.messages_in += 1
+        counters.bytes_in += size
+        if self._members.get(member.peer_id) is not member:
+            return
+        if not member.may_send():
+            counters.forbidden += 1
+            return
+        flow = self._flow(member, channel)
+        if flow is None:
+            counters.refused += 1
+            return
+        for peer_id, output in list(flow.outputs.items()):
+            self._forward(flow, peer_id, output, data, size)
+
+    def _forward(self, flow: _Flow, peer_id: str, output: Channel, data: Message, size: int) -> None:
+        waiting = output.buffered
+        if waiting:
+            limit = RELIABLE_QUEUE if flow.manner.reliable else UNRELIABLE_QUEUE
+            receiver = self._members.get(peer_id)
+            if waiting > limit or (receiver is not None and receiver.transport.buffered > RECEIVER_QUEUE):
+                if flow.manner.reliable:
+                    self.counters.overflowed += 1
+                    _log.info(
+                        "data channel {label} to {peer_id} closed: {waiting} bytes wait for a slow receiver",
+                        label=flow.manner.label,
+                        peer_id=peer_id,
+                        waiting=waiting,
+                    )
+                    del flow.outputs[peer_id]
+                    output.close()
+                else:
+                    self.counters.lost += 1
+                return
+        try:
+            output.send(data)
+        except ValueError:
+            self.counters.oversized += 1
+        except ConnectionError:
+            self.counters.lost += 1
+        else:
+            self.counters.messages_out += 1
+            self.counters.bytes_out += size
+
+    def _closed(self, member: _Member, channel: Channel) -> None:
+        """A channel that *member* may have sent on is gone; the last of its manner ends the flow."""
+        flow = member.flows.get(Manner.of(channel))
+        if flow is None or channel.id not in flow.sources:
+            return
+        flow.sources.discard(channel.id)
+        if not flow.sources:
+            del member.flows[flow.manner]
+            self._end(flow)
+
+    def _end(self, flow: _Flow) -> None:
+        outputs, flow.outputs = flow.outputs, {}
+        for channel in outputs.values():
+            channel.close()
