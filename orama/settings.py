@@ -7,9 +7,14 @@ against each other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
+
+from orama import configuration
 
 
 @frozen
@@ -147,3 +152,26 @@ class Settings:
     @property
     def relay_ip(self) -> str:
         return self.turn.relay_ip or self.internal_ip
+
+
+def load(config: Path | None = None, options: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings of a node.
+
+    :param config: TOML file, None for the defaults alone.
+    :param options: top-level keys that were given on the command line; they win over the file.
+    :raises ConfigurationError: one line that names the file or option, the key and why.
+    """
+    settings = configuration.read(Settings, config, options or {})
+    return evolve(
+        settings,
+        data_dir=settings.data_dir.absolute(),
+        public_ip=_canonical(settings.public_ip),
+        internal_ip=_canonical(settings.internal_ip),
+        turn=evolve(settings.turn, relay_ip=_canonical(settings.turn.relay_ip)),
+        sfu=evolve(settings.sfu, relay_addresses=tuple(map(_canonical, settings.sfu.relay_addresses))),
+    )
+
+
+def _canonical(ip: str) -> str:
+    """The spelling that :data:`orama.net.fabric.Address` uses."""
+    return str(ip_address(ip)) if ip else ""
