@@ -1,0 +1,1 @@
+"""HTTP: who may, the resources of the contract's section 3, and the site that serves them."""
