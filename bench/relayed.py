@@ -226,7 +226,7 @@ class _Ice:
 # SDP
 
 
-def _session(peer: RelayedPeer, mids: list[str]) -> list[str]:
+def _session(mids: list[str]) -> list[str]:
     return [
         "v=0",
         "o=- 1 1 IN IP4 127.0.0.1",
@@ -254,7 +254,7 @@ def _media(peer: RelayedPeer, mid: str, setup: str, direction: str) -> list[str]
 
 def publishing_offer(peer: RelayedPeer, ssrc: int) -> str:
     """One VP8 track, payload type 96, sent by *peer*."""
-    lines = _session(peer, ["0"]) + ["m=video 9 UDP/TLS/RTP/SAVPF 96"] + _media(peer, "0", "active", "sendonly")
+    lines = [*_session(["0"]), "m=video 9 UDP/TLS/RTP/SAVPF 96", *_media(peer, "0", "active", "sendonly")]
     lines += ["a=rtpmap:96 VP8/90000", "a=rtcp-fb:96 nack", "a=rtcp-fb:96 nack pli"]
     lines += [f"a=msid:bench {secrets.token_hex(8)}", f"a=ssrc:{ssrc} cname:bench"]
     return "\r\n".join(lines) + "\r\n"
@@ -264,7 +264,7 @@ def receiving_answer(peer: RelayedPeer, offer: str) -> str:
     """Accept every media section of *offer* with its first codec and no RTX."""
     sections = re.split(r"(?=^m=)", offer, flags=re.M)[1:]
     mids = [m.group(1) for s in sections if (m := re.search(r"^a=mid:(\S+)", s, re.M))]
-    lines = _session(peer, mids)
+    lines = _session(mids)
     for section, mid in zip(sections, mids, strict=True):
         kind, _port, protocol, formats = section.split("\r\n", 1)[0][2:].split(" ", 3)
         first = formats.split()[0]

@@ -52,6 +52,15 @@ SLOTS = 1 << 20
 
 
 @frozen
+class Load:
+    """*rate* packets a second for *seconds*, *burst* at a time."""
+
+    burst: int
+    rate: float
+    seconds: float
+
+
+@frozen
 class Result:
     """What one run of one server gave; times in microseconds."""
 
@@ -266,11 +275,11 @@ class Listener:
                 self.seen.append((number, now))
 
 
-def measure(meeting: Meeting, publisher: RelayedPeer, listeners: list[Listener], start: int, args: Any) -> Result:
-    """Warm up, then send for ``args.seconds`` from a process of its own and count."""
+def measure(meeting: Meeting, publisher: RelayedPeer, listeners: list[Listener], load: Load) -> Result:
+    """Warm up, then send *load* from a process of its own and count."""
     times = mmap.mmap(-1, SLOTS * 8)
-    warm = range(start, start + args.burst * 40)
-    numbers = range(warm.stop, warm.stop + int(args.rate * args.seconds) // args.burst * args.burst)
+    warm = range(1, 1 + load.burst * 40)
+    numbers = range(warm.stop, warm.stop + int(load.rate * load.seconds) // load.burst * load.burst)
     poll = select.epoll()
     by_fd = {one.peer.socket.fileno(): one for one in listeners}
     for fd in by_fd:
@@ -288,7 +297,7 @@ def measure(meeting: Meeting, publisher: RelayedPeer, listeners: list[Listener],
     def run(part: range) -> None:
         pid = os.fork()
         if pid == 0:
-            send_all(publisher, part, args.burst, args.rate, times)
+            send_all(publisher, part, load.burst, load.rate, times)
             os._exit(0)
         listen_while(pid)
 
@@ -320,9 +329,9 @@ async def gather(meeting: Meeting, subscribers: int) -> tuple[RelayedPeer, list[
     return publisher, [Listener(peer) for peer in peers]
 
 
-async def one_run(meeting: Meeting, subscribers: int, args: Any) -> Result:
+async def one_run(meeting: Meeting, subscribers: int, load: Load) -> Result:
     publisher, listeners = await gather(meeting, subscribers)
-    return measure(meeting, publisher, listeners, 1, args)
+    return measure(meeting, publisher, listeners, load)
 
 
 def free_port() -> int:
@@ -330,7 +339,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def against_orama(subscribers: int, args: Any) -> Result:
+def against_orama(subscribers: int, load: Load) -> Result:
     with tempfile.TemporaryDirectory() as name:
         directory, http = Path(name), free_port()
         command = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "orama-webrtc"]
@@ -340,17 +349,17 @@ def against_orama(subscribers: int, args: Any) -> Result:
             while urllib.request.urlopen(f"http://127.0.0.1:{http}/health").status != 200:
                 if time.monotonic() > deadline:
                     raise RuntimeError("the node is not healthy")
-            return asyncio.run(one_run(Orama(server, http, directory), subscribers, args))
+            return asyncio.run(one_run(Orama(server, http, directory), subscribers, load))
 
 
-def against_janus(subscribers: int, args: Any) -> Result:
+def against_janus(subscribers: int, load: Load) -> Result:
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         with (
             rivals.coturn(directory, ADDRESS, 3478) as turn,
             rivals.janus(directory, 8188) as server,
         ):
-            return asyncio.run(one_run(Janus(server, turn, 8188), subscribers, args))
+            return asyncio.run(one_run(Janus(server, turn, 8188), subscribers, load))
 
 
 def enter_namespace() -> None:
@@ -380,17 +389,18 @@ def main() -> None:
     print(f"1 publisher, {args.rate:.0f} packets/s of {SIZE} B, {args.seconds:.0f} s a run, {os.cpu_count()} cores")
     print(row.format("server", "subs", "burst", "us/packet", "cores", "loss %", "p50 us", "p99 us", "ratio"))
     for subscribers in args.subscribers:
-        for args.burst in args.bursts:
+        for burst in args.bursts:
+            load = Load(burst, args.rate, args.seconds)
             results: dict[str, Result] = {}
             for side, run in sides.items():
                 if args.only in (None, side):
-                    results[side] = run(subscribers, args)
+                    results[side] = run(subscribers, load)
             for side, r in results.items():
                 ratio = ""
                 if side == "orama" and "janus" in results:
                     ratio = f"{r.cpu_per_packet / results['janus'].cpu_per_packet:.2f}"
                 loss = 100 * (1 - r.delivered / r.expected)
-                cells = (side, subscribers, args.burst, f"{r.cpu_per_packet:.1f}", f"{r.cores:.2f}", f"{loss:.2f}")
+                cells = (side, subscribers, burst, f"{r.cpu_per_packet:.1f}", f"{r.cores:.2f}", f"{loss:.2f}")
                 print(row.format(*cells, f"{r.p50:.0f}", f"{r.p99:.0f}", ratio), flush=True)
 
 
