@@ -1,0 +1,54 @@
+# make run     start a node with the defaults (ARGS= passes options)
+# make test    everything that CI runs
+# make venv    .venv/bin/twistd and .venv/bin/orama, from the wheel
+# make bench   side-by-side benchmarks with coturn and Janus
+
+VENV := .venv
+BIN := $(VENV)/bin
+WHEELS := build/wheel
+SOURCES := $(shell find orama twisted -name __pycache__ -prune -o -name '*.cache' -prune -o -print 2>/dev/null)
+
+.PHONY: run venv test lint bench clean test-venv
+.DEFAULT_GOAL := venv
+
+run: venv
+	@exec $(BIN)/twistd -n --pidfile= orama-webrtc $(ARGS)
+
+venv: $(VENV)/.installed
+
+# The newest Python that orama supports, with the packages' floors as setup.cfg has them.
+$(VENV)/.python:
+	@etc/python/make-venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25' 'setuptools>=77'
+	@touch $@
+
+# The real wheel, not an editable install: only then does twistd find the plugin.
+$(VENV)/.installed: $(VENV)/.python setup.cfg pyproject.toml MANIFEST.in README.rst LICENSE $(SOURCES)
+	@echo "Installing orama into $(VENV)"
+	@rm -rf build/lib build/bdist.* *.egg-info $(WHEELS)
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(WHEELS) .
+	@rm -rf build/lib build/bdist.* *.egg-info
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(WHEELS)/*.whl
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall $(WHEELS)/*.whl
+	@touch $@
+
+test-venv: $(VENV)/.tested
+
+$(VENV)/.tested: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(echo $(WHEELS)/*.whl)[test,docs,dev]"
+	@touch $@
+
+test: test-venv
+	@etc/debian/install
+	@$(BIN)/python -m tests
+
+lint: test-venv
+	@$(BIN)/python -m tests --checks
+
+bench: venv
+	@etc/debian/install
+	$(BIN)/python bench/turn_relay.py
+	$(BIN)/python bench/sfu_fanout.py
+
+clean:
+	rm -rf build dist .tox docs/_build *.egg-info $(VENV)

@@ -1,0 +1,155 @@
+"""One node as a process: start, signals, the last line and the exit status.
+
+SIGTERM and SIGINT drain the node and then stop it with status 0; a second one stops at once. SIGHUP
+re-reads the configuration. A start that fails says why in one line on stderr and ends with status 1.
+What a node is made of stands in ``hierarchy``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, TextIO
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+
+from orama.errors import ConfigurationError, OramaError
+from orama.hierarchy import Node
+from orama.logs import json_observer
+from orama.settings import Settings
+
+
+def leave_with(status: int) -> None:
+    """Make this process end with *status* when the reactor is through.
+
+    ``twistd`` returns from the reactor to its own end and knows no status for "it could not start".
+    """
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    atexit.register(leave)
+
+
+class Daemon(Service):
+    """The service that ``twistd`` runs.
+
+    :param load: reads the settings anew, for SIGHUP.
+    :param refuse: called with the exit status when the start has failed.
+    """
+
+    _log = Logger()
+    name = "orama"
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        load: Callable[[], Settings],
+        *,
+        stderr: TextIO | None = None,
+        refuse: Callable[[int], None] = leave_with,
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._load = load
+        self._stderr = sys.stderr if stderr is None else stderr
+        self._refuse = refuse
+        self._starting: Deferred[None] | None = None
+        self._draining = False
+        self._handlers: dict[int, Any] = {}
+        self.node = Node(reactor, settings)
+
+    def setServiceParent(self, parent: Any) -> None:
+        """Join the application; with JSON logs, its observer too, before twistd starts to log."""
+        if self._settings.log_format == "json" and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, json_observer(sys.stdout))
+        super().setServiceParent(parent)
+
+    def startService(self) -> None:
+        super().startService()
+        self._reactor.callWhenRunning(self._start)
+
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        if self._starting is not None:
+            self._starting.cancel()
+        stopping = Deferred.fromCoroutine(self.node.stop())
+        return stopping.addBoth(self._stopped)
+
+    def _stopped(self, result: Any) -> Any:
+        self._restore_signals()
+        return result
+
+    def _start(self) -> None:
+        if not self.running:
+            return
+        self._take_signals()
+        self._starting = Deferred.fromCoroutine(self.node.start())
+        self._starting.addCallbacks(self._started, self._failed)
+
+    def _started(self, _: None) -> None:
+        self._starting = None
+
+    def _failed(self, failure: Failure) -> None:
+        """Say why in one line; twistd then stops what was started."""
+        self._starting = None
+        if failure.check(CancelledError):
+            return
+        if failure.check(OramaError):
+            why = failure.value.message
+        else:
+            self._log.failure("the start failed", failure)
+            why = f"{failure.type.__name__}: {failure.getErrorMessage()}"
+        self._stderr.write(f"orama-webrtc: {' '.join(why.split())}\n")
+        self._stderr.flush()
+        self._refuse(1)
+        self._reactor.stop()
+
+    # -- signals: handlers run between two bytecodes, so they only hand over to the reactor -------
+
+    def _take_signals(self) -> None:
+        for number, act in ((signal.SIGTERM, self._leave), (signal.SIGINT, self._leave), (signal.SIGHUP, self._reload)):
+            self._handlers[number] = signal.signal(number, self._handing_over(act))
+
+    def _restore_signals(self) -> None:
+        while self._handlers:
+            number, handler = self._handlers.popitem()
+            signal.signal(number, handler)
+
+    def _handing_over(self, act: Callable[[], None]) -> Callable[[int, FrameType | None], None]:
+        return lambda number, frame: self._reactor.callFromThread(act)
+
+    def _leave(self) -> None:
+        if self._draining or self._starting is not None:
+            self._stop()
+            return
+        self._draining = True
+        draining = Deferred.fromCoroutine(self.node.drain())
+        draining.addErrback(lambda failure: self._log.failure("the drain failed", failure))
+        draining.addCallback(lambda _: self._stop())
+
+    def _stop(self) -> None:
+        if self.running:
+            self._reactor.stop()
+
+    def _reload(self) -> None:
+        if self._starting is not None or self._draining:
+            return
+        try:
+            settings = self._load()
+        except ConfigurationError as error:
+            self._log.error("the configuration stays as it was: {why}", why=error.message)
+            return
+        reloading = Deferred.fromCoroutine(self.node.reload(settings))
+        reloading.addErrback(lambda failure: self._log.failure("the reload failed", failure))
