@@ -18,9 +18,9 @@ LAST_CHANNEL = 0x4FFF
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
-_stun_start = struct.Struct("!HHI")
+_cookie = struct.Struct("!4xI")
 #: Bytes that are enough for :func:`frame_length` to judge a STUN message; ChannelData needs four.
-START_LENGTH = _stun_start.size
+START_LENGTH = _cookie.size
 
 
 class FrameError(ValueError):
@@ -55,16 +55,16 @@ def frame_length(stream: Buffer, at: int = 0) -> int:
     """
     available = len(stream) - at
     if available < HEADER.size:
-        if available and not stream[at] < 0x50:
-            raise FrameError("neither STUN nor ChannelData")
         return 0
+    first: int
+    length: int
     first, length = HEADER.unpack_from(stream, at)
     if FIRST_CHANNEL <= first <= LAST_CHANNEL:
-        return HEADER.size + int(length) + -length % 4
+        return HEADER.size + length + -length % 4
     if first >= 0x4000 or length % 4:
         raise FrameError("neither STUN nor ChannelData")
     if available < START_LENGTH:
         return 0
-    if _stun_start.unpack_from(stream, at)[2] != COOKIE:
+    if _cookie.unpack_from(stream, at)[0] != COOKIE:
         raise FrameError("no magic cookie")
-    return HEADER_LENGTH + int(length)
+    return HEADER_LENGTH + length

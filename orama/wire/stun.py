@@ -241,6 +241,8 @@ class Attribute(Generic[T]):
     type: int
     name: str
     format: Format[T] = field(repr=False, eq=False)
+    #: Whether more than the first of them counts, as for XOR-PEER-ADDRESS in CreatePermission (RFC 8656, 9.1).
+    repeats: bool = False
 
 
 MAPPED_ADDRESS = Attribute(0x0001, "MAPPED-ADDRESS", _ADDRESS)
@@ -250,7 +252,7 @@ ERROR_CODE = Attribute(0x0009, "ERROR-CODE", Format(_pack_error, _unpack_error))
 UNKNOWN_ATTRIBUTES = Attribute(0x000A, "UNKNOWN-ATTRIBUTES", Format(_pack_types, _unpack_types))
 CHANNEL_NUMBER = Attribute(0x000C, "CHANNEL-NUMBER", _U16)
 LIFETIME = Attribute(0x000D, "LIFETIME", _U32)
-XOR_PEER_ADDRESS = Attribute(0x0012, "XOR-PEER-ADDRESS", _XOR_ADDRESS)
+XOR_PEER_ADDRESS = Attribute(0x0012, "XOR-PEER-ADDRESS", _XOR_ADDRESS, repeats=True)
 DATA = Attribute(0x0013, "DATA", _bounded(0xFFFF))
 REALM = Attribute(0x0014, "REALM", _text(MAX_TEXT))
 NONCE = Attribute(0x0015, "NONCE", _bounded(MAX_TEXT))
@@ -291,12 +293,14 @@ class Message:
     method: int
     cls: Class
     transaction_id: bytes
-    #: Type to value, of the attributes that are in the table and well formed.
+    #: Type to value, of the attributes that are in the table and well formed; the first of each type.
     attributes: Mapping[int, Any]
     #: Comprehension-required types that are not in the table, in their order.
     unknown: tuple[int, ...] = ()
     #: Types in the table whose value makes no sense.
     malformed: tuple[int, ...] = ()
+    #: Second and later values of the attributes that may repeat.
+    repeated: tuple[tuple[int, Any], ...] = ()
     raw: bytes = field(default=b"", repr=False)
     #: Offsets of the two integrity attributes in ``raw``, 0 where there is none.
     integrity_at: int = field(default=0, repr=False)
@@ -305,6 +309,11 @@ class Message:
     def get(self, attribute: Attribute[T]) -> T | None:
         """The value of *attribute*, None when it is not there."""
         return cast("T | None", self.attributes.get(attribute.type))
+
+    def all(self, attribute: Attribute[T]) -> list[T]:
+        """Every value of an attribute that may repeat, in their order."""
+        first = self.get(attribute)
+        return [] if first is None else [first, *(value for type_, value in self.repeated if type_ == attribute.type)]
 
     def __contains__(self, attribute: Attribute[Any]) -> bool:
         return attribute.type in self.attributes
@@ -344,8 +353,9 @@ def parse(data: Buffer) -> Message:
     if length % 4 or length != len(raw) - HEADER_LENGTH:
         raise StunError("a length that does not fit")
     attributes: dict[int, Any] = {}
-    unknown: list[int] = []
-    malformed: list[int] = []
+    unknown: dict[int, None] = {}
+    malformed: dict[int, None] = {}
+    repeated: list[tuple[int, Any]] = []
     integrity_at = sha256_at = 0
     allowed: frozenset[int] | None = None
     at = HEADER_LENGTH
@@ -356,16 +366,21 @@ def parse(data: Buffer) -> Message:
         end = at + 4 + size
         if end > len(raw):
             raise StunError("an attribute that runs over the end")
-        if type_ not in attributes and (allowed is None or type_ in allowed):
+        if allowed is None or type_ in allowed:
             attribute = _TABLE.get(type_)
             if attribute is None:
-                if type_ < 0x8000 and type_ not in unknown:
-                    unknown.append(type_)
-            elif type_ not in malformed:
+                if type_ < 0x8000:
+                    unknown[type_] = None
+            elif type_ not in malformed and (type_ not in attributes or attribute.repeats):
                 try:
-                    attributes[type_] = attribute.format.unpack(raw[at + 4 : end], transaction_id)
+                    value = attribute.format.unpack(raw[at + 4 : end], transaction_id)
                 except (StunError, struct.error):
-                    malformed.append(type_)
+                    malformed[type_] = None
+                else:
+                    if type_ in attributes:
+                        repeated.append((type_, value))
+                    else:
+                        attributes[type_] = value
                 if type_ == MESSAGE_INTEGRITY.type:
                     allowed, integrity_at = _AFTER_INTEGRITY, at
                 elif type_ == MESSAGE_INTEGRITY_SHA256.type:
@@ -381,6 +396,7 @@ def parse(data: Buffer) -> Message:
         attributes=attributes,
         unknown=tuple(unknown),
         malformed=tuple(malformed),
+        repeated=tuple(repeated),
         raw=raw,
         integrity_at=integrity_at if MESSAGE_INTEGRITY.type in attributes else 0,
         sha256_at=sha256_at if MESSAGE_INTEGRITY_SHA256.type in attributes else 0,
