@@ -81,7 +81,8 @@ class BurstSocket:
         self.counters = BurstCounters()
         self._reactor = reactor
         self._fabric = fabric
-        self._received = received
+        #: May be replaced at any time.
+        self.received = received
         self._wanted = offload
         self._segment = False
         self._gro = False
@@ -142,7 +143,11 @@ class BurstSocket:
         if not self._segment:
             self._send_each(sock, packets, headers, to, 0, count)
             return
-        sizes = [len(p) for p in packets] if headers is None else [len(h) + len(p) for h, p in zip(headers, packets)]
+        sizes = (
+            [len(p) for p in packets]
+            if headers is None
+            else [len(h) + len(p) for h, p in zip(headers, packets, strict=True)]
+        )
         start = 0
         while start < count:
             end = _run(sizes, start, count)
@@ -208,8 +213,8 @@ class BurstSocket:
                 counters.bytes_in += size
                 counters.bursts_in += 1
                 try:
-                    self._received(packets, source)
-                except Exception:  # noqa: BLE001 (one bad burst must not cost the port)
+                    self.received(packets, source)
+                except Exception:  # one bad burst must not cost the port
                     _log.failure("receiver of {address} failed", address=self._address)
                 if self._socket is not sock:
                     return

@@ -106,7 +106,7 @@ class Fabric:
                 for flush in flushes:
                     try:
                         flush()
-                    except Exception:  # noqa: BLE001 (the other flushes are somebody else's packets)
+                    except Exception:  # the other flushes are somebody else's packets
                         _log.failure("a flush failed")
                 if not self._flushes:
                     return
