@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from twisted.logger import FileLogObserver, LogEvent, formatEvent
+from twisted.python.reflect import safe_str
 
 #: Keys that ``twisted.logger`` and the legacy log put into every event.
 _OURS = frozenset({"log_level", "log_namespace", "log_time", "log_failure", "isError", "why", "failure", "message", "time"})
@@ -26,7 +27,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(item) for item in value]
-    return str(value)
+    return safe_str(value)
 
 
 def json_line(event: LogEvent) -> str | None:
@@ -44,7 +45,7 @@ def json_line(event: LogEvent) -> str | None:
     failure = event.get("log_failure")
     if failure is not None:
         line["traceback"] = failure.getTraceback()
-    return json.dumps(line, ensure_ascii=False) + "\n"
+    return json.dumps(line) + "\n"
 
 
 def json_observer(stream: TextIO) -> FileLogObserver:
