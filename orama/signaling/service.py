@@ -1,0 +1,134 @@
+"""Signalling as a service: the lobby and its sockets, given time and a way to end.
+
+``startService`` begins to tick; ``drain`` tells everybody and waits for the last one; ``stopService`` closes what is
+left and waits until it is closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from secrets import token_urlsafe
+from typing import Any
+
+from twisted.application.internet import TimerService
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from orama.settings import Settings
+from orama.signaling.interfaces import Claim, Issue, Rooms
+from orama.signaling.lobby import Lobby
+from orama.signaling.session import GOING_AWAY, State
+from orama.signaling.websocket import SignalFactory, SignalProtocol
+
+#: Seconds between two looks at the clock: the grain of every timeout here.
+TICK = 0.5
+#: Seconds that clients get to finish the closing handshake when the node stops.
+STOP_TIMEOUT = 1.0
+
+_log = Logger()
+
+
+class SignalingService(Service):
+    """All signalling of a node.
+
+    :param rooms: ``sfu.room.Rooms``.
+    :param claim: claims a room for this node and says how many may be in it.
+    :param issue: makes TURN credentials.
+    :param new_token: makes an unguessable text.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        rooms: Rooms,
+        claim: Claim,
+        issue: Issue,
+        new_token: Callable[[], str] = token_urlsafe,
+    ) -> None:
+        self.lobby = Lobby(settings, rooms, claim, issue, new_token)
+        self.factory = SignalFactory(reactor, settings.signaling)
+        self.sockets: dict[SignalProtocol, None] = {}
+        #: Sockets that were cut because nobody was there any more.
+        self.dropped = 0
+        self._clock: IReactorTime = reactor
+        self._timer = TimerService(TICK, self._tick)
+        self._timer.clock = reactor
+        self._stopped: Deferred[None] | None = None
+
+    def now(self) -> float:
+        return float(self._clock.seconds())
+
+    def startService(self) -> None:
+        super().startService()
+        self.factory.startFactory()
+        self._timer.startService()
+
+    async def _stop(self) -> None:
+        self.lobby.close("the node is going down")
+        for socket in tuple(self.sockets):
+            socket.close(GOING_AWAY, "the node is going down")
+        if self.sockets:
+            self._stopped = Deferred()
+            impatience = self._clock.callLater(STOP_TIMEOUT, self._cut)
+            await self._stopped
+            if impatience.active():
+                impatience.cancel()
+        await self._timer.stopService()
+        self.factory.stopFactory()
+
+    def stopService(self) -> Deferred[None]:
+        """Close every socket with 1001; done when none is left."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._stop())
+
+    def drain(self, reason: str, seconds: float, reconnect_url: str | None = None) -> Deferred[None]:
+        """Tell every client that the node goes down, and let nobody new in.
+
+        Done when the last one has left, or after *seconds*, when whoever is still there is put out.
+        """
+        drained: Deferred[None] = Deferred()
+        self.lobby.drain(reason, seconds, self.now(), lambda: drained.callback(None), reconnect_url)
+        return drained
+
+    @property
+    def draining(self) -> bool:
+        return self.lobby.draining is not None
+
+    def socket_closed(self) -> None:
+        """A socket is gone from :attr:`sockets`."""
+        if self._stopped is not None and not self.sockets:
+            stopped, self._stopped = self._stopped, None
+            stopped.callback(None)
+
+    def samples(self) -> Iterable[tuple[str, dict[str, str], float]]:
+        """What ``/metrics`` shows of signalling: (name, labels, value)."""
+        counters = self.lobby.counters
+        yield "orama_signaling_sockets", {}, len(self.sockets)
+        yield "orama_signaling_joined", {}, sum(session.state is State.JOINED for session in self.lobby)
+        yield "orama_signaling_seats", {}, len(self.lobby.seats)
+        yield "orama_signaling_received_total", {}, counters.received
+        yield "orama_signaling_sent_total", {}, counters.sent
+        yield "orama_signaling_joins_total", {}, counters.joined
+        yield "orama_signaling_resumes_total", {}, counters.resumed
+        yield "orama_signaling_dropped_total", {}, self.dropped
+        for error, count in sorted(counters.errors.items()):
+            yield "orama_signaling_errors_total", {"code": error}, count
+        for code, count in sorted(counters.closed.items()):
+            yield "orama_signaling_closed_total", {"code": str(code)}, count
+
+    def _tick(self) -> None:
+        # A timer whose function raises never runs again.
+        try:
+            now = self.now()
+            for socket in tuple(self.sockets):
+                socket.tick(now)
+            self.lobby.tick(now)
+        except Exception:
+            _log.failure("signalling stumbled")
+
+    def _cut(self) -> None:
+        for socket in tuple(self.sockets):
+            socket.abort()

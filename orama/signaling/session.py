@@ -1,0 +1,422 @@
+"""One client's socket as a state machine: contract section 4 without a socket, a reactor or a clock of its own.
+
+In come text frames, the passing of time and the events of the SFU; out go frames and a closing code, through
+:class:`~orama.signaling.interfaces.Socket`. What one client says is handled strictly in order: a message waits until
+the one before it is done, also where that takes a look into the database. Who the client is was settled before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from orama.errors import Forbidden, NotFound, OramaError, RateLimited, SignalError
+from orama.sfu import events
+from orama.signaling import messages
+from orama.signaling.interfaces import Socket, Visitor
+from orama.signaling.rate import TokenBucket, Verdict
+from orama.signaling.seats import Seat, rights_of
+
+if TYPE_CHECKING:
+    from orama.signaling.lobby import Lobby
+
+# Closing codes of the contract; the first three and the last are of RFC 6455, 7.4.1.
+NORMAL = 1000
+GOING_AWAY = 1001
+POLICY_VIOLATION = 1008
+INTERNAL_ERROR = 1011
+NOT_AUTHENTICATED = 4401
+FORBIDDEN = 4403
+NOT_FOUND = 4404
+JOIN_TIMEOUT = 4408
+REPLACED = 4409
+RATE_LIMITED = 4429
+TRY_AGAIN_LATER = 1013
+
+#: The closing code after a fatal error.
+_CLOSING = {
+    "forbidden": FORBIDDEN,
+    "rate_limited": RATE_LIMITED,
+    "room_full": TRY_AGAIN_LATER,
+    "internal": INTERNAL_ERROR,
+}
+#: Every code of the contract; anything else that goes wrong is ``internal``.
+CODES = frozenset(
+    {
+        "invalid_message",
+        "invalid_join",
+        "room_mismatch",
+        "room_full",
+        "not_joined",
+        "invalid_offer",
+        "invalid_answer",
+        "invalid_candidate",
+        "unknown_type",
+        "unknown_track",
+        "forbidden",
+        "rate_limited",
+        "internal",
+    }
+)
+#: Messages that may wait behind one that takes its time.
+MAX_WAITING = 128
+#: When credentials are renewed: this part of their time to live.
+REFRESH_AT = 0.8
+#: Seconds until a renewal that failed is tried again.
+REFRESH_AGAIN = 2.0
+
+_log = Logger()
+
+
+class State(Enum):
+    #: For the first message.
+    WAITING = "waiting"
+    JOINING = "joining"
+    JOINED = "joined"
+    CLOSED = "closed"
+
+
+class Session:
+    """What one socket has come to.
+
+    :param room_id: the one of ``?room=``; None when there was none.
+    """
+
+    def __init__(self, lobby: Lobby, visitor: Visitor, room_id: str | None, socket: Socket, now: float) -> None:
+        self.state = State.WAITING
+        self.visitor = visitor
+        self._lobby = lobby
+        self._room_id = room_id
+        self._socket = socket
+        self._now = now
+        self._opened = now
+        self._bucket = TokenBucket(lobby.settings.message_rate, lobby.settings.message_burst, now)
+        self._waiting: deque[messages.Request] = deque()
+        self._working = False
+        self._seat: Seat | None = None
+        self._refresh_at: float | None = None
+
+    # What happens to us.
+
+    def received(self, text: str | bytes, now: float) -> None:
+        """The client sent a text frame."""
+        self._incoming(lambda: messages.parse(text), now)
+
+    def received_binary(self, now: float) -> None:
+        """The client sent a binary frame, which nothing here is."""
+        self._incoming(_no_binary, now)
+
+    def lost(self, now: float) -> None:
+        """The socket is closed, by whomever. The peer stays for a while, unless it left or the node is draining."""
+        self._now = now
+        self.state = State.CLOSED
+        seat, self._seat = self._seat, None
+        if seat is not None:
+            if self._lobby.draining is None:
+                seat.peer.detach()
+                self._lobby.seats.vacate(seat, now)
+            else:
+                self._lobby.seats.give_up(seat)
+                seat.peer.leave()
+        self._lobby.forget(self)
+
+    def tick(self, now: float) -> None:
+        self._now = now
+        if self.state is State.WAITING and now - self._opened >= self._lobby.settings.join_timeout:
+            self.end(JOIN_TIMEOUT, "nobody joined")
+        elif self._refresh_at is not None and now >= self._refresh_at:
+            self._refresh_at = None
+            self._run(self._refresh())
+
+    def drain(self, notice: messages.ServerDraining) -> None:
+        """The node goes down: whoever is in learns it, whoever is not stays out."""
+        if self.state is State.JOINED:
+            self._send(notice)
+        elif self.state is State.WAITING:
+            self._send(notice)
+            self.end(GOING_AWAY, notice.reason)
+
+    def replaced(self) -> None:
+        """Another socket has taken our seat."""
+        self._seat = None
+        self.end(REPLACED, "another connection took this place")
+
+    def end(self, code: int, reason: str) -> None:
+        """Close the socket; the peer leaves its room."""
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        self._refresh_at = None
+        self._waiting.clear()
+        self._lobby.counters.closed[code] += 1
+        self._socket.close(code, reason)
+        seat, self._seat = self._seat, None
+        if seat is not None:
+            self._lobby.seats.give_up(seat)
+            seat.peer.leave()
+
+    # What the client says.
+
+    def _incoming(self, parse: Callable[[], messages.Request], now: float) -> None:
+        self._now = now
+        if self.state is State.CLOSED:
+            return
+        self._lobby.counters.received += 1
+        try:
+            self._check_rate(now)
+            self._waiting.append(parse())
+        except SignalError as error:
+            self._complain(error)
+            return
+        if not self._working:
+            self._run(self._work())
+
+    def _check_rate(self, now: float) -> None:
+        verdict = self._bucket.take(now)
+        if verdict is not Verdict.PASS:
+            raise SignalError("rate_limited", "that was too fast", fatal=verdict is Verdict.CLOSE)
+        if len(self._waiting) >= MAX_WAITING:
+            raise SignalError("rate_limited", "too many messages are waiting")
+
+    async def _work(self) -> None:
+        self._working = True
+        try:
+            while self._waiting:
+                await self._handle(self._waiting.popleft())
+        finally:
+            self._working = False
+
+    async def _handle(self, request: messages.Request) -> None:
+        try:
+            await _HANDLERS[self.state].get(type(request), _OTHERWISE[self.state])(self, request)
+        except SignalError as error:
+            self._complain(error)
+        except NotFound as error:
+            self._complain(SignalError("invalid_join", error.message, fatal=True), NOT_FOUND)
+        except Forbidden as error:
+            self._complain(SignalError("forbidden", error.message, fatal=True))
+        except RateLimited as error:
+            self._complain(SignalError("rate_limited", error.message))
+        except OramaError as error:
+            _log.warn("{request} failed: {code}", request=messages.type_of(request), code=error.code)
+            self._complain(SignalError("internal", error.message))
+        except Exception:
+            _log.failure("{request} failed", request=messages.type_of(request))
+            self._complain(SignalError("internal", "something went wrong here"))
+        if self.state is State.JOINING:
+            self.state = State.WAITING
+
+    async def _join(self, request: messages.Join) -> None:
+        room_id = self._room_of(request)
+        self.state = State.JOINING
+        user_id = self.visitor.user_id or request.user_id
+        seat = self._seat_of(request, room_id, user_id)
+        if seat is not None:
+            user_id = seat.user_id
+        elif user_id is None:
+            user_id = f"guest-{self._lobby.new_token()[:8]}"
+        credentials = await self._lobby.issue(self.visitor.namespace, user_id)
+        if self.state is not State.JOINING:
+            return
+        # It may have been taken, or given up, while we waited.
+        seat = self._seat_of(request, room_id, user_id)
+        if seat is not None:
+            self._resume(seat, credentials)
+        elif not self._refused():
+            await self._enter(room_id, user_id, request.metadata, credentials)
+
+    def _seat_of(self, request: messages.Join, room_id: str, user_id: str | None) -> Seat | None:
+        if request.resume is None:
+            return None
+        return self._lobby.seats.find(request.resume, self.visitor, room_id, user_id, self._now)
+
+    async def _join_by_offer(self, request: messages.Offer) -> None:
+        await self._join(messages.Join())
+        if self.state is State.JOINED:
+            await self._offer(request)
+
+    def _room_of(self, request: messages.Join) -> str:
+        room_id = request.room_id or self._room_id
+        if room_id is None:
+            raise SignalError("invalid_join", "neither the address nor the message names a room")
+        if self._room_id is not None and room_id != self._room_id:
+            raise SignalError("room_mismatch", "roomId is not the room of the address")
+        if self.visitor.rooms is not None and room_id not in self.visitor.rooms:
+            raise SignalError("forbidden", "this token is not for that room", fatal=True)
+        return room_id
+
+    def _refused(self) -> bool:
+        """Is it too late to come in? Says so to the client."""
+        if self.state is not State.JOINING:
+            return True
+        drain = self._lobby.draining
+        if drain is not None:
+            self._send(drain.message(self._now))
+            self.end(GOING_AWAY, drain.reason)
+        return drain is not None
+
+    async def _enter(self, room_id: str, user_id: str, metadata: Any, credentials: messages.TurnCredentials) -> None:
+        namespace, rooms = self.visitor.namespace, self._lobby.rooms
+        limit = await self._lobby.claim(namespace, room_id)
+        if self._refused():
+            return
+        if rooms.get(namespace, room_id) is None:
+            rooms.create(namespace, room_id, limit)
+        peer = rooms.join(
+            namespace,
+            room_id,
+            user_id=user_id,
+            metadata={} if metadata is None else metadata,
+            permissions=self.visitor.permissions,
+            owner=self.visitor.role == "owner",
+            send=self._event,
+        )
+        self._lobby.counters.joined += 1
+        self._take(Seat(namespace, room_id, user_id, rights_of(self.visitor), peer, self), credentials)
+        peer.start()
+
+    def _resume(self, seat: Seat, credentials: messages.TurnCredentials) -> None:
+        if seat.session is not None:
+            seat.session.replaced()
+            seat.peer.detach()
+        seat.session = self
+        self._lobby.counters.resumed += 1
+        self._take(seat, credentials)
+        seat.peer.attach(self._event)
+        if self._lobby.draining is not None:
+            self.drain(self._lobby.draining.message(self._now))
+
+    def _take(self, seat: Seat, credentials: messages.TurnCredentials) -> None:
+        """Sit down, and say the two things that come before everything else."""
+        self._seat = seat
+        self.state = State.JOINED
+        resume = self._lobby.seats.stamp(seat)
+        self._send(messages.Welcome(seat.peer.peer_id, seat.room_id, seat.user_id, resume, seat.peer.others()))
+        self._send(credentials)
+        self._refresh_at = self._now + REFRESH_AT * credentials.ttl
+
+    async def _join_again(self, request: messages.Join) -> None:
+        raise SignalError("invalid_join", "this socket has joined already")
+
+    async def _not_joined(self, request: messages.Request) -> None:
+        raise SignalError("not_joined", "join comes first")
+
+    async def _ignore(self, request: messages.Request) -> None:
+        """What was still waiting when the socket closed."""
+
+    async def _offer(self, request: messages.Offer) -> None:
+        self._peer.offer(request.sdp, request.sources)
+
+    async def _answer(self, request: messages.Answer) -> None:
+        self._peer.answer(request.sdp)
+
+    async def _candidate(self, request: messages.IceCandidate) -> None:
+        self._peer.candidate(request.candidate, request.sdp_mid, request.sdp_m_line_index, request.username_fragment)
+
+    async def _track_state(self, request: messages.TrackState) -> None:
+        self._peer.track_state(request.track_id, request.muted)
+
+    async def _subscribe(self, request: messages.Subscribe) -> None:
+        self._peer.subscribe(request.track_id, request.layer, request.priority)
+
+    async def _unsubscribe(self, request: messages.Unsubscribe) -> None:
+        self._peer.unsubscribe(request.track_id)
+
+    async def _kick(self, request: messages.Kick) -> None:
+        self._require_owner()
+        self._peer.kick(request.peer_id)
+
+    async def _mute(self, request: messages.Mute) -> None:
+        self._require_owner()
+        self._peer.mute(request.track_id)
+
+    async def _leave(self, request: messages.Leave) -> None:
+        self.end(NORMAL, "left")
+
+    def _require_owner(self) -> None:
+        if self.visitor.role != "owner":
+            raise SignalError("forbidden", "this needs the role owner")
+
+    @property
+    def _peer(self) -> Any:
+        assert self._seat is not None
+        return self._seat.peer
+
+    # What we say.
+
+    def _event(self, event: events.Event) -> None:
+        """The SFU has something for the client."""
+        if self.state is not State.JOINED:
+            return
+        if isinstance(event, events.Error):
+            self._complain(SignalError(event.code, event.message, event.fatal))
+            return
+        self._send(event)
+        if isinstance(event, events.RoomClosed | events.Kicked):
+            self.end(NORMAL, messages.type_of(event))
+
+    def _complain(self, error: SignalError, closing: int | None = None) -> None:
+        if self.state is State.CLOSED:
+            return
+        code = error.code if error.code in CODES else "internal"
+        fatal = error.fatal or code == "room_full"
+        self._lobby.counters.errors[code] += 1
+        self._send(events.Error(code, error.message, fatal))
+        if fatal:
+            self.end(closing or _CLOSING.get(code, POLICY_VIOLATION), error.message)
+
+    def _send(self, message: Any) -> None:
+        if self.state is not State.CLOSED:
+            self._lobby.counters.sent += 1
+            self._socket.send(messages.serialise(message))
+
+    async def _refresh(self) -> None:
+        seat = self._seat
+        if seat is None:
+            return
+        try:
+            fresh = await self._lobby.issue(seat.namespace, seat.user_id)
+        except Exception:
+            _log.failure("credentials could not be renewed")
+            self._refresh_at = self._now + REFRESH_AGAIN
+            return
+        if self.state is State.JOINED:
+            self._send(messages.RefreshCredentials(fresh.uris, fresh.username, fresh.password, fresh.ttl))
+            self._refresh_at = self._now + REFRESH_AT * fresh.ttl
+
+    def _run(self, work: Any) -> None:
+        Deferred.fromCoroutine(work).addErrback(lambda failure: _log.failure("a session failed", failure))
+
+
+def _no_binary() -> messages.Request:
+    raise SignalError("invalid_message", "messages are text frames")
+
+
+_Handler = Callable[[Session, Any], Awaitable[None]]
+#: What may be said when. JOINING is never looked up: nothing is handled while a join is.
+_HANDLERS: dict[State, dict[type[Any], _Handler]] = {
+    State.WAITING: {messages.Join: Session._join, messages.Offer: Session._join_by_offer},
+    State.JOINED: {
+        messages.Join: Session._join_again,
+        messages.Offer: Session._offer,
+        messages.Answer: Session._answer,
+        messages.IceCandidate: Session._candidate,
+        messages.TrackState: Session._track_state,
+        messages.Subscribe: Session._subscribe,
+        messages.Unsubscribe: Session._unsubscribe,
+        messages.Kick: Session._kick,
+        messages.Mute: Session._mute,
+        messages.Leave: Session._leave,
+    },
+    State.CLOSED: {},
+}
+_OTHERWISE: dict[State, _Handler] = {
+    State.WAITING: Session._not_joined,
+    State.JOINED: Session._not_joined,
+    State.CLOSED: Session._ignore,
+}
