@@ -17,7 +17,7 @@ from twisted.web.resource import IResource, Resource
 
 from orama.errors import RateLimited
 from orama.rest.auth import Authenticator
-from orama.rest.json_resource import JsonResource, Missing, error_reply, header, send
+from orama.rest.json_resource import Missing, error_reply, header, send
 from orama.rest.origins import Origins
 from orama.rest.rate import TokenBuckets, bucket_key
 from orama.rest.request import Request

@@ -1,0 +1,1 @@
+"""What lasts: the data directory, the tables, and the database that they stand in."""

@@ -1,0 +1,191 @@
+"""The database: plain functions of a SQLAlchemy ``Connection``, run on threads of its own.
+
+Nothing above ever holds a connection, and the reactor's own thread pool, which resolves names, is
+left alone. A function runs in one transaction: it returns and is committed, or raises and has done
+nothing. SQLite runs in WAL mode, so that readers and the one writer do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
+from sqlalchemy.pool import StaticPool
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.python.threadpool import ThreadPool
+
+from orama.errors import StartError, Unavailable
+from orama.store.upgrade import upgrade
+
+#: Threads, and connections: each thread holds at most one.
+POOL_SIZE = 4
+#: How long SQLite waits for another writer, milliseconds.
+BUSY_TIMEOUT = 10_000
+#: How long to wait for a PostgreSQL server that does not answer, seconds.
+CONNECT_TIMEOUT = 10
+#: Execution option of a connection that only reads.
+_READS = "orama_reads"
+
+T = TypeVar("T")
+_log = Logger()
+
+
+class Database:
+    """:param url: any SQLAlchemy URL; it may hold a password, so it is shown to nobody."""
+
+    def __init__(self, url: str, reactor: IReactorFromThreads, pool_size: int = POOL_SIZE) -> None:
+        self._url = url
+        self._reactor = reactor
+        self._pool_size = pool_size
+        self._engine: Engine | None = None
+        self._threads: ThreadPool | None = None
+        self._running = 0
+        self._idle: Deferred[None] | None = None
+
+    def start(self) -> Deferred[None]:
+        """Connect and bring the tables up to date. Fails with StartError, which says why on one line."""
+        try:
+            url = make_url(self._url)
+            engine = _engine(url, self._pool_size)
+        except (ArgumentError, NoSuchModuleError, ImportError) as error:
+            return fail(StartError(f"database: {_one_line(error)}"))
+        except OSError as error:
+            return fail(StartError(f"database: {error.filename}: {error.strerror}"))
+        self._engine = engine
+        size = 1 if isinstance(engine.pool, StaticPool) else self._pool_size
+        self._threads = ThreadPool(minthreads=0, maxthreads=size, name="store")
+        self._threads.start()
+
+        def failed(failure: Failure) -> Deferred[None]:
+            return self.stop().addCallback(lambda _: failure)
+
+        return self._defer(_upgrade, engine, url).addErrback(failed)
+
+    def stop(self) -> Deferred[None]:
+        """Let what runs finish, then let go of the threads and the connections."""
+        threads, self._threads = self._threads, None
+        engine, self._engine = self._engine, None
+
+        def finished(_: object) -> None:
+            if threads is not None:
+                threads.stop()
+            if engine is not None:
+                engine.dispose()
+
+        return self._when_idle().addCallback(finished)
+
+    def transact(self, work: Callable[[Connection], T]) -> Deferred[T]:
+        """Run *work* in a transaction that may write.
+
+        Fails with whatever *work* raised (``IntegrityError`` among it), or with Unavailable when the
+        database does not answer.
+        """
+        return self._submit(work, {})
+
+    def read(self, work: Callable[[Connection], T]) -> Deferred[T]:
+        """Run *work*, which only reads: it then waits for no writer."""
+        return self._submit(work, {_READS: True})
+
+    def _submit(self, work: Callable[[Connection], T], options: dict[str, Any]) -> Deferred[T]:
+        if self._engine is None:
+            return fail(Unavailable("store_unavailable", "the database is not open"))
+        return self._defer(_run, self._engine, work, options)
+
+    def _defer(self, function: Callable[..., T], *arguments: Any) -> Deferred[T]:
+        """Run *function* on a thread. Who cancels the Deferred stops waiting; the thread goes on."""
+        answer: Deferred[T] = Deferred(lambda _: None)
+        self._running += 1
+
+        def done(result: Any) -> None:
+            self._running -= 1
+            if isinstance(result, Failure):
+                answer.errback(result)
+            else:
+                answer.callback(result)
+            if self._running == 0 and self._idle is not None:
+                idle, self._idle = self._idle, None
+                idle.callback(None)
+
+        deferToThreadPool(self._reactor, self._threads, function, *arguments).addBoth(done)
+        return answer
+
+    def _when_idle(self) -> Deferred[None]:
+        if self._running == 0:
+            return succeed(None)
+        if self._idle is None:
+            self._idle = Deferred()
+        idle: Deferred[None] = Deferred()
+        self._idle.chainDeferred(idle)
+        return idle
+
+
+def _run(engine: Engine, work: Callable[[Connection], T], options: dict[str, Any]) -> T:
+    """On a thread: *work* in a transaction of its own."""
+    try:
+        with engine.connect() as connection, connection.execution_options(**options).begin():
+            return work(connection)
+    except (OperationalError, InterfaceError) as error:
+        _log.error("the database does not answer: {reason}", reason=_one_line(error.orig))
+        raise Unavailable("store_unavailable", "the database does not answer") from error
+
+
+def _upgrade(engine: Engine, url: URL) -> None:
+    """On a thread: the tables as this program knows them."""
+    try:
+        with engine.begin() as connection:
+            upgrade(connection)
+    except (DBAPIError, CommandError) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        place = f"{url.host}/{url.database}" if url.host else url.database
+        raise StartError(f"database {url.get_backend_name()} {place}: {_one_line(reason)}") from error
+
+
+def _engine(url: URL, size: int) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url, size)
+    arguments = {}
+    if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
+        arguments["connect_timeout"] = CONNECT_TIMEOUT
+    return create_engine(
+        url, pool_size=size, max_overflow=0, pool_pre_ping=True, hide_parameters=True, connect_args=arguments
+    )
+
+
+def _sqlite(url: URL, size: int) -> Engine:
+    """SQLite for several threads. In memory it has one connection: a second would see another database."""
+    if url.database in (None, "", ":memory:") or url.query.get("mode") == "memory":
+        engine = create_engine(
+            url, poolclass=StaticPool, connect_args={"check_same_thread": False}, hide_parameters=True
+        )
+    else:
+        if not str(url.database).startswith("file:"):
+            os.close(os.open(str(url.database), os.O_RDWR | os.O_CREAT, 0o600))
+        engine = create_engine(url, pool_size=size, max_overflow=0, hide_parameters=True)
+    event.listen(engine, "connect", _sqlite_connected)
+    event.listen(engine, "begin", _sqlite_begins)
+    return engine
+
+
+def _sqlite_connected(connection: Any, _record: object) -> None:
+    """The driver leaves transactions to us: its own never cover DDL and begin too late to wait for a writer."""
+    connection.isolation_level = None
+    for pragma in ("journal_mode=WAL", "foreign_keys=ON", f"busy_timeout={BUSY_TIMEOUT}"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _sqlite_begins(connection: Connection) -> None:
+    """A writer takes its lock at the start, where it can wait, and not in the middle, where it would fail."""
+    reads = connection.get_execution_options().get(_READS, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _one_line(error: BaseException | None) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,1 @@
+"""One module a revision; each is finished once it has been released."""
