@@ -55,6 +55,7 @@ class Channel(Protocol):
     def buffered(self) -> int: ...
     def send(self, data: Message) -> None: ...
     def close(self) -> None: ...
+    def abort(self) -> None: ...
 
 
 class Transport(Protocol):
@@ -281,7 +282,7 @@ class DataFanout:
                         waiting=waiting,
                     )
                     del flow.outputs[peer_id]
-                    output.close()
+                    output.abort()
                 else:
                     self.counters.lost += 1
                 return

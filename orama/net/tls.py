@@ -1,0 +1,232 @@
+"""TLS for listeners: the certificate chosen by name at each handshake, from files that may change.
+
+TLS 1.2 and up (RFC 8446, RFC 9325). A name has the certificate that was added for it, or for the
+wildcard above it; every other client, and one that names nobody, gets the default: files from the
+configuration, or a self-signed certificate kept in a directory. A file that has changed is read before
+the next handshake; connections that stand are not touched, and files that cannot be used change nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from attrs import define
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from OpenSSL import SSL
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from orama.errors import ConfigurationError
+
+#: The AEAD suites with forward secrecy of RFC 9325, 4.2; TLS 1.3 has its own list.
+CIPHERS = (
+    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:"
+    b"ECDHE-RSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
+)
+SELF_SIGNED_LIFETIME = timedelta(days=365)
+#: A self-signed certificate that ends sooner than this is made anew.
+SELF_SIGNED_MARGIN = timedelta(days=30)
+#: Seconds between two looks at how long the self-signed certificate lasts.
+SELF_SIGNED_LOOK = 3600.0
+
+_log = Logger()
+#: What tells that a file is another one: inode, size and time of change.
+_Stamp = tuple[int, int, int]
+
+
+@define(eq=False)
+class _Entry:
+    """One certificate: its files, how they looked when they were read, and what was made of them."""
+
+    certificate: Path
+    private_key: Path
+    stamps: tuple[_Stamp | None, _Stamp | None]
+    context: SSL.Context
+
+
+class ServerCertificates:
+    """All certificates of a listener.
+
+    :param directory: where the self-signed certificate is kept (``self-signed.crt`` and ``.key``, both 0600).
+    :param hosts: IPs and names for the self-signed certificate, the first is its subject. When they
+        change it is made anew.
+    :param certificate: PEM file with the chain of the default certificate; empty for the self-signed one.
+    :raises ConfigurationError: the files of the default certificate cannot be used.
+    """
+
+    def __init__(
+        self, directory: Path, hosts: Iterable[str], clock: IReactorTime, certificate: str = "", private_key: str = ""
+    ) -> None:
+        self._directory = directory
+        self._hosts = tuple(dict.fromkeys(host for host in hosts if host))
+        self._clock = clock
+        self._self_signed = not certificate
+        self._looked = 0.0
+        if certificate:
+            files = Path(certificate), Path(private_key or certificate)
+        else:
+            files = directory / "self-signed.crt", directory / "self-signed.key"
+            self._keep_self_signed(*files)
+        self._default = _load(*files)
+        self._by_name: dict[str, _Entry] = {}
+
+    def add(self, name: str, certificate: str | Path, private_key: str | Path) -> None:
+        """Serve *name* (or ``*.parent`` for all names directly below) with these files from now on.
+
+        :raises ConfigurationError: they cannot be used.
+        """
+        self._by_name[_normal(name)] = _load(Path(certificate), Path(private_key))
+
+    def remove(self, name: str) -> None:
+        """Serve *name* with the default again; nothing happens when it was not there."""
+        self._by_name.pop(_normal(name), None)
+
+    def names(self) -> list[str]:
+        return sorted(self._by_name)
+
+    def reload_if_changed(self) -> bool:
+        """Read what has changed on disk; True when something new is served. Bad files change nothing."""
+        changed = False
+        if self._self_signed and self._clock.seconds() - self._looked > SELF_SIGNED_LOOK:
+            self._keep_self_signed(self._default.certificate, self._default.private_key)
+        for entry in (self._default, *self._by_name.values()):
+            stamps = _stamp(entry.certificate), _stamp(entry.private_key)
+            if stamps == entry.stamps:
+                continue
+            entry.stamps = stamps
+            try:
+                entry.context = _context(entry.certificate, entry.private_key)
+            except ConfigurationError as error:
+                _log.error("certificate kept as it was: {error}", error=error.message)
+            else:
+                changed = True
+                _log.info("certificate {file} read again", file=str(entry.certificate))
+        return changed
+
+    def context_factory(self) -> ConnectionCreator:
+        """What ``reactor.listenSSL`` and ``SSL4ServerEndpoint`` take for a context factory."""
+        return ConnectionCreator(self)
+
+    def choose(self, name: str | None) -> SSL.Context:
+        """The context for the name that a client asked for."""
+        if name:
+            normal = _normal(name)
+            entry = self._by_name.get(normal) or self._by_name.get("*." + normal.partition(".")[2])
+            if entry is not None:
+                return entry.context
+        return self._default.context
+
+    def _keep_self_signed(self, certificate: Path, private_key: Path) -> None:
+        """Make the self-signed certificate unless there is one that will do."""
+        self._looked = self._clock.seconds()
+        now = datetime.fromtimestamp(self._clock.seconds(), UTC)
+        try:
+            found = x509.load_pem_x509_certificate(certificate.read_bytes())
+            names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            good = list(names) == _names(self._hosts) and found.not_valid_before_utc <= now
+            if good and now + SELF_SIGNED_MARGIN < found.not_valid_after_utc and private_key.exists():
+                return
+        except (OSError, ValueError, x509.ExtensionNotFound):
+            pass
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, (self._hosts or ("orama",))[0][:64])])
+        builder = (
+            x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=1))
+            .not_valid_after(now + SELF_SIGNED_LIFETIME)
+            .add_extension(x509.SubjectAlternativeName(_names(self._hosts)), critical=False)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        )
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(private_key, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        _write(certificate, builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ConnectionCreator:
+    """Makes the TLS connection of each client that comes in."""
+
+    def __init__(self, certificates: ServerCertificates) -> None:
+        self._certificates = certificates
+
+    def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        self._certificates.reload_if_changed()
+        context = self._certificates.choose(None)
+        context.set_tlsext_servername_callback(self._named)
+        return SSL.Connection(context, None)
+
+    def _named(self, connection: SSL.Connection) -> None:
+        name = connection.get_servername()
+        if name:
+            connection.set_context(self._certificates.choose(name.decode("ascii", "replace")))
+
+
+def _normal(name: str) -> str:
+    return name.lower().rstrip(".")
+
+
+def _names(hosts: Iterable[str]) -> list[x509.GeneralName]:
+    names: list[x509.GeneralName] = []
+    for host in hosts:
+        try:
+            names.append(x509.IPAddress(ip_address(host)))
+        except ValueError:
+            names.append(x509.DNSName(host))
+    return names or [x509.DNSName("localhost")]
+
+
+def _stamp(file: Path) -> _Stamp | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _load(certificate: Path, private_key: Path) -> _Entry:
+    stamps = _stamp(certificate), _stamp(private_key)
+    return _Entry(certificate, private_key, stamps, _context(certificate, private_key))
+
+
+def _context(certificate: Path, private_key: Path) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_cipher_list(CIPHERS)
+    # A key with a passphrase is refused; OpenSSL would ask for it on the terminal.
+    context.set_passwd_cb(lambda *_: b"")
+    for file in (certificate, private_key):
+        try:
+            file.open("rb").close()
+        except OSError as error:
+            raise ConfigurationError(f"{file}: {error.strerror}") from None
+    try:
+        context.use_certificate_chain_file(str(certificate))
+    except SSL.Error:
+        raise ConfigurationError(f"{certificate}: no PEM certificate that OpenSSL can use") from None
+    try:
+        context.use_privatekey_file(str(private_key))
+        context.check_privatekey()
+    except SSL.Error:
+        raise ConfigurationError(f"{private_key}: no PEM private key for the certificate {certificate}") from None
+    return context
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Replace *file* in one step; nobody but us may read it."""
+    new = file.with_name(file.name + ".new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+    new.replace(file)
