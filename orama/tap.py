@@ -10,10 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import twisted
 from twisted.application.service import IService
 from twisted.python import usage
 
-from orama import reactors
+from orama import __version__, reactors
 
 reactors.ensure()
 
@@ -36,8 +37,8 @@ class Options(usage.Options):
         ["database", None, None, "SQLAlchemy URL. [default: SQLite in the data directory]"],
         ["public-ip", None, None, "Where clients reach TURN. [default: 127.0.0.1]"],
         ["internal-ip", None, None, "The node's private (WireGuard) address. [default: 127.0.0.1]"],
-        ["turn-port", None, None, "TURN over UDP and TCP. [default: 3478]", int],
-        ["turns-port", None, None, "TURN over TLS. [default: 5349]", int],
+        ["turn-port", None, None, "TURN over UDP and TCP. [default: 3478]"],
+        ["turns-port", None, None, "TURN over TLS. [default: 5349]"],
         ["base-domain", None, None, "Domain of the cluster: TURN is turn.ns-NAMESPACE.DOMAIN. [default: none]"],
         ["log-format", None, None, "text or json. [default: text]"],
     ]
@@ -52,6 +53,11 @@ class Options(usage.Options):
         """Twisted endpoint for HTTP and signalling; may be given more than once, ssl: serves https and wss.
         [default: tcp:6001:interface=127.0.0.1]"""
         self["http"].append(endpoint)
+
+    def opt_version(self) -> None:
+        """Display the versions of orama and Twisted and exit."""
+        print(f"orama-webrtc {__version__}, Twisted {twisted.__version__}")
+        raise SystemExit(0)
 
     def parseOptions(self, options: Any = None) -> None:
         """Parse; inside twistd what is wrong ends the process with one line instead of pages of usage."""
@@ -83,7 +89,12 @@ class Options(usage.Options):
 
         :raises ConfigurationError: as :func:`orama.settings.load`.
         """
-        given = {key.replace("-", "_"): value for key, value in self.items() if key != "config" and value not in (None, [])}
+        given: dict[str, Any] = {}
+        for option, value in self.items():
+            if option != "config" and value not in (None, []):
+                # What is no number stays a text, which the settings refuse by name.
+                number = option in ("turn-port", "turns-port") and value.isdecimal() and value.isascii()
+                given[option.replace("-", "_")] = int(value) if number else value
         return load(Path(self["config"]) if self["config"] is not None else None, given)
 
 
