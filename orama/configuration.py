@@ -75,7 +75,7 @@ def _converter() -> Converter:
     converter.register_structure_hook(bool, _named(bool, "true or false"))
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(Path, _path)
-    converter.register_structure_hook_func(lambda kind: get_origin(kind) is tuple, _tuple)
+    converter.register_structure_hook_func(lambda kind: issubclass(get_origin(kind) or object, tuple), _tuple)
     converter.register_structure_hook_factory(
         attrs.has, lambda kind: make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
     )
@@ -287,7 +287,9 @@ def _hint(key: str, names: Iterable[str], known: Iterable[str]) -> str:
     return f", did you mean {elsewhere[near[0]]}?" if near else ""
 
 
-def _spelled(table: Mapping[str, Any], kind: type, origin: str, known: Iterable[str], prefix: str = "") -> dict[str, Any]:
+def _spelled(
+    table: Mapping[str, Any], kind: type, origin: str, known: Iterable[str], prefix: str = ""
+) -> dict[str, Any]:
     """*table* with every key as the attribute of *kind* that it names, ``-`` and ``_`` alike."""
     fields = {attribute.name: attribute.type for attribute in attrs.fields(attrs.resolve_types(kind))}
     result: dict[str, Any] = {}

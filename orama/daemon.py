@@ -104,13 +104,14 @@ class Daemon(Service):
     def _failed(self, failure: Failure) -> None:
         """Say why in one line; twistd then stops what was started."""
         self._starting = None
-        if failure.check(CancelledError):
+        error = failure.value
+        if isinstance(error, CancelledError):
             return
-        if failure.check(OramaError):
-            why = failure.value.message
+        if isinstance(error, OramaError):
+            why = error.message
         else:
             self._log.failure("the start failed", failure)
-            why = f"{failure.type.__name__}: {failure.getErrorMessage()}"
+            why = f"{type(error).__name__}: {failure.getErrorMessage()}"
         self._stderr.write(f"orama-webrtc: {' '.join(why.split())}\n")
         self._stderr.flush()
         self._refuse(1)

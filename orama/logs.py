@@ -14,7 +14,9 @@ from twisted.logger import FileLogObserver, LogEvent, formatEvent
 from twisted.python.reflect import safe_str
 
 #: Keys that ``twisted.logger`` and the legacy log put into every event.
-_OURS = frozenset({"log_level", "log_namespace", "log_time", "log_failure", "isError", "why", "failure", "message", "time"})
+_OURS = frozenset(
+    {"log_level", "log_namespace", "log_time", "log_failure", "isError", "why", "failure", "message", "time"}
+)
 
 
 def _plain(value: Any) -> Any:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
-import twisted
 from twisted.application.service import IService
 from twisted.python import usage
 
+import twisted
 from orama import __version__, reactors
 
 reactors.ensure()

@@ -41,7 +41,9 @@ def check() -> list[str]:
     failed = []
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     for name, command in CHECKS.items():
-        done = subprocess.run(command, cwd=TOP, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            command, cwd=TOP, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         print(f"{name}: {'ok' if done.returncode == 0 else 'failed'}", flush=True)
         if done.returncode:
             print(done.stdout, flush=True)
@@ -62,7 +64,13 @@ def lines(command: list[str]) -> Iterator[str]:
     """What *command* says in the trial room, line by line, passed on as it comes."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with subprocess.Popen(
-        command, cwd=ROOM, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        cwd=ROOM,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     ) as running:
         assert running.stdout is not None
         for line in running.stdout:

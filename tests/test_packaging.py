@@ -37,7 +37,9 @@ class InstalledTests(SynchronousTestCase):
         """Version, floor and command are those of the source."""
         self.assertEqual(self.distribution.version, __version__)
         self.assertEqual(self.distribution.metadata["Requires-Python"], ">=3.11")
-        scripts = {entry.name: entry.value for entry in self.distribution.entry_points if entry.group == "console_scripts"}
+        scripts = {
+            entry.name: entry.value for entry in self.distribution.entry_points if entry.group == "console_scripts"
+        }
         self.assertEqual(scripts, {"orama": "orama.cli.main:main"})
 
     def test_commands(self) -> None:

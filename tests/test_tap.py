@@ -112,8 +112,8 @@ class PluginTests(SynchronousTestCase):
     def test_reactor_is_installed(self) -> None:
         """Importing the options where there is no reactor installs the asyncio one, on the current loop."""
         code = (
-            "import orama.tap, asyncio; from twisted.internet import reactor; "
-            "print(type(reactor).__name__, reactor._asyncioEventloop is asyncio.get_event_loop_policy().get_event_loop())"
+            "import orama.tap, asyncio; from twisted.internet import reactor; current = asyncio.get_event_loop(); "
+            "print(type(reactor).__name__, reactor._asyncioEventloop is current)"
         )
         top = str(Path(orama.__file__).parent.parent)
         command = [sys.executable, "-W", "ignore", "-c", code]
