@@ -101,6 +101,7 @@ class Database:
 
     def _defer(self, function: Callable[..., T], *arguments: Any) -> Deferred[T]:
         """Run *function* on a thread. Who cancels the Deferred stops waiting; the thread goes on."""
+        assert self._threads is not None
         answer: Deferred[T] = Deferred(lambda _: None)
         self._running += 1
 

@@ -1,0 +1,1 @@
+"""What a node and, together, the nodes serve: namespaces, their keys, their ports and their rooms."""

@@ -1,0 +1,53 @@
+"""TURN credentials for a user of a namespace: what REST answers with and signalling sends."""
+
+from __future__ import annotations
+
+import re
+from hashlib import sha256
+
+from attrs import field, frozen
+from twisted.internet.interfaces import IReactorTime
+
+from orama.cluster.namespaces import Namespaces
+from orama.settings import Settings
+from orama.turn.credentials import issue, uris
+
+#: A user id that can stand in a user name as it is; any other goes in as a digest of it.
+_PLAIN = re.compile(r"[A-Za-z0-9_.@-]{1,64}\Z")
+
+
+@frozen
+class TurnGrant:
+    """``ttl`` in seconds; the password is good for making allocations until then."""
+
+    uris: tuple[str, ...]
+    username: str
+    password: str = field(repr=False)
+    ttl: int
+
+
+class TurnAccess:
+    """Issues credentials for the TURN servers of this node."""
+
+    def __init__(self, settings: Settings, namespaces: Namespaces, clock: IReactorTime) -> None:
+        self._settings = settings
+        self._namespaces = namespaces
+        self._clock = clock
+
+    def host(self, namespace: str) -> str:
+        """The name under which clients of *namespace* reach TURN."""
+        domain = self._settings.base_domain
+        return f"turn.ns-{namespace}.{domain}" if domain else self._settings.public_ip
+
+    async def issue(self, namespace: str, user_id: str | None = None) -> TurnGrant:
+        """:raises NotFound: ``webrtc_not_enabled``.
+
+        :param user_id: whose quotas they count for; without it only the namespace's apply.
+        """
+        config = await self._namespaces.config(namespace)
+        user = user_id or ""
+        if user and _PLAIN.match(user) is None:
+            user = sha256(user.encode()).hexdigest()[:32]
+        made = issue(config.turn_secret, namespace, config.credential_ttl, self._clock.seconds(), user)
+        servers = uris(self.host(namespace), self._settings.turn_port, self._settings.turns_port)
+        return TurnGrant(tuple(servers), made.username, made.password, made.ttl)
