@@ -12,7 +12,7 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from attrs import define
 from twisted.internet.error import CannotListenError
@@ -72,18 +72,28 @@ class BurstSocket:
     :param received: called with each burst and its source; the packets are slices of a buffer that
         the next read overwrites.
     :param offload: False keeps to one datagram a system call.
+    :param make_socket: makes the socket from family and type.
     """
 
     #: All sockets read into this: a read never nests in another one of the same process.
     _buffer = memoryview(bytearray(1 << 16))
 
-    def __init__(self, reactor: IReactorFDSet, fabric: Fabric, received: Receiver, *, offload: bool = True) -> None:
+    def __init__(
+        self,
+        reactor: IReactorFDSet,
+        fabric: Fabric,
+        received: Receiver,
+        *,
+        offload: bool = True,
+        make_socket: Callable[[int, int], socket.socket] = socket.socket,
+    ) -> None:
         self.counters = BurstCounters()
         self._reactor = reactor
         self._fabric = fabric
         #: May be replaced at any time.
         self.received = received
         self._wanted = offload
+        self._make_socket = make_socket
         self._segment = False
         self._gro = False
         self._socket: socket.socket | None = None
@@ -97,7 +107,7 @@ class BurstSocket:
         host, port = address
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            sock = socket.socket(family, socket.SOCK_DGRAM)
+            sock = self._make_socket(family, socket.SOCK_DGRAM)
         except OSError as error:
             raise CannotListenError(host, port, error) from error
         try:
