@@ -1,0 +1,259 @@
+"""An allocation (RFC 8656, 3.2): a client, its relayed address, permissions and channels, and the packets between.
+
+:meth:`Allocation.forward` and :meth:`Allocation.receive` are the two directions of the hot path. They
+take and give whole bursts: one look-up per run of a channel, headers stripped by slicing and added by
+scatter-gather. Who may ask for what is ``server``'s; an allocation only holds it and obeys.
+"""
+
+from __future__ import annotations
+
+import random as _random
+from collections import Counter
+from typing import Any
+
+from attrs import define
+from twisted.internet.interfaces import IReactorTime
+
+from orama.net.fabric import Address, Buffer, Burst
+from orama.turn.peers import Peers
+from orama.turn.quota import Share
+from orama.turn.relay import Link, Relay, RelayUnavailable
+from orama.turn.tenants import Tenant
+from orama.wire import stun
+from orama.wire.channeldata import HEADER
+from orama.wire.stun import Attribute, Class, Method
+
+#: RFC 8656, 9 and 12.
+PERMISSION_LIFETIME = 300.0
+CHANNEL_LIFETIME = 600.0
+#: A browser asks for one per remote candidate; more than these and an allocation is a scanner.
+MAX_PERMISSIONS = 256
+MAX_CHANNELS = 256
+
+_unpack_header = HEADER.unpack_from
+_pack_header = HEADER.pack
+_HEADER_LENGTH = HEADER.size
+
+
+@define
+class Channel:
+    """A channel number that stands for a peer until ``expires``."""
+
+    number: int
+    peer: Address
+    expires: float
+
+
+@define
+class Traffic:
+    """What an allocation has relayed: up is towards the peer."""
+
+    bytes_up: int = 0
+    packets_up: int = 0
+    bytes_down: int = 0
+    packets_down: int = 0
+
+    def add(self, other: Traffic) -> None:
+        self.bytes_up += other.bytes_up
+        self.packets_up += other.packets_up
+        self.bytes_down += other.bytes_down
+        self.packets_down += other.packets_down
+
+
+class Full(Exception):
+    """No more permissions or channels on this allocation."""
+
+
+class ChannelConflict(Exception):
+    """The channel stands for another peer, or the peer has another channel."""
+
+
+class Allocation:
+    """One client's relay.
+
+    :param link: the way to the client, and *client* its address there.
+    :param drops: counted into by reason; shared with the server.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        random: _random.Random,
+        link: Link,
+        client: Address,
+        tenant: Tenant,
+        user: str,
+        share: Share,
+        peers: Peers,
+        drops: Counter[str],
+        created: float,
+    ) -> None:
+        self.link = link
+        self.client = client
+        self.tenant = tenant
+        self.user = user
+        self.share = share
+        self.created = created
+        self.expires = created
+        self.traffic = Traffic()
+        #: Of the Allocate that made it, so that a retransmission gets the same answer (RFC 8656, 7.2).
+        self.transaction_id = b""
+        self.answer: list[tuple[Attribute[Any], Any]] = []
+        self._clock = clock
+        self._random = random
+        self._peers = peers
+        self._drops = drops
+        self._relay: Relay | None = None
+        self._permissions: dict[str, float] = {}
+        self._channels: dict[int, Channel] = {}
+        self._channels_by_peer: dict[Address, Channel] = {}
+
+    @property
+    def relay(self) -> Relay:
+        assert self._relay is not None
+        return self._relay
+
+    @relay.setter
+    def relay(self, relay: Relay) -> None:
+        self._relay = relay
+
+    # ---- client to peer ---------------------------------------------------------------------
+
+    def forward(self, packets: Burst, start: int, now: float) -> int:
+        """Relay the run of one channel's ChannelData that begins at *start*; gives where it ends."""
+        number = _unpack_header(packets[start])[0]
+        payloads: list[Buffer] = []
+        at = start
+        for packet in packets[start:] if start else packets:
+            if len(packet) < _HEADER_LENGTH:
+                break
+            found, length = _unpack_header(packet)
+            if found != number:
+                break
+            at += 1
+            end = _HEADER_LENGTH + length
+            if end > len(packet):  # RFC 8656, 12.6: says more than it holds
+                self._drops["malformed"] += 1
+                continue
+            payloads.append(packet[_HEADER_LENGTH:end])
+        channel = self._channels.get(number)
+        if channel is None or channel.expires <= now:
+            self._drops["no_channel"] += len(payloads)
+        elif payloads:
+            self._send(payloads, channel.peer, now)
+        return at
+
+    def send(self, payload: Buffer, peer: Address, now: float) -> None:
+        """Relay the payload of a Send indication (RFC 8656, 11.2)."""
+        if self._permissions.get(peer[0], 0.0) <= now:
+            self._drops["no_permission"] += 1
+        elif not self._peers.may_reach(self.tenant, peer):
+            self._drops["forbidden_peer"] += 1
+        else:
+            self._send((payload,), peer, now)
+
+    def _send(self, payloads: Burst, peer: Address, now: float) -> None:
+        size = sum(map(len, payloads))
+        for bucket in self.share.buckets:
+            if not bucket.take(size, now):
+                self._drops["bandwidth"] += len(payloads)
+                return
+        traffic = self.traffic
+        traffic.bytes_up += size
+        traffic.packets_up += len(payloads)
+        try:
+            self.relay.send(payloads, peer)
+        except RelayUnavailable:
+            self._drops["no_relay_port"] += len(payloads)
+
+    # ---- peer to client ---------------------------------------------------------------------
+
+    def receive(self, packets: Burst, source: Address) -> None:
+        """Relay what a peer sent to the relayed address: as ChannelData where there is a channel."""
+        now = self._clock.seconds()
+        if self._permissions.get(source[0], 0.0) <= now:  # RFC 8656, 11.3
+            self._drops["no_permission"] += len(packets)
+            return
+        size = sum(map(len, packets))
+        for bucket in self.share.buckets:
+            if not bucket.take(size, now):
+                self._drops["bandwidth"] += len(packets)
+                return
+        channel = self._channels_by_peer.get(source)
+        if channel is not None and channel.expires > now:
+            number = channel.number
+            self.link.send(packets, self.client, [_pack_header(number, len(packet)) for packet in packets])
+        elif self._peers.may_reach(self.tenant, source):
+            self.link.send([self._data_indication(packet, source) for packet in packets], self.client)
+        else:
+            self._drops["forbidden_peer"] += len(packets)
+            return
+        traffic = self.traffic
+        traffic.bytes_down += size
+        traffic.packets_down += len(packets)
+
+    def _data_indication(self, payload: Buffer, source: Address) -> bytes:
+        return stun.build(
+            Method.DATA,
+            Class.INDICATION,
+            self._random.getrandbits(96).to_bytes(12, "big"),
+            ((stun.XOR_PEER_ADDRESS, source), (stun.DATA, payload)),
+        )
+
+    # ---- permissions and channels -----------------------------------------------------------
+
+    def permit(self, ips: set[str], now: float) -> None:
+        """Install or refresh a permission for each of *ips*.
+
+        :raises Full: there are too many; then none was installed.
+        """
+        self._forget(now)
+        if len(self._permissions.keys() | ips) > MAX_PERMISSIONS:
+            raise Full
+        for ip in ips:
+            self._permissions[ip] = now + PERMISSION_LIFETIME
+
+    def check_channel(self, number: int, peer: Address, now: float) -> None:
+        """Whether :meth:`bind` would do.
+
+        :raises ChannelConflict: number or peer are bound otherwise.
+        :raises Full: there are too many.
+        """
+        self._forget(now)
+        there = self._channels.get(number)
+        if there is not self._channels_by_peer.get(peer):
+            raise ChannelConflict
+        if there is None and len(self._channels) >= MAX_CHANNELS:
+            raise Full
+
+    def bind(self, number: int, peer: Address, now: float) -> None:
+        """Bind a channel to a peer or refresh it, and the permission with it (RFC 8656, 12.2).
+
+        :raises ChannelConflict: number or peer are bound otherwise.
+        :raises Full: there are too many.
+        """
+        self.check_channel(number, peer, now)
+        self.permit({peer[0]}, now)
+        channel = self._channels.get(number) or Channel(number, peer, 0.0)
+        channel.expires = now + CHANNEL_LIFETIME
+        self._channels[number] = self._channels_by_peer[peer] = channel
+
+    def revise(self, tenant: Tenant) -> None:
+        """Go by the rules of the changed *tenant* from now on."""
+        self.tenant = tenant
+        for ip in [ip for ip in self._permissions if not self._peers.may_reach_ip(tenant, ip)]:
+            del self._permissions[ip]
+        for channel in [c for c in self._channels.values() if not self._peers.may_reach(tenant, c.peer)]:
+            self._unbind(channel)
+
+    def _forget(self, now: float) -> None:
+        """Drop what has expired."""
+        for ip in [ip for ip, expires in self._permissions.items() if expires <= now]:
+            del self._permissions[ip]
+        for channel in [channel for channel in self._channels.values() if channel.expires <= now]:
+            self._unbind(channel)
+
+    def _unbind(self, channel: Channel) -> None:
+        del self._channels[channel.number]
+        del self._channels_by_peer[channel.peer]

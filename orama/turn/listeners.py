@@ -1,0 +1,182 @@
+"""The sockets of the TURN server: UDP, TCP and TLS on fixed ports, shared by all namespaces.
+
+Binds every address unless the public IP is a loopback address, and that one alone then. Everything
+decided about a packet is decided in ``server``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from orama.net.burst import BurstSocket
+from orama.net.fabric import Address, Burst, Fabric, Receiver
+from orama.net.tls import ServerCertificates
+from orama.settings import Settings
+from orama.turn.peers import Peers
+from orama.turn.server import Server
+from orama.turn.stream import StreamClients
+from orama.turn.tenants import Tenants
+
+#: Connections that may wait to be accepted.
+BACKLOG = 511
+#: Seconds between looks for what has expired.
+TICK = 1.0
+
+_log = Logger()
+
+
+class TurnService(Service):
+    """The TURN server of one process.
+
+    :param reactor: with descriptors, TCP and time.
+    :param fabric: where relays and the SFU of this process meet.
+    """
+
+    name = "turn"
+
+    def __init__(
+        self, reactor: Any, settings: Settings, tenants: Tenants, fabric: Fabric, certificates: ServerCertificates
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._fabric = fabric
+        self._certificates = certificates
+        self._peers = Peers(tenants, settings.relay_ip)
+        self._server = Server(
+            clock=reactor,
+            random=random.SystemRandom(),
+            settings=settings.turn,
+            realm=settings.realm,
+            relay_ip=settings.relay_ip,
+            tenants=tenants,
+            peers=self._peers,
+            fabric=fabric,
+            open_socket=self._open_relay,
+        )
+        self._clients = StreamClients(reactor, self._server, fabric)
+        self._sockets: list[BurstSocket] = []
+        self._ports: list[IListeningPort] = []
+        self._tick = LoopingCall(self._look)
+        self._tick.clock = reactor
+        #: The actual ports.
+        self.udp_port = settings.turn_port
+        self.tcp_port = settings.turn_port
+        self.tls_port = settings.turns_port
+
+    def startService(self) -> None:
+        """Bind everything or nothing.
+
+        :raises CannotListenError: a port is taken.
+        """
+        tls = TLSMemoryBIOFactory(self._certificates.context_factory(), False, self._clients, clock=self._reactor)
+        tls.noisy = False
+        try:
+            for host in listening_hosts(self._settings.public_ip):
+                self.udp_port = self._listen_udp((host, self.udp_port))
+                self.tcp_port = self._listen_tcp((host, self.tcp_port), self._clients)
+                self.tls_port = self._listen_tcp((host, self.tls_port), tls)
+        except CannotListenError:
+            self._close()
+            raise
+        ips = {self._settings.public_ip, self._settings.internal_ip, self._settings.relay_ip}
+        self._peers.listeners = frozenset(
+            (ip, port) for ip in ips for port in (self.udp_port, self.tcp_port, self.tls_port)
+        )
+        self._tick.start(TICK, now=False).addErrback(
+            lambda failure: _log.failure("the TURN server's clock stopped", failure)
+        )
+        super().startService()
+
+    def stopService(self) -> Deferred[Any]:
+        """End every allocation and give every port back."""
+        super().stopService()
+        if self._tick.running:
+            self._tick.stop()
+        self._server.stop()
+        return gatherResults([*self._close(), self._clients.stop()])
+
+    def drain(self) -> None:
+        """Make no new allocations; the ones that are there go on."""
+        self._server.drain()
+
+    def allocations(self) -> int:
+        """How many there are."""
+        return len(self._server)
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Name, labels and value of every figure, for Prometheus."""
+        yield from self._server.samples()
+        yield "orama_turn_stream_clients", {}, len(self._clients)
+        lost = sum(each.counters.dropped for each in self._sockets)
+        yield "orama_turn_dropped_total", {"reason": "socket_full"}, lost
+
+    def _look(self) -> None:
+        self._server.tick()
+        self._clients.tick()
+
+    def _open_relay(self, address: Address, received: Receiver) -> BurstSocket:
+        relay = BurstSocket(self._reactor, self._fabric, received, offload=self._settings.turn.offload)
+        relay.listen(address)
+        return relay
+
+    def _listen_udp(self, address: Address) -> int:
+        def received(packets: Burst, source: Address) -> None:
+            take(front, packets, source)
+
+        take: Callable[..., None] = self._server.received
+        front = BurstSocket(self._reactor, self._fabric, received, offload=self._settings.turn.offload)
+        front.listen(address)
+        self._sockets.append(front)
+        return front.address[1]
+
+    def _listen_tcp(self, address: Address, factory: IProtocolFactory) -> int:
+        # Twisted leaves IPV6_V6ONLY to the system, and "::" would then collide with "0.0.0.0".
+        host, port = address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as listening:
+            try:
+                if family == socket.AF_INET6:
+                    listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listening.setblocking(False)
+                listening.bind(address)
+                listening.listen(BACKLOG)
+            except OSError as error:
+                raise CannotListenError(host, port, error) from error
+            self._ports.append(self._reactor.adoptStreamPort(listening.fileno(), family, factory))
+            return int(listening.getsockname()[1])
+
+    def _close(self) -> list[Deferred[Any]]:
+        for front in self._sockets:
+            front.close()
+        closing = [port.stopListening() for port in self._ports]
+        self._sockets, self._ports = [], []
+        return [each for each in closing if each is not None]
+
+
+def listening_hosts(public_ip: str) -> list[str]:
+    """What to bind so that clients reach us at *public_ip*."""
+    if ipaddress.ip_address(public_ip).is_loopback:
+        return [public_ip]
+    return ["0.0.0.0", "::"] if _has_ipv6() else ["0.0.0.0"]
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::", 0))
+    except OSError:
+        return False
+    return True

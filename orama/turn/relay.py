@@ -1,0 +1,85 @@
+"""A relayed transport address (RFC 8656, 2): attached to the fabric at once, opened in the kernel when it has to be.
+
+A peer that lives in this process, the SFU of this node, is reached through the fabric, and the port stays
+shut. Which peers may be reached is not decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from twisted.internet.error import CannotListenError
+
+from orama.net.fabric import Address, Buffer, Burst, Fabric, Receiver
+
+
+class Link(Protocol):
+    """Where packets can be put: a UDP socket, or the stream of one client."""
+
+    def send(self, packets: Burst, to: Address, headers: Sequence[Buffer] | None = None) -> None:
+        """Send *packets*, each behind its header where there are *headers*. Never waits, never raises."""
+
+
+class Socket(Link, Protocol):
+    """A bound UDP socket."""
+
+    def close(self) -> None: ...
+
+
+#: Binds an address and gives what arrives there to the receiver; raises CannotListenError.
+OpenSocket = Callable[[Address, Receiver], Socket]
+
+
+class RelayUnavailable(Exception):
+    """The kernel did not give us the port."""
+
+
+class Relay:
+    """One relayed address, from :meth:`attach` to :meth:`close`.
+
+    :param received: gets what peers send to it, on either way.
+    """
+
+    def __init__(self, address: Address, fabric: Fabric, open_socket: OpenSocket, received: Receiver) -> None:
+        self.address = address
+        self._fabric = fabric
+        self._open_socket = open_socket
+        self._received = received
+        self._socket: Socket | None = None
+        fabric.attach(address, received)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the port is open in the kernel."""
+        return self._socket is not None
+
+    def open(self) -> None:
+        """Open the port in the kernel; nothing happens when it is open.
+
+        :raises RelayUnavailable: somebody else has it.
+        """
+        if self._socket is None:
+            try:
+                self._socket = self._open_socket(self.address, self._received)
+            except CannotListenError as error:
+                raise RelayUnavailable(str(error)) from error
+
+    def send(self, packets: Burst, peer: Address) -> None:
+        """Send *packets* to *peer*, in memory when it is here.
+
+        :raises RelayUnavailable: the peer is elsewhere and the port cannot be opened.
+        """
+        if self._fabric.deliver(packets, self.address, peer):
+            return
+        if self._socket is None:
+            self.open()
+            assert self._socket is not None
+        self._socket.send(packets, peer)
+
+    def close(self) -> None:
+        """Give the address back."""
+        self._fabric.detach(self.address)
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None

@@ -1,0 +1,509 @@
+"""The TURN server without its sockets: packets of clients in, answers and relayed packets out.
+
+Speaks RFC 8656 (UDP relays) and the Binding of RFC 8489. What comes from a client enters at
+:meth:`Server.received`; what comes from a peer enters at ``Allocation.receive``. Nothing is kept for a
+client before it has authenticated. TCP relays (RFC 6062), mobility (RFC 8016) and OAuth (RFC 7635) are
+not spoken.
+"""
+
+from __future__ import annotations
+
+import random as _random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from orama.net.fabric import Address, AddressInUse, Buffer, Burst, Fabric
+from orama.settings import TurnSettings
+from orama.turn.allocation import Allocation, ChannelConflict, Full, Traffic
+from orama.turn.authentication import Authenticator, Identity, Refused
+from orama.turn.nonce import Nonces
+from orama.turn.peers import Peers
+from orama.turn.ports import RelayPorts
+from orama.turn.quota import Quota
+from orama.turn.ratelimit import RateLimit
+from orama.turn.relay import Link, OpenSocket, Relay, RelayUnavailable
+from orama.turn.tenants import Tenant, Tenants
+from orama.wire import stun
+from orama.wire.channeldata import FIRST_CHANNEL, HEADER, LAST_CHANNEL
+from orama.wire.stun import Attribute, Class, Family, Message, Method, StunError
+
+#: RFC 8656, 3.2: what an allocation gets that asks for less.
+DEFAULT_LIFETIME = 600
+#: The protocol number of UDP, for REQUESTED-TRANSPORT.
+UDP = 17
+_FIRST_CHANNEL_BYTE = FIRST_CHANNEL >> 8
+_NONCE_KEY_BITS = 256
+
+_Attributes = list[tuple[Attribute[Any], Any]]
+
+_log = Logger()
+
+
+@frozen
+class Request:
+    """An authenticated request and where it came from."""
+
+    message: Message
+    link: Link
+    client: Address
+    identity: Identity
+    #: The one of this five-tuple.
+    allocation: Allocation | None
+    now: float
+
+
+class Server:
+    """All allocations of one process.
+
+    :param random: for relay ports, tokens and the nonce key; not to be guessed in production.
+    :param open_socket: binds a relay address in the kernel.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        random: _random.Random,
+        settings: TurnSettings,
+        realm: str,
+        relay_ip: str,
+        tenants: Tenants,
+        peers: Peers,
+        fabric: Fabric,
+        open_socket: OpenSocket,
+    ) -> None:
+        self._clock = clock
+        self._random = random
+        self._settings = settings
+        self._relay_ip = relay_ip
+        self._family = Family.IPV6 if ":" in relay_ip else Family.IPV4
+        self._tenants = tenants
+        self._peers = peers
+        self._fabric = fabric
+        self._open_socket = open_socket
+        nonces = Nonces(
+            random.getrandbits(_NONCE_KEY_BITS).to_bytes(_NONCE_KEY_BITS // 8, "big"), settings.nonce_lifetime
+        )
+        self._authenticator = Authenticator(tenants, nonces, realm, settings.default_namespace)
+        self._strangers = RateLimit(settings.unauthenticated_rate, settings.unauthenticated_burst)
+        self._quota = Quota(
+            settings.allocations_per_user,
+            settings.allocations_per_namespace,
+            settings.bandwidth_per_user,
+            settings.bandwidth_per_namespace,
+        )
+        self._ports = RelayPorts(random)
+        #: By five-tuple: the link stands for the transport and our own address.
+        self._allocations: dict[tuple[Link, Address], Allocation] = {}
+        self._draining = False
+        self._ended: dict[str, Traffic] = {}
+        self.drops: Counter[str] = Counter()
+        #: Answers to requests that nobody stood behind, and error responses by code.
+        self.unauthenticated = 0
+        self.refusals: Counter[int] = Counter()
+        tenants.watch(self._tenant_changed)
+
+    # ---- from clients -----------------------------------------------------------------------
+
+    def received(self, link: Link, packets: Burst, client: Address, *, verified: bool = False) -> None:
+        """Take a burst of one client.
+
+        :param verified: the client's address cannot be forged (it is on a stream).
+        """
+        now = self._clock.seconds()
+        allocation = self._live(link, client, now)
+        at, count = 0, len(packets)
+        while at < count:
+            packet = packets[at]
+            if len(packet) < HEADER.size or not client[1]:
+                self.drops["malformed"] += 1
+            elif packet[0] >= _FIRST_CHANNEL_BYTE:
+                if allocation is not None:
+                    at = allocation.forward(packets, at, now)
+                    continue
+                self.drops["no_allocation"] += 1
+            else:
+                self._stun(link, packet, client, allocation, now, verified)
+                allocation = self._live(link, client, now)
+            at += 1
+
+    def disconnected(self, link: Link, client: Address) -> None:
+        """The client's stream is gone, and its allocation with it (RFC 8656, 7)."""
+        allocation = self._allocations.get((link, client))
+        if allocation is not None:
+            self._end(allocation, "disconnected")
+
+    def has_allocation(self, link: Link, client: Address) -> bool:
+        return (link, client) in self._allocations
+
+    def _live(self, link: Link, client: Address, now: float) -> Allocation | None:
+        allocation = self._allocations.get((link, client))
+        if allocation is not None and allocation.expires <= now:
+            self._end(allocation, "expired")
+            return None
+        return allocation
+
+    def _stun(
+        self, link: Link, packet: Buffer, client: Address, allocation: Allocation | None, now: float, verified: bool
+    ) -> None:
+        try:
+            message = stun.parse(packet)
+        except StunError:
+            self.drops["malformed"] += 1
+            return
+        if message.cls == Class.INDICATION:
+            self._indication(message, allocation, now)
+            return
+        if message.cls != Class.REQUEST:
+            self.drops["unexpected"] += 1
+            return
+        authenticated = False
+        try:
+            if message.method in _METHODS:
+                identity = self._authenticator.identify(message, client, now)
+                authenticated = True
+                answer = self._obey(Request(message, link, client, identity, allocation, now))
+            else:
+                answer = self._binding(message, client)
+        except Refused as refused:
+            answer = self._refusal(message, client, refused, now)
+        if not authenticated:
+            if not (verified or allocation is not None or self._strangers.take(client[0], now)):
+                self.drops["rate_limited"] += 1
+                return
+            self.unauthenticated += 1
+        link.send((answer,), client)
+
+    def _binding(self, message: Message, client: Address) -> bytes:
+        """Binding (RFC 8489, 12); 400 for a method that we do not have."""
+        if message.method != Method.BINDING or message.malformed:
+            raise Refused(400)
+        if message.unknown:
+            raise Refused(420, attributes=[(stun.UNKNOWN_ATTRIBUTES, message.unknown)])
+        return stun.build(
+            message.method,
+            Class.SUCCESS,
+            message.transaction_id,
+            [(stun.XOR_MAPPED_ADDRESS, client)],
+            fingerprint=stun.FINGERPRINT in message,
+        )
+
+    def _obey(self, request: Request) -> bytes:
+        """Run an authenticated request; every answer from here on is signed."""
+        message, key = request.message, request.identity.key
+        sha256 = stun.MESSAGE_INTEGRITY not in message
+        kind = Class.SUCCESS
+        try:
+            if message.unknown:  # RFC 8489, 6.3.1
+                raise Refused(420, attributes=[(stun.UNKNOWN_ATTRIBUTES, message.unknown)])
+            if message.malformed:
+                raise Refused(400)
+            attributes = _METHODS[Method(message.method)](self, request)
+        except Refused as refused:
+            kind, attributes = Class.ERROR, [(stun.ERROR_CODE, (refused.code, "")), *refused.attributes]
+            self.refusals[refused.code] += 1
+        return stun.build(
+            message.method,
+            kind,
+            message.transaction_id,
+            attributes,
+            key=key,
+            sha256=sha256,
+            fingerprint=stun.FINGERPRINT in message,
+        )
+
+    def _refusal(self, message: Message, client: Address, refused: Refused, now: float) -> bytes:
+        """The answer to a stranger: short, unsigned, without a reason phrase."""
+        self.refusals[refused.code] += 1
+        attributes: _Attributes = [(stun.ERROR_CODE, (refused.code, "")), *refused.attributes]
+        if refused.challenge:
+            attributes += self._authenticator.challenge(client, now)
+        return stun.build(message.method, Class.ERROR, message.transaction_id, attributes)
+
+    # ---- the methods of TURN ----------------------------------------------------------------
+
+    def _allocate(self, request: Request) -> _Attributes:
+        """RFC 8656, 7.2; the numbers are its steps. Authentication, 1, is behind us."""
+        message, identity, now = request.message, request.identity, request.now
+        tenant, user = identity.tenant, identity.username.user
+        there = request.allocation
+        if there is not None:  # 2
+            if there.transaction_id == message.transaction_id:
+                return there.answer
+            raise Refused(437)
+        transport = message.get(stun.REQUESTED_TRANSPORT)
+        if transport is None:  # 3
+            raise Refused(400)
+        if transport != UDP:
+            raise Refused(442)
+        # 4: DONT-FRAGMENT is granted as it is; the kernel sets DF on what a relay sends.
+        even = message.get(stun.EVEN_PORT)
+        token = message.get(stun.RESERVATION_TOKEN)
+        family = message.get(stun.REQUESTED_ADDRESS_FAMILY)
+        additional = message.get(stun.ADDITIONAL_ADDRESS_FAMILY)
+        if token is not None and (even is not None or family is not None or additional is not None):  # 5, 6
+            raise Refused(400)
+        if family is not None and family != self._family:  # 7
+            raise Refused(440)
+        if additional is not None and (family is not None or even or additional != Family.IPV6):  # 9, 10
+            raise Refused(400)
+        if self._draining:
+            raise Refused(508)
+        share = self._quota.take(tenant.namespace, user, now)
+        if share is None:  # 11
+            raise Refused(486)
+        allocation = Allocation(
+            clock=self._clock,
+            random=self._random,
+            link=request.link,
+            client=request.client,
+            tenant=tenant,
+            user=user,
+            share=share,
+            peers=self._peers,
+            drops=self.drops,
+            created=now,
+        )
+        if token is not None:
+            relay = self._reserved_relay(allocation, token, now)
+        else:
+            relay = self._any_relay(allocation, even is not None, bool(even))
+        if relay is None:  # 5, 8
+            self._quota.release(share)
+            raise Refused(508)
+        allocation.relay = relay
+        lifetime = self._lifetime(allocation, message, now)
+        allocation.expires = now + lifetime
+        self._allocations[request.link, request.client] = allocation
+        answer: _Attributes = [
+            (stun.XOR_RELAYED_ADDRESS, relay.address),
+            (stun.LIFETIME, lifetime),
+            (stun.XOR_MAPPED_ADDRESS, request.client),
+        ]
+        if even:
+            reserved = self._ports.reserve(tenant.namespace, relay.address[1] + 1, now)
+            answer.append((stun.RESERVATION_TOKEN, reserved))
+        if additional is not None and self._family != Family.IPV6:
+            answer.append((stun.ADDRESS_ERROR_CODE, (Family.IPV6, 440)))
+        allocation.transaction_id, allocation.answer = message.transaction_id, answer
+        return answer
+
+    def _refresh(self, request: Request) -> _Attributes:
+        """RFC 8656, 8.2."""
+        allocation, now = self._own(request), request.now
+        family = request.message.get(stun.REQUESTED_ADDRESS_FAMILY)
+        if family is not None and family != self._family:
+            raise Refused(443)
+        if request.message.get(stun.LIFETIME) == 0:
+            self._end(allocation, "released")
+            return [(stun.LIFETIME, 0)]
+        lifetime = self._lifetime(allocation, request.message, now)
+        allocation.expires = now + lifetime
+        return [(stun.LIFETIME, lifetime)]
+
+    def _create_permission(self, request: Request) -> _Attributes:
+        """RFC 8656, 10.2: all of the peers or none."""
+        allocation = self._own(request)
+        peers = request.message.all(stun.XOR_PEER_ADDRESS)
+        if not peers:
+            raise Refused(400)
+        ips = {ip for ip, _ in peers}
+        for ip in ips:
+            self._check_ip(allocation.tenant, ip)
+        try:
+            if any(self._is_elsewhere(allocation.tenant, ip) for ip in ips):
+                allocation.relay.open()
+            allocation.permit(ips, request.now)
+        except (Full, RelayUnavailable):
+            raise Refused(508) from None
+        return []
+
+    def _channel_bind(self, request: Request) -> _Attributes:
+        """RFC 8656, 12.2."""
+        allocation = self._own(request)
+        number = request.message.get(stun.CHANNEL_NUMBER)
+        peer = request.message.get(stun.XOR_PEER_ADDRESS)
+        if number is None or peer is None or not FIRST_CHANNEL <= number <= LAST_CHANNEL:
+            raise Refused(400)
+        self._check_ip(allocation.tenant, peer[0])
+        if not self._peers.may_reach(allocation.tenant, peer):
+            raise Refused(403)
+        try:
+            allocation.check_channel(number, peer, request.now)
+            if not self._fabric.has(peer) or self._is_elsewhere(allocation.tenant, peer[0]):
+                allocation.relay.open()
+            allocation.bind(number, peer, request.now)
+        except ChannelConflict:
+            raise Refused(400) from None
+        except (Full, RelayUnavailable):
+            raise Refused(508) from None
+        return []
+
+    def _indication(self, message: Message, allocation: Allocation | None, now: float) -> None:
+        """Send (RFC 8656, 11.2); a Binding indication only keeps a NAT open (RFC 8445, 11)."""
+        if message.method == Method.BINDING:
+            return
+        peer, data = message.get(stun.XOR_PEER_ADDRESS), message.get(stun.DATA)
+        if message.method != Method.SEND or peer is None or data is None or message.unknown:
+            self.drops["malformed"] += 1
+        elif allocation is None:
+            self.drops["no_allocation"] += 1
+        else:
+            allocation.send(data, peer, now)
+
+    # ---- what the methods share -------------------------------------------------------------
+
+    def _own(self, request: Request) -> Allocation:
+        """The five-tuple's allocation, when it is the sender's (RFC 8656, 5), with whichever credentials."""
+        allocation, identity = request.allocation, request.identity
+        if allocation is None:
+            raise Refused(437)
+        if (allocation.tenant.namespace, allocation.user) != (identity.tenant.namespace, identity.username.user):
+            raise Refused(441)
+        return allocation
+
+    def _check_ip(self, tenant: Tenant, ip: str) -> None:
+        if (":" in ip) != (self._family == Family.IPV6):
+            raise Refused(403 if self._peers.is_inward(ip) else 443)
+        if not self._peers.may_reach_ip(tenant, ip):
+            raise Refused(403)
+
+    def _is_elsewhere(self, tenant: Tenant, ip: str) -> bool:
+        """Whether a permission for *ip* names peers that the fabric does not have."""
+        if self._peers.is_allowed_ip(tenant, ip):
+            return True
+        return not any(
+            self._fabric.has((ip, port))
+            for media_ip, first, last in tenant.sfu_media
+            if media_ip == ip
+            for port in range(first, last + 1)
+        )
+
+    def _lifetime(self, allocation: Allocation, message: Message, now: float) -> int:
+        """RFC 8656, 7.2: what is asked for, between the default and the maximum, within the total age."""
+        asked = message.get(stun.LIFETIME) or DEFAULT_LIFETIME
+        lifetime = max(DEFAULT_LIFETIME, min(asked, self._settings.max_lifetime))
+        return max(0, min(lifetime, int(allocation.created + self._settings.max_age - now)))
+
+    def _any_relay(self, allocation: Allocation, even: bool, pair: bool) -> Relay | None:
+        refused: list[int] = []
+        try:
+            while True:
+                port = self._ports.take(allocation.tenant.relay_ports, even=even, pair=pair)
+                if port is None:
+                    return None
+                relay = self._relay(allocation, port)
+                if relay is not None:
+                    return relay
+                refused.append(port)
+        finally:
+            for port in refused:
+                self._ports.release(port)
+
+    def _reserved_relay(self, allocation: Allocation, token: bytes, now: float) -> Relay | None:
+        port = self._ports.redeem(allocation.tenant.namespace, token, now)
+        if port is None:
+            return None
+        relay = self._relay(allocation, port)
+        if relay is None:
+            self._ports.release(port)
+        return relay
+
+    def _relay(self, allocation: Allocation, port: int) -> Relay | None:
+        try:
+            return Relay((self._relay_ip, port), self._fabric, self._open_socket, allocation.receive)
+        except AddressInUse:
+            return None
+
+    # ---- the end of allocations -------------------------------------------------------------
+
+    def tick(self) -> None:
+        """End what has expired; to be called about once a second."""
+        now = self._clock.seconds()
+        for allocation in [each for each in self._allocations.values() if each.expires <= now]:
+            self._end(allocation, "expired")
+        self._ports.expire(now)
+        self._quota.forget_idle(now)
+
+    def drain(self) -> None:
+        """Make no new allocations; the ones that are there go on."""
+        self._draining = True
+
+    def stop(self) -> None:
+        """End every allocation."""
+        self._tenants.unwatch(self._tenant_changed)
+        for allocation in list(self._allocations.values()):
+            self._end(allocation, "stopped")
+
+    def _tenant_changed(self, namespace: str) -> None:
+        tenant = self._tenants.get(namespace)
+        for allocation in [each for each in self._allocations.values() if each.tenant.namespace == namespace]:
+            if tenant is None:
+                self._end(allocation, "namespace_removed")
+            elif not tenant.relay_ports[0] <= allocation.relay.address[1] <= tenant.relay_ports[1]:
+                self._end(allocation, "block_moved")
+            else:
+                allocation.revise(tenant)
+
+    def _end(self, allocation: Allocation, reason: str) -> None:
+        del self._allocations[allocation.link, allocation.client]
+        allocation.relay.close()
+        self._ports.release(allocation.relay.address[1])
+        self._quota.release(allocation.share)
+        namespace, traffic = allocation.tenant.namespace, allocation.traffic
+        self._ended.setdefault(namespace, Traffic()).add(traffic)
+        _log.info(
+            "allocation of {namespace} user {user!r} ended ({reason}) after {seconds:.0f} s: "
+            "{bytes_up} bytes up, {bytes_down} bytes down",
+            namespace=namespace,
+            user=allocation.user,
+            reason=reason,
+            seconds=self._clock.seconds() - allocation.created,
+            bytes_up=traffic.bytes_up,
+            bytes_down=traffic.bytes_down,
+        )
+
+    # ---- figures ----------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """How many allocations there are."""
+        return len(self._allocations)
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        """What each namespace has relayed since the start."""
+        totals: dict[str, Traffic] = {tenant.namespace: Traffic() for tenant in self._tenants}
+        for namespace, ended in self._ended.items():
+            totals.setdefault(namespace, Traffic()).add(ended)
+        for allocation in self._allocations.values():
+            totals.setdefault(allocation.tenant.namespace, Traffic()).add(allocation.traffic)
+        return totals
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Name, labels and value of every figure, for Prometheus."""
+        for namespace, traffic in self.traffic().items():
+            labels = {"namespace": namespace}
+            yield "orama_turn_allocations", labels, self._quota.held(namespace)
+            for direction, octets, packets in (
+                ("up", traffic.bytes_up, traffic.packets_up),
+                ("down", traffic.bytes_down, traffic.packets_down),
+            ):
+                yield "orama_turn_bytes_total", {**labels, "direction": direction}, octets
+                yield "orama_turn_packets_total", {**labels, "direction": direction}, packets
+        for reason, count in sorted(self.drops.items()):
+            yield "orama_turn_dropped_total", {"reason": reason}, count
+        for code, count in sorted(self.refusals.items()):
+            yield "orama_turn_refused_total", {"code": str(code)}, count
+        yield "orama_turn_unauthenticated_total", {}, self.unauthenticated
+
+
+_METHODS: Mapping[int, Callable[[Server, Request], _Attributes]] = {
+    Method.ALLOCATE: Server._allocate,
+    Method.REFRESH: Server._refresh,
+    Method.CREATE_PERMISSION: Server._create_permission,
+    Method.CHANNEL_BIND: Server._channel_bind,
+}

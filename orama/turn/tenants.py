@@ -1,0 +1,100 @@
+"""Who is served: one :class:`Tenant` per namespace, with its secrets, its relay ports and what its relays may reach.
+
+The registry is the only thing that the rest of the process changes while the server runs; the server
+watches it, so that the allocations of a removed tenant end and those of a changed one are judged anew.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network, IPv6Network
+from typing import TypeAlias
+
+from attrs import field, frozen
+
+from orama.net.fabric import Address
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+
+@frozen
+class Tenant:
+    """One namespace, as the TURN server sees it."""
+
+    namespace: str
+    #: Texts, the current one first; all of them verify.
+    secrets: tuple[str, ...] = field(repr=False)
+    #: First and last port of its relays on this host.
+    relay_ports: tuple[int, int]
+    #: Where its SFUs listen: IP, first and last port.
+    sfu_media: tuple[tuple[str, int, int], ...] = ()
+    #: Networks that its relays may reach besides.
+    allowed_peers: tuple[Network, ...] = ()
+
+
+class Tenants:
+    """The tenants by namespace.
+
+    :param relay_ip: where this process's relays are; empty leaves :meth:`owner_of` to the port alone.
+    """
+
+    def __init__(self, relay_ip: str = "") -> None:
+        self._relay_ip = relay_ip
+        self._tenants: dict[str, Tenant] = {}
+        self._firsts: list[int] = []
+        self._blocks: list[tuple[int, str]] = []
+        self._watchers: list[Callable[[str], None]] = []
+
+    def put(self, tenant: Tenant) -> None:
+        """Add a tenant, or replace the one of that namespace."""
+        self._tenants[tenant.namespace] = tenant
+        self._changed(tenant.namespace)
+
+    def remove(self, namespace: str) -> None:
+        """Serve *namespace* no more; nothing happens when it is not there."""
+        if self._tenants.pop(namespace, None) is not None:
+            self._changed(namespace)
+
+    def get(self, namespace: str) -> Tenant | None:
+        return self._tenants.get(namespace)
+
+    def __iter__(self) -> Iterator[Tenant]:
+        return iter(tuple(self._tenants.values()))
+
+    def __len__(self) -> int:
+        return len(self._tenants)
+
+    def owner_of(self, address: Address) -> str | None:
+        """The namespace in whose relay block *address* is."""
+        host, port = address
+        if self._relay_ip and host != self._relay_ip:
+            return None
+        at = bisect_right(self._firsts, port) - 1
+        if at < 0:
+            return None
+        last, namespace = self._blocks[at]
+        return namespace if port <= last else None
+
+    def media_owner_of(self, address: Address) -> str | None:
+        """The namespace one of whose SFU media blocks *address* is in."""
+        host, port = address
+        for tenant in self._tenants.values():
+            for ip, first, last in tenant.sfu_media:
+                if first <= port <= last and ip == host:
+                    return tenant.namespace
+        return None
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        """Call *changed* with the namespace after each put and remove."""
+        self._watchers.append(changed)
+
+    def unwatch(self, changed: Callable[[str], None]) -> None:
+        self._watchers.remove(changed)
+
+    def _changed(self, namespace: str) -> None:
+        ordered = sorted((tenant.relay_ports, tenant.namespace) for tenant in self._tenants.values())
+        self._firsts = [first for (first, _), _ in ordered]
+        self._blocks = [(last, owner) for (_, last), owner in ordered]
+        for changed in tuple(self._watchers):
+            changed(namespace)
