@@ -358,6 +358,10 @@ class Session:
             return
         self._send(event)
         if isinstance(event, events.RoomClosed | events.Kicked):
+            # The SFU takes the peer out of the room by itself, and says why.
+            seat, self._seat = self._seat, None
+            if seat is not None:
+                self._lobby.seats.give_up(seat)
             self.end(NORMAL, messages.type_of(event))
 
     def _complain(self, error: SignalError, closing: int | None = None) -> None:
