@@ -518,7 +518,8 @@ def _carrying(line: Line, sending: Sending, numbers: Numbers) -> Line:
     feedback = payloads.FEEDBACK - payloads.AUDIO_FEEDBACK if video else frozenset()
     codecs = tuple(evolve(numbers.place(codec, video), feedback=feedback) for codec in wanted.codecs)
     uris = (*SENT[wanted.kind], *(uri for uri in PASSED_ON[wanted.kind] if uri in wanted.extensions))
-    extensions = {uri: line.extensions.get(uri) or numbers.extension(uri) for uri in uris}
+    numbered = ((uri, line.extensions.get(uri) or numbers.extension(uri)) for uri in uris)
+    extensions = {uri: number for uri, number in numbered if number is not None and number <= payloads.LAST_ID}
     return evolve(line, codecs=codecs, extensions=extensions, sending=sending)
 
 

@@ -198,12 +198,15 @@ class Numbers:
             rtx = self._number((mime, codec.clock_rate, 1, str(payload_type)), usual_rtx)
         return evolve(codec, payload_type=payload_type, rtx_payload_type=rtx)
 
-    def extension(self, uri: str) -> int:
-        """The id of *uri*, one of :data:`USUAL_IDS`."""
+    def extension(self, uri: str) -> int | None:
+        """The id of *uri*, one of :data:`USUAL_IDS`; None when the client has used up all that are short."""
         if uri not in self._ids:
             taken = set(self._ids.values())
-            choices = (USUAL_IDS[uri], *range(LAST_ID, 0, -1), *range(LAST_ID + 2, 256))
-            self._ids[uri] = next(number for number in choices if number not in taken)
+            free = (number for number in (USUAL_IDS[uri], *range(LAST_ID, 0, -1)) if number not in taken)
+            number = next(free, None)
+            if number is None:
+                return None
+            self._ids[uri] = number
         return self._ids[uri]
 
     def _number(self, meaning: Identity, usual: int | None) -> int:

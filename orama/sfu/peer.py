@@ -1,0 +1,422 @@
+"""One client in a room: what it may do, what it publishes and subscribes to, and how it hears of the others.
+
+Everything here is synchronous; what cannot be obeyed raises :class:`SignalError`. Packets and descriptions are the
+``connection``'s, membership is the ``room``'s. A peer whose signalling is away keeps its media and its place for a
+while; what happens meanwhile waits for it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from attrs import define
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from orama.errors import SignalError
+from orama.settings import SfuSettings
+from orama.sfu._aiortc import SctpTransport
+from orama.sfu.connection import Connect, Connection
+from orama.sfu.events import (
+    ActiveSpeakers,
+    DataChannel,
+    Error,
+    Event,
+    Kicked,
+    PeerInfo,
+    TrackAdded,
+    TrackInfo,
+    TrackRemoved,
+    TrackState,
+)
+from orama.sfu.lines import Wanted
+from orama.sfu.negotiation import Agreement
+from orama.sfu.track import Track
+from orama.sfu.values import Uplinked
+from orama.wire import sdp
+
+if TYPE_CHECKING:
+    from orama.sfu.room import Room
+
+#: Events that wait for a client without a socket; one that misses more has to join anew.
+MAX_WAITING = 1024
+#: What a track is when its publisher does not say.
+SOURCES = {"audio": "microphone", "video": "camera"}
+LAYERS = ("low", "mid", "high", "auto")
+
+_log = Logger()
+
+
+@define(eq=False)
+class Publication:
+    """A track as the room knows it."""
+
+    peer: Peer
+    uplinked: Uplinked
+    source: str
+    track: Track
+    muted: bool = False
+
+    @property
+    def track_id(self) -> str:
+        return self.uplinked.track_id
+
+    @property
+    def kind(self) -> str:
+        return self.uplinked.kind
+
+    @property
+    def wanted(self) -> Wanted:
+        """What a subscriber is offered."""
+        uplinked = self.uplinked
+        return Wanted(
+            uplinked.track_id, self.peer.peer_id, uplinked.kind, uplinked.codecs, frozenset(uplinked.extensions)
+        )
+
+
+class Peer:
+    """A place in a room. ``Rooms.join`` makes one; say ``start`` once the client has its ``welcome``."""
+
+    def __init__(
+        self,
+        room: Room,
+        peer_id: str,
+        user_id: str,
+        metadata: Any,
+        permissions: frozenset[str],
+        owner: bool,
+        send: Callable[[Event], None],
+        clock: IReactorTime,
+        settings: SfuSettings,
+        connect: Connect,
+    ) -> None:
+        self.room = room
+        self.peer_id = peer_id
+        self.user_id = user_id
+        self.metadata = metadata
+        self.permissions = permissions
+        self.owner = owner
+        self.joined_at = clock.seconds()
+        self.publications: dict[str, Publication] = {}
+        self.left = False
+        self._clock = clock
+        self._settings = settings
+        self._sink: Callable[[Event], None] | None = send
+        self._waiting: deque[Event] = deque()
+        self._started = False
+        self._resume_call: IDelayedCall | None = None
+        #: Tracks of others that the client knows of, with the mid that it was told.
+        self._told: dict[str, str | None] = {}
+        self._unsubscribed: set[str] = set()
+        self._layers: dict[str, tuple[str, int]] = {}
+        self._sources: Mapping[str, str] = {}
+        self._secured = False
+        self._warned: set[str] = set()
+        may_use_data = not permissions.isdisjoint(("data", "subscribe"))
+        self.connection: Connection = connect(self, "publish" in permissions, may_use_data)
+
+    @property
+    def may_subscribe(self) -> bool:
+        return "subscribe" in self.permissions
+
+    def info(self, told: Mapping[str, str | None]) -> PeerInfo:
+        """This peer as another sees it, which has been *told* these tracks."""
+        tracks = tuple(
+            TrackInfo(
+                self.peer_id,
+                publication.track_id,
+                publication.kind,
+                publication.source,
+                publication.muted,
+                told.get(publication.track_id),
+                publication.track.layers,
+            )
+            for publication in self.publications.values()
+        )
+        return PeerInfo(self.peer_id, self.user_id, self.metadata, tracks)
+
+    # ---- signalling's side
+
+    def others(self) -> tuple[PeerInfo, ...]:
+        """Everybody else in the room, now."""
+        if not self._started:
+            self._waiting.clear()
+        return tuple(peer.info(self._told) for peer in self.room.peers.values() if peer is not self)
+
+    def start(self) -> None:
+        """The client has had its ``welcome``: events and offers flow from now on."""
+        if self.left or self._started:
+            return
+        self._started = True
+        self._flush()
+        for publication in self.room.tracks.values():
+            if publication.peer is not self:
+                self.track_published(publication)
+        if self.room.has_data:
+            self.connection.want_data()
+        self.connection.flow()
+
+    def attach(self, send: Callable[[Event], None]) -> None:
+        """A new socket takes the place: it gets what has waited, and everything from now on."""
+        if self._resume_call is not None and self._resume_call.active():
+            self._resume_call.cancel()
+        self._resume_call = None
+        if self.left:
+            send(Kicked("timeout"))
+            return
+        self._sink = send
+        if self._started:
+            self._flush()
+            self.connection.flow()
+
+    def detach(self) -> None:
+        """The socket is gone; another may come within the resume timeout."""
+        if self.left or self._sink is None:
+            return
+        self._sink = None
+        self.connection.hold()
+        self._resume_call = self._clock.callLater(self._settings.resume_timeout, self._given_up)
+
+    def _given_up(self) -> None:
+        self._resume_call = None
+        self.leave("timeout")
+
+    def leave(self, reason: str = "left") -> None:
+        """Leave the room; nothing happens the second time."""
+        if self.left:
+            return
+        self.left = True
+        if self._resume_call is not None and self._resume_call.active():
+            self._resume_call.cancel()
+        self._resume_call = None
+        sink, self._sink = self._sink, None
+        self._waiting.clear()
+        self.room.remove(self, reason)
+        if sink is not None and reason not in ("left", "room-closed"):
+            # Whoever leaves by itself, or hears that the room is closed, needs no more words.
+            sink(Kicked(reason))
+
+    def offer(self, text: str, sources: Mapping[str, str] | None = None) -> None:
+        """The client's offer; *sources* names what its m-lines are, by mid."""
+        self._check_here()
+        self._sources = sources or {}
+        self.connection.remote_offer(text)
+
+    def answer(self, text: str) -> None:
+        self._check_here()
+        self.connection.remote_answer(text)
+
+    def candidate(
+        self,
+        candidate: str,
+        sdp_mid: str | None = None,
+        sdp_m_line_index: int | None = None,
+        username_fragment: str | None = None,
+    ) -> None:
+        self._check_here()
+        self.connection.remote_candidate(candidate)
+
+    def track_state(self, track_id: str, muted: bool) -> None:
+        """Mute or unmute a track of our own, named by its id or its mid."""
+        self._check_here()
+        publication = self.publications.get(track_id)
+        if publication is None:
+            mids = (each for each in self.publications.values() if each.uplinked.mid == track_id)
+            publication = next(mids, None)
+        if publication is None:
+            raise SignalError("unknown_track", "You publish no such track.")
+        self.room.set_muted(publication, muted, self)
+
+    def subscribe(self, track_id: str, layer: str = "auto", priority: int = 0) -> None:
+        self._check_here()
+        if not self.may_subscribe:
+            raise SignalError("forbidden", "You may not subscribe.")
+        if layer not in LAYERS:
+            raise SignalError("invalid_message", f"layer is one of {', '.join(LAYERS)}.")
+        publication = self._foreign(track_id)
+        self._unsubscribed.discard(track_id)
+        self._layers[track_id] = (layer, priority)
+        self.connection.want(publication.wanted)
+        self.connection.media.set_layer(track_id, layer, priority)
+
+    def unsubscribe(self, track_id: str) -> None:
+        self._check_here()
+        self._foreign(track_id)
+        self._unsubscribed.add(track_id)
+        if track_id in self._told:
+            self._told[track_id] = None
+        self.connection.unwant(track_id)
+
+    def kick(self, peer_id: str) -> None:
+        self._check_owner()
+        peer = self.room.peers.get(peer_id)
+        if peer is None:
+            raise SignalError("invalid_message", "There is no such peer in the room.")
+        peer.leave("kicked")
+
+    def mute(self, track_id: str) -> None:
+        """As an owner: stop forwarding a track until its publisher unmutes it."""
+        self._check_owner()
+        publication = self.room.tracks.get(track_id)
+        if publication is None:
+            raise SignalError("unknown_track", "There is no such track in the room.")
+        self.room.set_muted(publication, True, None)
+
+    def _check_here(self) -> None:
+        if self.left:
+            raise SignalError("not_joined", "You are not in the room any more.")
+
+    def _check_owner(self) -> None:
+        self._check_here()
+        if not self.owner:
+            raise SignalError("forbidden", "This needs the role owner.")
+
+    def _foreign(self, track_id: str) -> Publication:
+        publication = self.room.tracks.get(track_id)
+        if publication is None or publication.peer is self:
+            raise SignalError("unknown_track", "Nobody else publishes such a track.")
+        return publication
+
+    # ---- the room's side
+
+    def say(self, event: Event) -> None:
+        """Tell the client, now or when it is back."""
+        if self.left:
+            return
+        if self._sink is not None and self._started:
+            self._sink(event)
+        elif not isinstance(event, ActiveSpeakers):
+            self._waiting.append(event)
+            if len(self._waiting) > MAX_WAITING:
+                _log.info("peer {peer_id} has missed too much", peer_id=self.peer_id)
+                self.leave("timeout")
+
+    def _flush(self) -> None:
+        while self._waiting and self._sink is not None:
+            self._sink(self._waiting.popleft())
+
+    def track_published(self, publication: Publication) -> None:
+        """Somebody publishes a track, or publishes it in a new form."""
+        if self.may_subscribe and self._started and publication.track_id not in self._unsubscribed:
+            self.connection.want(publication.wanted)
+
+    def track_withdrawn(self, publication: Publication) -> None:
+        track_id = publication.track_id
+        self._unsubscribed.discard(track_id)
+        self._layers.pop(track_id, None)
+        self.connection.unwant(track_id)
+        if track_id in self._told:
+            mid = self._told.pop(track_id)
+            self.say(TrackRemoved(publication.peer.peer_id, track_id, publication.kind, publication.source, mid))
+
+    def data_in_room(self) -> None:
+        """Somebody has data channels: the others need them too."""
+        if self._started:
+            self.connection.want_data()
+
+    def check(self, now: float) -> None:
+        """Leave when the client's connectivity checks have stopped."""
+        if self.connection.silent_for(now) > self._settings.media_timeout:
+            _log.info("peer {peer_id} is silent", peer_id=self.peer_id)
+            self.leave("timeout")
+
+    # ---- the connection's side
+
+    def name_track(self, proposed: str | None) -> str:
+        if proposed is not None and sdp.token(proposed) and proposed not in self.room.tracks:
+            return proposed
+        return self.room.new_track_id()
+
+    def offering(self, added: Mapping[str, str]) -> None:
+        for track_id, mid in added.items():
+            publication = self.room.tracks.get(track_id)
+            if publication is not None and self._told.get(track_id) != mid:
+                self._told[track_id] = mid
+                self.say(
+                    TrackAdded(
+                        publication.peer.peer_id,
+                        track_id,
+                        publication.kind,
+                        publication.source,
+                        mid,
+                        publication.track.layers,
+                        publication.muted,
+                    )
+                )
+
+    def agreed(self, agreement: Agreement, forbidden: frozenset[str]) -> None:
+        if "publish" in forbidden:
+            self._warn("publish", "You may not publish: what you offered to send is not taken.")
+        if "data" in forbidden:
+            self._warn("data", "You may not use data channels.")
+        self._publish(agreement.uplinks)
+        self._subscribe(agreement)
+        for track_id in agreement.declined:
+            self._unsubscribed.add(track_id)
+
+    def _warn(self, what: str, text: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            self.say(Error("forbidden", text))
+
+    def _publish(self, uplinks: tuple[Uplinked, ...]) -> None:
+        media = self.connection.media
+        now = {uplinked.track_id: uplinked for uplinked in uplinks}
+        gone = [publication for track_id, publication in self.publications.items() if track_id not in now]
+        for publication in gone:
+            del self.publications[publication.track_id]
+            self.room.withdraw(publication)
+        media.publish(uplinks)
+        for track_id, uplinked in now.items():
+            before = self.publications.get(track_id)
+            if before is None:
+                source = self._sources.get(uplinked.mid) or SOURCES[uplinked.kind]
+                before = self.publications[track_id] = Publication(self, uplinked, source, media.tracks[track_id])
+                self.room.publish(before)
+            elif before.uplinked != uplinked:
+                wanted = before.wanted
+                before.uplinked, before.track = uplinked, media.tracks[track_id]
+                before.track.muted = before.muted
+                if before.wanted != wanted:
+                    self.room.republish(before)
+
+    def _subscribe(self, agreement: Agreement) -> None:
+        media = self.connection.media
+        active = {downlinked.track_id: downlinked for downlinked in agreement.downlinks}
+        for track_id, downlinked in active.items():
+            publication = self.room.tracks.get(track_id)
+            if publication is not None:
+                media.subscribe(publication.track, downlinked)
+                if track_id in self._layers:
+                    media.set_layer(track_id, *self._layers[track_id])
+        for track_id in self._told:
+            if track_id not in active:
+                media.unsubscribe(track_id)
+
+    def data_opened(self, sctp: SctpTransport) -> None:
+        if "data" not in self.permissions:
+            self._warn("data", "You may receive data, but not send it.")
+        self.room.open_data(self, sctp)
+
+    def announce(self, channel: DataChannel) -> None:
+        self.say(channel)
+
+    def secured(self) -> None:
+        if not self._secured:
+            self._secured = True
+            self.room.secured(self._clock.seconds() - self.joined_at)
+
+    def broken(self, error: SignalError | None) -> None:
+        if error is None:
+            self.say(Kicked("left"))
+            self.leave("left")
+            return
+        self.say(Error(error.code, error.message, error.fatal))
+        self.leave("timeout")
+
+    def muted(self, publication: Publication) -> None:
+        """*publication* has become muted or has ceased to be."""
+        if publication.peer is self or publication.track_id in self._told:
+            self.say(TrackState(publication.track_id, publication.muted))

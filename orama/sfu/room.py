@@ -1,0 +1,417 @@
+"""Rooms: who is in one, what they publish, and when one is over.
+
+A room forwards everything to everybody unless a peer says otherwise. :class:`Rooms` holds those of every namespace of
+this node, with the media port of each; the same room id in two namespaces is two rooms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from random import SystemRandom
+from typing import Any, cast
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from orama.errors import Conflict, NotFound, SignalError
+from orama.net.fabric import Fabric
+from orama.settings import Settings
+from orama.sfu._aiortc import DtlsCertificate, SctpTransport
+from orama.sfu.connection import Connection, Counters, Listener
+from orama.sfu.data import DataFanout, Transport
+from orama.sfu.events import ActiveSpeakers, Event, PeerJoined, PeerLeft, RoomClosed
+from orama.sfu.ice import MediaPort, RelayOnly
+from orama.sfu.media import RandomBits
+from orama.sfu.peer import Peer, Publication
+from orama.sfu.speakers import ActiveSpeakers as Speakers
+
+#: Seconds between two ticks of the media path, and between two looks for clients that have gone silent.
+TICK = 0.05
+CHECK = 1.0
+ID_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+_log = Logger()
+
+
+class Room:
+    """One room of this node."""
+
+    def __init__(self, rooms: Rooms, namespace: str, room_id: str, max_participants: int, created_at: float) -> None:
+        self.namespace = namespace
+        self.room_id = room_id
+        self.max_participants = max_participants
+        self.created_at = created_at
+        self.peers: dict[str, Peer] = {}
+        self.tracks: dict[str, Publication] = {}
+        self.data = DataFanout()
+        self.closed = False
+        self._rooms = rooms
+        self._speakers = Speakers()
+        self._has_data: set[str] = set()
+        self._empty_call: IDelayedCall | None = None
+
+    @property
+    def participants(self) -> int:
+        return len(self.peers)
+
+    @property
+    def has_data(self) -> bool:
+        """Whether anybody here has data channels."""
+        return bool(self._has_data)
+
+    def _others(self, peer: Peer | None) -> list[Peer]:
+        return [other for other in self.peers.values() if other is not peer]
+
+    def _tell(self, event: Event, but: Peer | None = None) -> None:
+        for other in self._others(but):
+            other.say(event)
+
+    def add(self, peer: Peer) -> None:
+        if self._empty_call is not None:
+            self._empty_call.cancel()
+            self._empty_call = None
+        self._tell(PeerJoined(peer.peer_id, peer.user_id, peer.metadata))
+        self.peers[peer.peer_id] = peer
+
+    def remove(self, peer: Peer, reason: str) -> None:
+        """*peer* leaves; called by itself."""
+        self.peers.pop(peer.peer_id, None)
+        for publication in list(peer.publications.values()):
+            self.withdraw(publication)
+        peer.publications.clear()
+        self.data.leave(peer.peer_id)
+        self._has_data.discard(peer.peer_id)
+        self._rooms.released(peer)
+        self._tell(PeerLeft(peer.peer_id, reason))
+        if not self.peers and not self.closed:
+            self._rooms.watch_empty(self)
+
+    def publish(self, publication: Publication) -> None:
+        self.tracks[publication.track_id] = publication
+        self.republish(publication)
+
+    def republish(self, publication: Publication) -> None:
+        """The track is new, or has a new form."""
+        for other in self._others(publication.peer):
+            other.track_published(publication)
+
+    def withdraw(self, publication: Publication) -> None:
+        if self.tracks.pop(publication.track_id, None) is not None:
+            for other in self._others(publication.peer):
+                other.track_withdrawn(publication)
+
+    def set_muted(self, publication: Publication, muted: bool, by: Peer | None) -> None:
+        """Forward nothing of the track while it is muted, and tell everybody but *by*."""
+        publication.muted = publication.track.muted = muted
+        for other in self._others(by):
+            other.muted(publication)
+
+    def open_data(self, peer: Peer, sctp: SctpTransport) -> None:
+        """*peer* has data channels now; so everybody needs them."""
+        first = not self._has_data
+        self._has_data.add(peer.peer_id)
+        self.data.join(peer.peer_id, cast(Transport, sctp), peer.announce, lambda: "data" in peer.permissions)
+        if first:
+            for other in self._others(peer):
+                other.data_in_room()
+
+    def secured(self, seconds: float) -> None:
+        self._rooms.on_secured(seconds)
+
+    def new_track_id(self) -> str:
+        while True:
+            track_id = f"t{self._rooms.new_id()}"
+            if track_id not in self.tracks:
+                return track_id
+
+    def tick(self, now: float) -> None:
+        levels: dict[str, int] = {}
+        for peer in list(self.peers.values()):
+            peer.connection.media.tick(now)
+            audio = [each.track.audio_level for each in peer.publications.values() if each.kind == "audio"]
+            if audio:
+                levels[peer.peer_id] = max(audio)
+        speaking = self._speakers.update(levels, now)
+        if speaking is not None:
+            self._tell(ActiveSpeakers(tuple({"peerId": peer_id, "level": level} for peer_id, level in speaking)))
+
+    def check(self, now: float) -> None:
+        for peer in list(self.peers.values()):
+            peer.check(now)
+
+    def empty_in(self, clock: IReactorTime, seconds: float, then: Callable[[], None]) -> None:
+        """Say *then* when nobody has come in for so long."""
+
+        def over() -> None:
+            self._empty_call = None
+            then()
+
+        if self._empty_call is None:
+            self._empty_call = clock.callLater(seconds, over)
+
+    def close(self, reason: str) -> None:
+        """Tell everybody, and send them away."""
+        self.closed = True
+        if self._empty_call is not None:
+            self._empty_call.cancel()
+            self._empty_call = None
+        peers, self.peers = list(self.peers.values()), {}
+        for peer in peers:
+            peer.say(RoomClosed(reason))
+        for peer in peers:
+            peer.leave("room-closed")
+
+
+@define(eq=False)
+class _Namespace:
+    port: MediaPort
+    rooms: dict[str, Room] = field(factory=dict)
+    counters: Counters = field(factory=Counters)
+    joins: int = 0
+
+
+class Rooms:
+    """All rooms of this node.
+
+    :param certificate: what our side of DTLS shows; one is made when there is none.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        fabric: Fabric,
+        *,
+        random: RandomBits | None = None,
+        certificate: DtlsCertificate | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._fabric = fabric
+        self._random: RandomBits = SystemRandom() if random is None else random
+        self._certificate = DtlsCertificate() if certificate is None else certificate
+        self._namespaces: dict[str, _Namespace] = {}
+        self._ticker = LoopingCall(self._tick)
+        self._ticker.clock = reactor
+        self._checked = 0.0
+        self._closing: dict[Deferred[None], str] = {}
+        #: Called with namespace and room id when a room has been empty for too long and is gone.
+        self.on_empty: Callable[[str, str], None] = _ignore
+        #: Called with the seconds from a join to the keys of its media.
+        self.on_secured: Callable[[float], None] = _ignore
+
+    # ---- namespaces
+
+    def start_namespace(self, namespace: str, media_block: tuple[int, int], relay_block: tuple[int, int]) -> int:
+        """Open the namespace's media port, the first of the block that is free (0 to 0 is any), and give its number.
+
+        :raises CannotListenError: none is free.
+        """
+        if namespace in self._namespaces:
+            raise Conflict("already_enabled", f"Namespace {namespace} is running already.")
+        settings = self._settings
+        accepts = RelayOnly(
+            settings.relay_ip, relay_block, frozenset(settings.sfu.relay_addresses), settings.turn.relay_ports
+        )
+        ports = range(media_block[0], media_block[1] + 1)
+        offload = settings.turn.offload
+        port = MediaPort.listen(
+            self._reactor, namespace, self._fabric, settings.internal_ip, ports, accepts, offload=offload
+        )
+        self._namespaces[namespace] = _Namespace(port)
+        return port.address[1]
+
+    def stop_namespace(self, namespace: str) -> Deferred[None]:
+        """Close its rooms and its media port. Fires when nothing is left."""
+        held = self._namespaces.get(namespace)
+        for room in list(held.rooms.values()) if held is not None else ():
+            self.close(namespace, room.room_id)
+        closing = [done for done, whose in self._closing.items() if whose == namespace]
+
+        def close(_: object) -> None:
+            if held is not None:
+                held.port.close()
+
+        self._namespaces.pop(namespace, None)
+        return DeferredList(closing, consumeErrors=True).addCallback(close)
+
+    def stop(self) -> Deferred[None]:
+        """Everything ends. Fires when nothing is left."""
+        return DeferredList([self.stop_namespace(each) for each in list(self._namespaces)]).addCallback(_ignore)
+
+    # ---- rooms
+
+    def create(self, namespace: str, room_id: str, max_participants: int | None = None) -> Room:
+        """
+        :raises Conflict: ``room_exists``.
+        :raises NotFound: ``webrtc_not_enabled``.
+        """
+        rooms = self._held(namespace).rooms
+        if room_id in rooms:
+            raise Conflict("room_exists", "There is a room of that name.")
+        limit = self._settings.sfu.max_participants if max_participants is None else max_participants
+        room = rooms[room_id] = Room(self, namespace, room_id, limit, self._reactor.seconds())
+        self.watch_empty(room)
+        return room
+
+    def get(self, namespace: str, room_id: str) -> Room | None:
+        held = self._namespaces.get(namespace)
+        return held.rooms.get(room_id) if held is not None else None
+
+    def all(self, namespace: str) -> tuple[Room, ...]:
+        held = self._namespaces.get(namespace)
+        return tuple(held.rooms.values()) if held is not None else ()
+
+    def close(self, namespace: str, room_id: str, reason: str = "room-closed") -> None:
+        """Send everybody away, and forget the room.
+
+        :raises NotFound: ``room_not_found``.
+        """
+        held = self._namespaces.get(namespace)
+        room = held.rooms.pop(room_id, None) if held is not None else None
+        if room is None:
+            raise NotFound("room_not_found", "There is no room of that name.")
+        room.close(reason)
+
+    def join(
+        self,
+        namespace: str,
+        room_id: str,
+        *,
+        user_id: str,
+        metadata: Any,
+        permissions: frozenset[str],
+        owner: bool,
+        send: Callable[[Event], None],
+    ) -> Peer:
+        """A place in the room, which comes into being with it; *send* is called once the peer has been started.
+
+        :raises SignalError: ``room_full``.
+        :raises NotFound: ``webrtc_not_enabled``.
+        """
+        held = self._held(namespace)
+        room = held.rooms.get(room_id) or self.create(namespace, room_id)
+        if len(room.peers) >= room.max_participants:
+            raise SignalError("room_full", f"The room takes {room.max_participants} participants.", fatal=True)
+        peer_id = f"p{self.new_id()}"
+
+        def connect(listener: Listener, may_publish: bool, may_use_data: bool) -> Connection:
+            return Connection(
+                self._reactor,
+                self._settings.sfu,
+                self._fabric,
+                held.port,
+                self._certificate,
+                self._random,
+                held.counters,
+                listener,
+                may_publish=may_publish,
+                may_use_data=may_use_data,
+            )
+
+        peer = Peer(
+            room, peer_id, user_id, metadata, permissions, owner, send, self._reactor, self._settings.sfu, connect
+        )
+        room.add(peer)
+        held.joins += 1
+        if not self._ticker.running:
+            self._ticker.start(TICK, now=False).addErrback(lambda failure: _log.failure("the tick failed", failure))
+        return peer
+
+    def peers(self) -> int:
+        return sum(len(room.peers) for room in self._every_room())
+
+    def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
+        """Name, labels and value of everything that is counted."""
+        for namespace, held in self._namespaces.items():
+            labels = {"namespace": namespace}
+            yield "orama_sfu_rooms", labels, len(held.rooms)
+            yield "orama_sfu_peers", labels, sum(len(room.peers) for room in held.rooms.values())
+            yield "orama_sfu_tracks", labels, sum(len(room.tracks) for room in held.rooms.values())
+            yield "orama_sfu_joins_total", labels, held.joins
+            yield from _samples(held, labels)
+
+    # ---- what rooms and peers call
+
+    def watch_empty(self, room: Room) -> None:
+        room.empty_in(self._reactor, self._settings.sfu.empty_room_timeout, lambda: self._emptied(room))
+
+    def _emptied(self, room: Room) -> None:
+        held = self._namespaces.get(room.namespace)
+        if held is not None and held.rooms.get(room.room_id) is room:
+            del held.rooms[room.room_id]
+            self.on_empty(room.namespace, room.room_id)
+
+    def released(self, peer: Peer) -> None:
+        """*peer* has left: end its connection, and stop the clock after the last one."""
+        done = peer.connection.close()
+        if not done.called:
+            self._closing[done] = peer.room.namespace
+            done.addBoth(lambda result: self._closing.pop(done, None) and None)
+        if self._ticker.running and not self.peers():
+            self._ticker.stop()
+
+    def new_id(self) -> str:
+        """Sixty random bits as text."""
+        bits = self._random.getrandbits(60)
+        return "".join(ID_ALPHABET[bits >> 5 * i & 31] for i in range(12))
+
+    def _held(self, namespace: str) -> _Namespace:
+        held = self._namespaces.get(namespace)
+        if held is None:
+            raise NotFound("webrtc_not_enabled", "WebRTC is not enabled in this namespace.")
+        return held
+
+    def _every_room(self) -> Iterator[Room]:
+        return (room for held in list(self._namespaces.values()) for room in list(held.rooms.values()))
+
+    def _tick(self) -> None:
+        now = self._reactor.seconds()
+        look = now - self._checked >= CHECK
+        self._fabric.begin()
+        try:
+            for room in self._every_room():
+                try:
+                    room.tick(now)
+                    if look:
+                        room.check(now)
+                except Exception:
+                    _log.failure("the tick of a room failed")
+        finally:
+            self._fabric.end()
+        if look:
+            self._checked = now
+
+
+def _samples(held: _Namespace, labels: Mapping[str, str]) -> Iterable[tuple[str, Mapping[str, str], float]]:
+    counters, media, ice = held.counters, held.counters.media, held.port.counters
+    plain = {
+        "received_packets": media.received,
+        "received_bytes": media.received_bytes,
+        "forwarded_packets": media.forwarded,
+        "forwarded_bytes": media.forwarded_bytes,
+        "retransmitted_packets": media.retransmitted,
+        "recovered_packets": media.recovered,
+        "nacks_sent": media.nacks_sent,
+        "nacks_received": media.nacks_received,
+        "keyframe_requests": media.keyframe_requests,
+        "offers_sent": counters.offers_sent,
+        "offers_repeated": counters.offers_repeated,
+        "offers_received": counters.offers_received,
+        "offers_crossed": counters.glares,
+        "candidates_refused": counters.candidates_refused,
+        "dtls_failed": counters.dtls_failed,
+        "ice_checks": ice.checks,
+        "ice_restarts": ice.restarts,
+    }
+    for name, value in plain.items():
+        yield f"orama_sfu_{name}_total", labels, value
+    for reason, value in (*media.dropped.items(), *ice.dropped.items()):
+        yield "orama_sfu_dropped_packets_total", {**labels, "reason": reason}, value
+
+
+def _ignore(*_: object) -> None:
+    """Nobody listens."""
