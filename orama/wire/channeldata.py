@@ -12,9 +12,10 @@ from typing import TypeAlias
 from orama.wire.stun import COOKIE, HEADER_LENGTH
 
 HEADER = struct.Struct("!HH")
-#: RFC 8656, 12: 0x4000 to 0x4FFF; RFC 5766 went up to 0x7FFF.
+#: RFC 8656, 12 ends at 0x4FFF, RFC 5766, 11 at 0x7FFF. Clients of the older one are about (coturn's draws from
+#: all of its range before 4.16), the number is the client's own to tell apart, and nothing of ours starts there.
 FIRST_CHANNEL = 0x4000
-LAST_CHANNEL = 0x4FFF
+LAST_CHANNEL = 0x7FFF
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
