@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from orama.sfu.events import Event, PeerInfo
-from orama.signaling.messages import TurnCredentials
 
 
 class Visitor(Protocol):
@@ -83,8 +82,38 @@ class Socket(Protocol):
         """Send what is waiting, then close; nothing is sent after it."""
 
 
-#: Namespace and room id → how many may be in it; claims the room for this node.
-#: NotFound when it may not come into being by joining.
-Claim = Callable[[str, str], Awaitable[int]]
-#: Namespace and user id → fresh TURN credentials. NotFound when the namespace has no WebRTC.
-Issue = Callable[[str, str], Awaitable[TurnCredentials]]
+class Record(Protocol):
+    """A room that is claimed."""
+
+    @property
+    def max_participants(self) -> int: ...
+
+
+class Directory(Protocol):
+    """Which node has which room (``cluster.rooms.RoomDirectory``)."""
+
+    async def claim(self, namespace: str, room_id: str) -> Record:
+        """Make the room and take it to this node, or find it.
+
+        :raises NotFound: the namespace has no WebRTC, or its rooms do not come into being by joining.
+        """
+
+
+class Grant(Protocol):
+    """TURN credentials."""
+
+    @property
+    def uris(self) -> tuple[str, ...]: ...
+    @property
+    def username(self) -> str: ...
+    @property
+    def password(self) -> str: ...
+    @property
+    def ttl(self) -> int: ...
+
+
+class Access(Protocol):
+    """Who makes TURN credentials (``cluster.turn_access.TurnAccess``)."""
+
+    async def issue(self, namespace: str, user_id: str) -> Grant:
+        """:raises NotFound: the namespace has no WebRTC."""

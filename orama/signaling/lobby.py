@@ -13,7 +13,7 @@ from math import ceil
 from attrs import define, field, frozen
 
 from orama.settings import Settings
-from orama.signaling.interfaces import Claim, Issue, Rooms, Socket, Visitor
+from orama.signaling.interfaces import Access, Directory, Rooms, Socket, Visitor
 from orama.signaling.messages import ServerDraining
 from orama.signaling.seats import Seats
 from orama.signaling.session import GOING_AWAY, Session, State
@@ -47,18 +47,18 @@ class Drain:
 class Lobby:
     """All sessions of this node.
 
-    :param claim: claims a room for this node.
-    :param issue: makes TURN credentials.
+    :param directory: claims rooms for this node.
+    :param access: makes TURN credentials.
     :param new_token: makes an unguessable text, for resume tokens and for users without a name.
     """
 
     def __init__(
-        self, settings: Settings, rooms: Rooms, claim: Claim, issue: Issue, new_token: Callable[[], str]
+        self, settings: Settings, rooms: Rooms, directory: Directory, access: Access, new_token: Callable[[], str]
     ) -> None:
         self.settings = settings.signaling
         self.rooms = rooms
-        self.claim = claim
-        self.issue = issue
+        self.directory = directory
+        self.access = access
         self.new_token = new_token
         self.seats = Seats(settings.sfu.resume_timeout, new_token)
         self.counters = SignalingCounters()

@@ -56,7 +56,7 @@ class NotUpgrade(OramaError):
 class SignalResource(Resource):
     """The door.
 
-    :param require: namespace → nothing; raises NotFound when it has no WebRTC.
+    :param require: raises NotFound when a namespace has no WebRTC (``Namespaces.config``).
     """
 
     isLeaf = True
@@ -66,7 +66,7 @@ class SignalResource(Resource):
         service: SignalingService,
         settings: Settings,
         authenticator: Authenticates,
-        require: Callable[[str], Awaitable[None]],
+        require: Callable[[str], Awaitable[object]],
     ) -> None:
         super().__init__()
         self._service = service

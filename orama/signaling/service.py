@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from orama.settings import Settings
-from orama.signaling.interfaces import Claim, Issue, Rooms
+from orama.signaling.interfaces import Access, Directory, Rooms
 from orama.signaling.lobby import Lobby
 from orama.signaling.session import GOING_AWAY, State
 from orama.signaling.websocket import SignalFactory, SignalProtocol
@@ -34,8 +34,8 @@ class SignalingService(Service):
     """All signalling of a node.
 
     :param rooms: ``sfu.room.Rooms``.
-    :param claim: claims a room for this node and says how many may be in it.
-    :param issue: makes TURN credentials.
+    :param directory: claims rooms for this node.
+    :param access: makes TURN credentials.
     :param new_token: makes an unguessable text.
     """
 
@@ -44,11 +44,11 @@ class SignalingService(Service):
         reactor: Any,
         settings: Settings,
         rooms: Rooms,
-        claim: Claim,
-        issue: Issue,
+        directory: Directory,
+        access: Access,
         new_token: Callable[[], str] = token_urlsafe,
     ) -> None:
-        self.lobby = Lobby(settings, rooms, claim, issue, new_token)
+        self.lobby = Lobby(settings, rooms, directory, access, new_token)
         self.factory = SignalFactory(reactor, settings.signaling)
         self.sockets: dict[SignalProtocol, None] = {}
         #: Sockets that were cut because nobody was there any more.

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from orama.errors import Forbidden, NotFound, OramaError, RateLimited, SignalError
 from orama.sfu import events
 from orama.signaling import messages
-from orama.signaling.interfaces import Socket, Visitor
+from orama.signaling.interfaces import Grant, Socket, Visitor
 from orama.signaling.rate import TokenBucket, Verdict
 from orama.signaling.seats import Seat, rights_of
 
@@ -220,15 +220,15 @@ class Session:
             user_id = seat.user_id
         elif user_id is None:
             user_id = f"guest-{self._lobby.new_token()[:8]}"
-        credentials = await self._lobby.issue(self.visitor.namespace, user_id)
+        grant = await self._lobby.access.issue(self.visitor.namespace, user_id)
         if self.state is not State.JOINING:
             return
         # It may have been taken, or given up, while we waited.
         seat = self._seat_of(request, room_id, user_id)
         if seat is not None:
-            self._resume(seat, credentials)
+            self._resume(seat, grant)
         elif not self._refused():
-            await self._enter(room_id, user_id, request.metadata, credentials)
+            await self._enter(room_id, user_id, request.metadata, grant)
 
     def _seat_of(self, request: messages.Join, room_id: str, user_id: str | None) -> Seat | None:
         if request.resume is None:
@@ -260,13 +260,13 @@ class Session:
             self.end(GOING_AWAY, drain.reason)
         return drain is not None
 
-    async def _enter(self, room_id: str, user_id: str, metadata: Any, credentials: messages.TurnCredentials) -> None:
+    async def _enter(self, room_id: str, user_id: str, metadata: Any, grant: Grant) -> None:
         namespace, rooms = self.visitor.namespace, self._lobby.rooms
-        limit = await self._lobby.claim(namespace, room_id)
+        record = await self._lobby.directory.claim(namespace, room_id)
         if self._refused():
             return
         if rooms.get(namespace, room_id) is None:
-            rooms.create(namespace, room_id, limit)
+            rooms.create(namespace, room_id, record.max_participants)
         peer = rooms.join(
             namespace,
             room_id,
@@ -277,28 +277,28 @@ class Session:
             send=self._event,
         )
         self._lobby.counters.joined += 1
-        self._take(Seat(namespace, room_id, user_id, rights_of(self.visitor), peer, self), credentials)
+        self._take(Seat(namespace, room_id, user_id, rights_of(self.visitor), peer, self), grant)
         peer.start()
 
-    def _resume(self, seat: Seat, credentials: messages.TurnCredentials) -> None:
+    def _resume(self, seat: Seat, grant: Grant) -> None:
         if seat.session is not None:
             seat.session.replaced()
             seat.peer.detach()
         seat.session = self
         self._lobby.counters.resumed += 1
-        self._take(seat, credentials)
+        self._take(seat, grant)
         seat.peer.attach(self._event)
         if self._lobby.draining is not None:
             self.drain(self._lobby.draining.message(self._now))
 
-    def _take(self, seat: Seat, credentials: messages.TurnCredentials) -> None:
+    def _take(self, seat: Seat, grant: Grant) -> None:
         """Sit down, and say the two things that come before everything else."""
         self._seat = seat
         self.state = State.JOINED
         resume = self._lobby.seats.stamp(seat)
         self._send(messages.Welcome(seat.peer.peer_id, seat.room_id, seat.user_id, resume, seat.peer.others()))
-        self._send(credentials)
-        self._refresh_at = self._now + REFRESH_AT * credentials.ttl
+        self._send(messages.TurnCredentials(grant.uris, grant.username, grant.password, grant.ttl))
+        self._refresh_at = self._now + REFRESH_AT * grant.ttl
 
     async def _join_again(self, request: messages.Join) -> None:
         raise SignalError("invalid_join", "this socket has joined already")
@@ -384,14 +384,14 @@ class Session:
         if seat is None:
             return
         try:
-            fresh = await self._lobby.issue(seat.namespace, seat.user_id)
+            grant = await self._lobby.access.issue(seat.namespace, seat.user_id)
         except Exception:
             _log.failure("credentials could not be renewed")
             self._refresh_at = self._now + REFRESH_AGAIN
             return
         if self.state is State.JOINED:
-            self._send(messages.RefreshCredentials(fresh.uris, fresh.username, fresh.password, fresh.ttl))
-            self._refresh_at = self._now + REFRESH_AT * fresh.ttl
+            self._send(messages.RefreshCredentials(grant.uris, grant.username, grant.password, grant.ttl))
+            self._refresh_at = self._now + REFRESH_AT * grant.ttl
 
     def _run(self, work: Any) -> None:
         Deferred.fromCoroutine(work).addErrback(lambda failure: _log.failure("a session failed", failure))

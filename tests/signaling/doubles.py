@@ -192,8 +192,16 @@ class MemoryRooms:
             peer.leave("room-closed")
 
 
+@frozen
+class MemoryRecord:
+    max_participants: int
+
+
 class Node:
-    """A lobby with everything in memory, a clock that is a number, and handles on what is asynchronous."""
+    """A lobby with everything in memory, a clock that is a number, and handles on what is asynchronous.
+
+    It is its own room directory and its own maker of credentials.
+    """
 
     def __init__(self, settings: Settings | None = None, **signaling: Any) -> None:
         self.now = START
@@ -209,17 +217,17 @@ class Node:
         self.unknown: set[str] = set()
         self.tokens = 0
         settings = settings or Settings(signaling=SignalingSettings(**signaling))
-        self.lobby = Lobby(settings, self.rooms, self._claim, self._issue, self._token)
+        self.lobby = Lobby(settings, self.rooms, self, self, self._token)
 
-    async def _claim(self, namespace: str, room_id: str) -> int:
+    async def claim(self, namespace: str, room_id: str) -> MemoryRecord:
         self.claimed.append((namespace, room_id))
         if self.claiming is not None:
             await self.claiming
         if room_id in self.unknown:
             raise NotFound("room_not_found", "there is no such room")
-        return self.limit
+        return MemoryRecord(self.limit)
 
-    async def _issue(self, namespace: str, user_id: str) -> TurnCredentials:
+    async def issue(self, namespace: str, user_id: str) -> TurnCredentials:
         self.issued.append((namespace, user_id))
         if self.issuing is not None:
             await self.issuing
