@@ -171,6 +171,11 @@ class Namespaces:
         if await self._database.read(lambda connection: connection.execute(one).first()) is None:
             raise NotFound("namespace_not_found", "there is no such namespace")
 
+    async def require_webrtc(self, name: str) -> None:
+        """:raises NotFound: ``namespace_not_found`` or ``webrtc_not_enabled``."""
+        if not (await self.status(name)).enabled:
+            raise NotFound("webrtc_not_enabled", "WebRTC is not enabled in this namespace")
+
     async def create_key(self, name: str, role: str) -> ApiKey:
         """:raises NotFound: ``namespace_not_found``."""
         await self.require(name)

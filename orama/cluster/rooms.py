@@ -36,13 +36,13 @@ class RoomDirectory:
 
     def __init__(self, database: Database, node_id: str, clock: IReactorTime, max_participants: int) -> None:
         self._database = database
-        self._node_id = node_id
+        self.node_id = node_id
         self._clock = clock
         self._max_participants = max_participants
 
     async def start(self) -> None:
         """Forget the rooms that this node had: they ended with the process that it was."""
-        mine = delete(table).where(table.c.node_id == self._node_id)
+        mine = delete(table).where(table.c.node_id == self.node_id)
         await self._database.transact(lambda connection: connection.execute(mine))
 
     async def claim(
@@ -55,7 +55,7 @@ class RoomDirectory:
         :raises NotFound: ``webrtc_not_enabled``, or ``room_not_found`` where rooms do not come with joining.
         """
         room = RoomRecord(
-            namespace, room_id, self._node_id, max_participants or self._max_participants, 0, self._clock.seconds()
+            namespace, room_id, self.node_id, max_participants or self._max_participants, 0, self._clock.seconds()
         )
         try:
             made = await self._database.transact(lambda connection: _insert(connection, room, explicit))
@@ -91,7 +91,7 @@ class RoomDirectory:
     async def count(self, namespace: str, room_id: str, participants: int) -> None:
         """Write down how many are in a room of this node, for the others to see."""
         row = update(table).where(
-            table.c.namespace == namespace, table.c.room_id == room_id, table.c.node_id == self._node_id
+            table.c.namespace == namespace, table.c.room_id == room_id, table.c.node_id == self.node_id
         )
         await self._database.transact(lambda connection: connection.execute(row.values(participants=participants)))
 

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from orama.errors import BadRequest, NotAuthenticated, NotFound, OramaError, RateLimited
+from orama.errors import BadRequest, NotAuthenticated, OramaError, RateLimited
 from orama.rest.origins import Origins
 
 JSON = "application/json"
@@ -139,7 +139,7 @@ def _refuse_constant(name: str) -> float:
 
 
 class JsonResource(Resource):
-    """A leaf with coroutine methods, or an inner node without any.
+    """A leaf with coroutine methods, or an inner node without any, where 404 is the answer to everything.
 
     :param origins: who may call from a page of another origin.
     """
@@ -158,7 +158,7 @@ class JsonResource(Resource):
         return [*self._known, *extra, "OPTIONS"]
 
     def getChild(self, path: bytes, request: Request) -> IResource:
-        return Missing(self.origins)
+        return JsonResource(self.origins)
 
     def render(self, request: Request) -> int:
         """Answer *request*, now or later."""
@@ -168,7 +168,7 @@ class JsonResource(Resource):
         if method == "OPTIONS" and self._known:
             send(request, Reply(204, headers=self._preflight(request)))
         elif not self._known:
-            send(request, error_reply(NotFound("not_found", "there is nothing at this address")))
+            self.missing(request)
         elif coroutine is None:
             reply = {"error": f"{method} is not possible here", "code": "method_not_allowed"}
             send(request, Reply(405, reply, {"Allow": ", ".join(self.allowed)}))
@@ -220,7 +220,3 @@ class JsonResource(Resource):
 
 async def _awaited(coroutine: Callable[[Request], Awaitable[Reply]], request: Request) -> Reply:
     return await coroutine(request)
-
-
-class Missing(JsonResource):
-    """Where nothing is, and the inner nodes of the tree: 404 for every method."""

@@ -6,27 +6,40 @@ What every answer has in common is here: safe headers, the request rate, the bod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web import server
 from twisted.web.resource import IResource, Resource
 
+from orama.cluster.namespaces import Namespaces
+from orama.cluster.rooms import RoomDirectory
+from orama.cluster.turn_access import TurnAccess
 from orama.errors import RateLimited
 from orama.rest.auth import Authenticator
-from orama.rest.json_resource import Missing, error_reply, header, send
+from orama.rest.json_resource import JsonResource, error_reply, header, send
+from orama.rest.openapi import describe
 from orama.rest.origins import Origins
+from orama.rest.page import put_page
 from orama.rest.rate import TokenBuckets, bucket_key
 from orama.rest.request import Request
+from orama.rest.resources import (
+    DocumentResource,
+    EnablementResource,
+    GuestResource,
+    HealthResource,
+    LiveRooms,
+    MetricsResource,
+    Observed,
+    ReadyResource,
+    RoomsResource,
+    StatusResource,
+    TurnCredentialsResource,
+)
 from orama.settings import Settings
-
-if TYPE_CHECKING:
-    from orama.cluster.namespaces import Namespaces
-    from orama.cluster.rooms import RoomDirectory
-    from orama.rest.resources import LiveRooms
 
 #: On every answer. What a page needs beyond this, it sets itself.
 SAFE_HEADERS = {
@@ -106,19 +119,52 @@ def make_site(
     namespaces: Namespaces,
     directory: RoomDirectory,
     rooms: LiveRooms,
-    signal_resource: IResource | None,
-    health: Callable[[], dict[str, object]],
+    *,
+    signal: IResource | None,
+    health: Callable[[], Mapping[str, Any]],
     ready: Callable[[], str],
     metrics: Callable[[], bytes],
+    observed: Observed,
 ) -> Site:
     """The site of contract section 3.
 
     :param rooms: the SFU's rooms, for live participants.
-    :param signal_resource: what answers at ``/v1/webrtc/signal``; None leaves that address empty.
+    :param signal: what answers at ``/v1/webrtc/signal``; None leaves that address empty.
     :param health: what ``/health`` shows.
     :param ready: why the node is not ready; empty when it is.
     :param metrics: the Prometheus text.
+    :param observed: what runs for a namespace, one mapping a node.
     """
     origins = Origins(settings.limits.origins)
-    root = Missing(origins)
+    access = TurnAccess(settings, namespaces, reactor)
+    internal_ip, longest = settings.internal_ip, settings.auth.max_token_ttl
+    limit = settings.sfu.max_participants
+    leaves: dict[str, IResource] = {
+        "health": HealthResource(origins, health),
+        "ready": ReadyResource(origins, internal_ip, ready),
+        "metrics": MetricsResource(origins, internal_ip, metrics),
+        "v1/openapi.json": DocumentResource(origins, describe(settings)),
+        "v1/webrtc/turn/credentials": TurnCredentialsResource(origins, authenticator, access),
+        "v1/webrtc/rooms": RoomsResource(origins, authenticator, namespaces, directory, rooms, limit),
+        "v1/webrtc/guest": GuestResource(origins, authenticator, namespaces, settings.web.local_guests, longest),
+        "v1/namespace/webrtc/enable": EnablementResource(origins, authenticator, namespaces, enable=True),
+        "v1/namespace/webrtc/disable": EnablementResource(origins, authenticator, namespaces, enable=False),
+        "v1/namespace/webrtc/status": StatusResource(origins, authenticator, namespaces, observed),
+    }
+    if signal is not None:
+        leaves["v1/webrtc/signal"] = signal
+    root = JsonResource(origins)
+    for address, leaf in leaves.items():
+        _put(root, address.encode().split(b"/"), leaf, origins)
+    if settings.web.room_page:
+        put_page(root, origins)
     return Site(root, settings, reactor)
+
+
+def _put(node: Resource, path: list[bytes], leaf: IResource, origins: Origins) -> None:
+    """Hang *leaf* into the tree at *path*, with the inner nodes that it takes."""
+    for name in path[:-1]:
+        if name not in node.children:
+            node.putChild(name, JsonResource(origins))
+        node = node.children[name]
+    node.putChild(path[-1], leaf)
