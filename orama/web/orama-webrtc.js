@@ -16,34 +16,24 @@
  * @module orama-webrtc
  */
 
-/** Closing codes of the signalling socket after which another attempt would end the same way. */
-const FINAL_CODES = new Map([
-  [4401, ["not_authenticated", "The key or token was not accepted."]],
-  [4403, ["forbidden", "This key or token may not join this room."]],
-  [4404, ["not_found", "There is no such room or namespace."]],
-  [4409, ["replaced", "This place in the room was taken over by another connection."]],
-]);
-const FIRST_RETRY_MS = 250;
-const LAST_RETRY_MS = 10_000;
+import { Channel, Incoming } from "./channel.js";
+import { Publication } from "./publication.js";
+import { RoomError, Signaling } from "./signaling.js";
+
+export { Channel, Publication, RoomError };
+
 /** How long an offer of ours may stay unanswered before it is sent again. */
 const OFFER_TIMEOUT_MS = 6_000;
 /** How long ICE may be `disconnected` before it is restarted; a lost packet or two is no reason. */
 const DISCONNECTED_MS = 2_500;
 /** Restarts without success after which the whole connection is made anew. */
 const MAX_RESTARTS = 3;
-/** Bytes that a data channel keeps while it is not open yet. */
-const MAX_QUEUED_BYTES = 1 << 20;
-
-/** An error with one of the contract's stable codes. */
-export class RoomError extends Error {
-  /** @param {string} code @param {string} message @param {boolean} [fatal] */
-  constructor(code, message, fatal = false) {
-    super(message);
-    this.name = "RoomError";
-    this.code = code;
-    this.fatal = fatal;
-  }
-}
+/** Which of the relay's addresses are of which transport. */
+const TRANSPORTS = {
+  udp: (uri) => uri.startsWith("turn:") && !uri.includes("transport=tcp"),
+  tcp: (uri) => uri.startsWith("turn:") && uri.includes("transport=tcp"),
+  tls: (uri) => uri.startsWith("turns:"),
+};
 
 /**
  * @typedef {object} ConnectOptions
@@ -88,131 +78,12 @@ export async function connect(options) {
   return room;
 }
 
-/** One track that this client publishes, on a transceiver of its own. */
-export class Publication {
-  #room;
-
-  constructor(room, track, options) {
-    this.#room = room;
-    /** @type {string} */
-    this.source = options.source;
-    /** @type {"audio"|"video"} */
-    this.kind = track.kind;
-    /** @type {MediaStreamTrack} */
-    this.track = track;
-    /** @type {boolean} */
-    this.muted = options.muted ?? false;
-    /** @type {RTCRtpEncodingParameters[] | undefined} */
-    this.encodings = options.encodings;
-    /** @type {?RTCRtpTransceiver} */
-    this.transceiver = null;
-  }
-
-  /** The m-line this is on; null before it has been negotiated. */
-  get mid() {
-    return this.transceiver?.mid ?? null;
-  }
-
-  /** Sends nothing (video) or silence (audio), and says so to the others. */
-  mute() {
-    return this.#setMuted(true);
-  }
-
-  unmute() {
-    return this.#setMuted(false);
-  }
-
-  /** Sends another track of the same kind in place of this one: a changed device, without negotiation. */
-  async replaceTrack(track) {
-    this.track = track;
-    this.applyMute();
-    await this.transceiver?.sender.replaceTrack(this.#outgoing());
-  }
-
-  async #setMuted(muted) {
-    if (this.muted === muted) return;
-    this.muted = muted;
-    this.applyMute();
-    await this.transceiver?.sender.replaceTrack(this.#outgoing());
-    this.#room.announceMute(this);
-  }
-
-  /** Silences or revives the source itself. */
-  applyMute() {
-    this.track.enabled = !this.muted;
-  }
-
-  #outgoing() {
-    return this.muted && this.kind === "video" ? null : this.track;
-  }
-}
-
-/**
- * A data channel of one label: what is sent here reaches every other peer in the room.
- *
- * It outlives the connection under it. Events: `open`, `close`. What others send on the label arrives as
- * the room's `data` event.
- */
-export class Channel extends EventTarget {
-  #queue = [];
-  #queued = 0;
-  #under = null;
-
-  /** @param {string} label @param {RTCDataChannelInit} options */
-  constructor(label, options) {
-    super();
-    this.label = label;
-    this.options = options;
-  }
-
-  /** `connecting`, `open`, `closing` or `closed`. */
-  get readyState() {
-    return this.#under?.readyState ?? "connecting";
-  }
-
-  /** Bytes given to send that have not left yet. */
-  get bufferedAmount() {
-    return this.#queued + (this.#under?.bufferedAmount ?? 0);
-  }
-
-  /**
-   * Sends text or bytes; what comes before the channel is open is kept, up to 1 MiB.
-   * @param {string | ArrayBuffer | ArrayBufferView} data
-   */
-  send(data) {
-    if (this.#under?.readyState === "open") return this.#under.send(data);
-    const size = typeof data === "string" ? data.length : data.byteLength;
-    if (this.#queued + size > MAX_QUEUED_BYTES) throw new RoomError("queue_full", "The channel is not open yet.");
-    this.#queue.push(data);
-    this.#queued += size;
-  }
-
-  close() {
-    this.#under?.close();
-    this.#queue.length = this.#queued = 0;
-  }
-
-  /** Puts a fresh RTCDataChannel under this one. */
-  attach(under) {
-    this.#under = under;
-    under.binaryType = "arraybuffer";
-    under.onopen = () => {
-      for (const data of this.#queue.splice(0)) under.send(data);
-      this.#queued = 0;
-      this.dispatchEvent(new Event("open"));
-    };
-    under.onclose = () => {
-      if (this.#under === under) this.dispatchEvent(new Event("close"));
-    };
-  }
-}
-
 /**
  * A place in a room. Every event is a CustomEvent; what `detail` holds:
  *
  * | event | detail |
  * |---|---|
- * | `state` | `{state, media}`: `new`, `connecting`, `connected`, `reconnecting`, `closed`; the peer connection's own state |
+ * | `state` | `{state, media}`: {@link Room#state} and the peer connection's own |
  * | `peer-joined` | `{peer}` |
  * | `peer-left` | `{peer, reason}` |
  * | `track-added` | `{peer, track}`, once `track.mediaTrack` is there |
@@ -222,7 +93,7 @@ export class Channel extends EventTarget {
  * | `data` | `{peer, peerId, label, data}`: text as string, bytes as ArrayBuffer |
  * | `draining` | `{reason, deadlineMs, reconnectUrl}` |
  * | `room-closed`, `kicked` | `{reason}`; the room is closed then |
- * | `error` | `{error}`, a {@link RoomError} |
+ * | `error` | `{error}`, a {@link RoomError} or what the browser threw |
  */
 export class Room extends EventTarget {
   /** @type {Map<string, Peer>} the others, by peer id. */
@@ -237,31 +108,33 @@ export class Room extends EventTarget {
   state = "new";
 
   #options;
-  #url;
-  #socket = null;
-  #former = null;
+  #signaling;
   #resume = undefined;
   #connection = null;
   #iceServers = [];
   #steps = Promise.resolve();
   #joining = null;
-  #attempt = 0;
-  #retryTimer = undefined;
   #offerTimer = undefined;
   #iceTimer = undefined;
   #restarts = 0;
   #wantsOffer = false;
-  #tokenRenewed = false;
   #channels = new Map();
-  #senders = new Map();
-  #unnamed = new Map();
-  #online = () => this.state === "reconnecting" && this.#open();
+  #incoming = null;
+  #online = () => this.state === "reconnecting" && this.#signaling.connect();
 
   /** @param {ConnectOptions} options */
   constructor(options) {
     super();
     this.#options = options;
-    this.#url = options.url ?? globalThis.location.origin;
+    const { room, userId, metadata } = options;
+    this.#signaling = new Signaling(
+      { ...options, url: options.url ?? globalThis.location.origin },
+      {
+        hello: () => ({ type: "join", roomId: room, userId, metadata, resume: this.#resume }),
+        message: (message) => this.#enqueue(() => this.#receive(message)),
+        lost: (error, again) => this.#enqueue(() => this.#lost(error, again)),
+      },
+    );
   }
 
   get roomId() {
@@ -273,24 +146,24 @@ export class Room extends EventTarget {
     return this.#connection;
   }
 
-  /** Enters the room; {@link connect} does it. */
+  /** Enters the room, once; {@link connect} does it. */
   join() {
     if (this.state !== "new") throw new RoomError("invalid_join", "A Room is joined once.");
-    globalThis.addEventListener?.("online", this.#online);
+    globalThis.addEventListener("online", this.#online);
     this.#setState("connecting");
     return new Promise((resolve, reject) => {
       this.#joining = { resolve, reject };
-      this.#open();
+      this.#signaling.connect();
     });
   }
 
-  /** Leaves for good: the others see it at once, local tracks stay with who made them. */
+  /** Leaves for good: the others see it at once. Local tracks stay with who made them. */
   leave() {
-    this.#send({ type: "leave" });
-    this.#finish();
+    this.#signaling.send({ type: "leave" });
+    this.#finish(null);
   }
 
-  // ---- publishing
+  // Publishing.
 
   /**
    * Publishes a track on a transceiver of its own.
@@ -303,43 +176,42 @@ export class Room extends EventTarget {
    */
   publish(track, options = {}) {
     const source = options.source ?? (track.kind === "audio" ? "microphone" : "camera");
-    const publication = new Publication(this, track, { ...options, source });
+    const publication = new Publication(track, { ...options, source }, () => this.#announceMute(publication));
     this.publications.add(publication);
-    publication.applyMute();
-    if (this.#connection) this.#transmit(publication);
+    if (this.#connection) publication.transmit(this.#connection);
     return publication;
   }
 
-  /** @param {MediaTrackConstraints | boolean} [constraints] @param {object} [options] see {@link publish} */
+  /** @param {MediaTrackConstraints | boolean} [constraints] @param {object} [options] see {@link Room#publish} */
   async publishCamera(constraints = true, options = {}) {
     const media = await navigator.mediaDevices.getUserMedia({ video: constraints });
     return this.publish(media.getVideoTracks()[0], { ...options, source: "camera" });
   }
 
-  /** @param {MediaTrackConstraints | boolean} [constraints] @param {object} [options] see {@link publish} */
+  /** @param {MediaTrackConstraints | boolean} [constraints] @param {object} [options] see {@link Room#publish} */
   async publishMicrophone(constraints = true, options = {}) {
     const media = await navigator.mediaDevices.getUserMedia({ audio: constraints });
     return this.publish(media.getAudioTracks()[0], { ...options, source: "microphone" });
   }
 
-  /** Asks which screen to show. Ends by itself when the person stops sharing. */
+  /** Asks which screen to show, and unpublishes it when the person stops sharing. */
   async publishScreen(constraints = { video: true }, options = {}) {
     const media = await navigator.mediaDevices.getDisplayMedia(constraints);
     const track = media.getVideoTracks()[0];
-    if ("contentHint" in track) track.contentHint = "detail";
+    track.contentHint = "detail";
     const publication = this.publish(track, { ...options, source: "screen" });
     track.addEventListener("ended", () => this.unpublish(publication));
     return publication;
   }
 
-  /** Stops sending a track and frees its m-line. The track itself is not stopped. */
+  /** Stops sending and frees the m-line. The track itself goes on. */
   unpublish(publication) {
     if (!this.publications.delete(publication)) return;
     publication.transceiver?.stop();
     publication.transceiver = null;
   }
 
-  // ---- subscribing
+  // Subscribing, data, and what owners may do.
 
   /**
    * Takes a track that was unsubscribed, or chooses how much of it to take.
@@ -347,15 +219,13 @@ export class Room extends EventTarget {
    * @param {{layer?: "low"|"mid"|"high"|"auto", priority?: number}} [how]
    */
   subscribe(trackId, how = {}) {
-    this.#send({ type: "subscribe", trackId, ...how });
+    this.#signaling.send({ type: "subscribe", trackId, ...how });
   }
 
   /** Everything is subscribed until it is not. */
   unsubscribe(trackId) {
-    this.#send({ type: "unsubscribe", trackId });
+    this.#signaling.send({ type: "unsubscribe", trackId });
   }
-
-  // ---- data
 
   /**
    * The channel of a label, opened on first use.
@@ -368,28 +238,22 @@ export class Room extends EventTarget {
     if (!channel) {
       channel = new Channel(label, options);
       this.#channels.set(label, channel);
-      if (this.#connection) this.#openChannel(channel);
+      if (this.#connection) channel.transmit(this.#connection);
     }
     return channel;
   }
 
-  // ---- what owners may do
-
+  /** Sends a peer out of the room. */
   kick(peerId) {
-    this.#send({ type: "kick", peerId });
+    this.#signaling.send({ type: "kick", peerId });
   }
 
   /** Mutes another peer's track. */
   mute(trackId) {
-    this.#send({ type: "mute", trackId });
+    this.#signaling.send({ type: "mute", trackId });
   }
 
-  /** Tells the others about a publication's mute; {@link Publication#mute} does it. */
-  announceMute(publication) {
-    if (publication.mid !== null) this.#send({ type: "track-state", trackId: publication.mid, muted: publication.muted });
-  }
-
-  // ---- the signalling socket
+  // Signalling.
 
   #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
@@ -402,73 +266,23 @@ export class Room extends EventTarget {
 
   /** Runs steps one after the other; one that fails is told and does not stop the next. */
   #enqueue(step) {
-    this.#steps = this.#steps.then(step).catch((error) => {
-      if (this.state !== "closed") this.#emit("error", { error });
-    });
+    this.#steps = this.#steps
+      .then(() => (this.state === "closed" ? undefined : step()))
+      .catch((error) => this.#emit("error", { error }));
   }
 
-  #send(message) {
-    if (this.#socket?.readyState !== WebSocket.OPEN) return false;
-    this.#socket.send(JSON.stringify(message));
-    return true;
+  #lost(error, again) {
+    if (error) return this.#finish(error);
+    if (this.#joining) return this.#finish(new RoomError("unreachable", "The server cannot be reached.", true));
+    if (this.state !== "reconnecting") this.#setState("reconnecting");
+    return again();
   }
 
-  async #open() {
-    clearTimeout(this.#retryTimer);
-    this.#retryTimer = undefined;
-    const { room, apiKey, token, userId, metadata } = this.#options;
-    let credential;
-    try {
-      credential = apiKey ?? (typeof token === "function" ? await token() : token);
-    } catch (error) {
-      return this.#dropped(1006, error);
-    }
+  #finish(error) {
     if (this.state === "closed") return;
-    const url = new URL(`/v1/webrtc/signal?room=${encodeURIComponent(room)}`, this.#url);
-    url.protocol = url.protocol.replace("http", "ws");
-    // A subprotocol is an HTTP token: a key's colon has to be percent-encoded.
-    const protocols = credential ? ["orama", `auth.${encodeURIComponent(credential)}`] : ["orama"];
-    const socket = new WebSocket(url, protocols);
-    this.#socket = socket;
-    socket.onopen = () => {
-      const resume = this.#resume;
-      socket.send(JSON.stringify({ type: "join", roomId: room, userId, metadata, resume }));
-    };
-    socket.onmessage = ({ data }) =>
-      this.#enqueue(() => (this.#socket === socket ? this.#receive(JSON.parse(data)) : undefined));
-    socket.onclose = ({ code, reason }) =>
-      this.#enqueue(() => (this.#socket === socket ? this.#dropped(code, reason) : undefined));
-  }
-
-  #dropped(code, reason) {
-    if (this.state === "closed") return;
-    this.#socket = null;
-    const { token } = this.#options;
-    const renew = code === 4401 && typeof token === "function" && !this.#tokenRenewed;
-    if (FINAL_CODES.has(code) && !renew) {
-      const [name, text] = FINAL_CODES.get(code);
-      return this.#finish(new RoomError(name, text, true));
-    }
-    if (this.#joining && !renew) {
-      const text = code === 1001 ? "The server is shutting down." : "The server cannot be reached.";
-      const fault = reason instanceof Error ? reason : new RoomError("unreachable", text, true);
-      return this.#finish(fault);
-    }
-    this.#tokenRenewed ||= renew;
-    if (this.state !== "reconnecting" && !this.#joining) this.#setState("reconnecting");
-    const longest = Math.min(LAST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.#attempt++);
-    clearTimeout(this.#retryTimer);
-    this.#retryTimer = setTimeout(() => this.#open(), longest * (0.5 + Math.random() / 2));
-  }
-
-  #finish(error = null) {
-    if (this.state === "closed") return;
-    for (const timer of [this.#retryTimer, this.#offerTimer, this.#iceTimer]) clearTimeout(timer);
-    globalThis.removeEventListener?.("online", this.#online);
+    globalThis.removeEventListener("online", this.#online);
+    this.#signaling.close();
     this.#dropConnection();
-    this.#former?.close();
-    this.#socket?.close(1000);
-    this.#socket = this.#former = null;
     this.state = "closed";
     if (this.#joining) this.#joining.reject(error ?? new RoomError("left", "The room was left."));
     else if (error) this.#emit("error", { error });
@@ -477,17 +291,13 @@ export class Room extends EventTarget {
   }
 
   /** Takes a new place in the room, here or on another node; the old one goes once the new one is there. */
-  #rejoin(url = this.#url) {
-    this.#url = url;
+  #rejoin(url) {
     this.#resume = undefined;
-    this.#former?.close();
-    this.#former = this.#socket;
-    this.#attempt = 0;
-    if (this.state !== "reconnecting") this.#setState("reconnecting");
-    this.#open();
+    this.#setState(this.#joining ? "connecting" : "reconnecting");
+    this.#signaling.move(url);
   }
 
-  async #receive(message) {
+  #receive(message) {
     switch (message.type) {
       case "welcome":
         return this.#welcome(message);
@@ -513,81 +323,64 @@ export class Room extends EventTarget {
       case "active-speakers":
         return this.#emit("active-speakers", { peers: message.peers });
       case "data-channel":
-        return this.#nameChannel(message);
+        return this.#incoming?.name(message);
       case "server-draining":
         this.#emit("draining", message);
-        if (message.reconnectUrl) this.#rejoin(message.reconnectUrl);
-        return undefined;
+        return message.reconnectUrl ? this.#rejoin(message.reconnectUrl) : undefined;
       case "room-closed":
       case "kicked":
         this.#emit(message.type, { reason: message.reason });
-        return this.#finish(this.#joining ? new RoomError(message.type, "The room is closed.", true) : null);
+        return this.#finish(null);
       case "error":
-        return this.#failed(message);
+        return this.#refused(message);
       default:
         return undefined; // a newer server may say more than this client knows
     }
   }
 
-  async #failed({ code, message, fatal }) {
+  async #refused({ code, message, fatal }) {
     const error = new RoomError(code, message, fatal);
     if (this.#joining) return this.#finish(error);
-    if (this.#resume && this.state === "reconnecting") {
-      this.#resume = undefined; // the place is gone: the next attempt joins afresh
-      if (!fatal) this.#rejoin();
-      return undefined;
-    }
     if (code === "invalid_offer" && this.#connection?.signalingState === "have-local-offer") {
       clearTimeout(this.#offerTimer);
       await this.#connection.setLocalDescription({ type: "rollback" });
     }
-    this.#emit("error", { error });
-    return undefined;
+    return this.#emit("error", { error });
   }
 
   #welcome({ peerId, userId, resume, peers }) {
-    this.#former?.send(JSON.stringify({ type: "leave" }));
-    this.#former?.close(1000);
-    this.#former = null;
+    this.#signaling.settled();
     if (this.peerId !== peerId) this.#dropConnection();
-    this.peerId = peerId;
-    this.userId = userId;
+    Object.assign(this, { peerId, userId });
     this.#resume = resume;
-    const present = new Set(peers.map((peer) => peer.peerId));
+    const present = new Map(peers.map((peer) => [peer.peerId, peer]));
     for (const id of [...this.peers.keys()]) if (!present.has(id)) this.#peerLeft(id, "left");
     for (const peer of peers) {
       this.#peerJoined(peer);
-      const tracks = peer.tracks ?? [];
-      const known = this.peers.get(peer.peerId).tracks;
-      for (const id of [...known.keys()]) if (!tracks.some((track) => track.trackId === id)) this.#trackRemoved(id);
-      for (const track of tracks) this.#trackAdded({ ...track, peerId: peer.peerId });
+      const there = new Set(peer.tracks.map((track) => track.trackId));
+      for (const id of [...this.peers.get(peer.peerId).tracks.keys()]) if (!there.has(id)) this.#trackRemoved(id);
+      for (const track of peer.tracks) this.#trackAdded({ ...track, peerId: peer.peerId });
     }
   }
 
   async #credentials({ uris, username, password }) {
     const { transport } = this.#options;
-    const wanted = {
-      udp: (uri) => uri.startsWith("turn:") && !uri.includes("transport=tcp"),
-      tcp: (uri) => uri.startsWith("turn:") && uri.includes("transport=tcp"),
-      tls: (uri) => uri.startsWith("turns:"),
-    };
-    const urls = transport ? uris.filter(wanted[transport]) : uris;
+    const urls = transport ? uris.filter(TRANSPORTS[transport]) : uris;
     this.#iceServers = [{ urls, username, credential: password }];
     if (this.#connection) this.#connection.setConfiguration(this.#configuration());
     else this.#startConnection();
     if (this.state === "connected") return;
-    this.#attempt = 0;
-    this.#tokenRenewed = false;
     this.#setState("connected");
     this.#joining?.resolve();
     this.#joining = null;
+    // What was said into a dead socket is said again.
     if (this.#connection.signalingState === "have-local-offer") this.#sendOffer();
     else if (this.#wantsOffer) this.#enqueue(() => this.#offer());
-    for (const publication of this.publications) if (publication.muted) this.announceMute(publication);
+    for (const publication of this.publications) this.#announceMute(publication);
     await new Promise((resolve) => setTimeout(resolve)); // whoever waited for join() listens before more happens
   }
 
-  // ---- the peer connection
+  // The peer connection.
 
   #configuration() {
     return { iceServers: this.#iceServers, iceTransportPolicy: "relay", bundlePolicy: "max-bundle" };
@@ -596,48 +389,40 @@ export class Room extends EventTarget {
   #startConnection() {
     const connection = new RTCPeerConnection(this.#configuration());
     this.#connection = connection;
+    this.#incoming = new Incoming((peerId, label, data) => {
+      this.#emit("data", { peer: this.peers.get(peerId) ?? null, peerId, label, data });
+    });
     connection.onnegotiationneeded = () => this.#enqueue(() => this.#offer());
     connection.onicecandidate = ({ candidate }) => {
-      if (candidate) this.#send({ type: "ice-candidate", ...candidate.toJSON() });
-      else this.#send({ type: "ice-candidate", candidate: "", sdpMid: null, sdpMLineIndex: null });
+      const end = { candidate: "", sdpMid: null, sdpMLineIndex: null };
+      this.#signaling.send({ type: "ice-candidate", ...(candidate?.toJSON() ?? end) });
     };
-    connection.ondatachannel = ({ channel }) => this.#incoming(channel);
+    connection.ondatachannel = ({ channel }) => this.#incoming.opened(channel);
     connection.oniceconnectionstatechange = () => this.#iceChanged(connection);
     connection.onconnectionstatechange = () => {
       if (this.#connection === connection) this.#setState(this.state);
     };
-    for (const publication of this.publications) this.#transmit(publication);
-    for (const channel of this.#channels.values()) this.#openChannel(channel);
+    for (const publication of this.publications) publication.transmit(connection);
+    for (const channel of this.#channels.values()) channel.transmit(connection);
   }
 
   /** Forgets all that hung on the peer connection; what is published comes back with the next one. */
   #dropConnection() {
     const connection = this.#connection;
-    this.#connection = null;
+    this.#connection = this.#incoming = null;
     this.#wantsOffer = false;
     this.#restarts = 0;
     clearTimeout(this.#offerTimer);
     clearTimeout(this.#iceTimer);
     for (const publication of this.publications) publication.transceiver = null;
     for (const id of [...this.peers.keys()]) this.#peerLeft(id, "left");
-    this.#senders.clear();
-    this.#unnamed.clear();
     connection?.close();
-  }
-
-  #transmit(publication) {
-    const { track, encodings, muted, kind } = publication;
-    const stream = new MediaStream([track]);
-    const init = { direction: "sendonly", streams: [stream] };
-    if (encodings) init.sendEncodings = encodings;
-    publication.transceiver = this.#connection.addTransceiver(track, init);
-    if (muted && kind === "video") publication.transceiver.sender.replaceTrack(null);
   }
 
   async #offer() {
     const connection = this.#connection;
-    if (!connection || connection.signalingState !== "stable") return; // it asks again when it is stable
-    this.#wantsOffer = this.#socket?.readyState !== WebSocket.OPEN || this.state !== "connected";
+    if (connection?.signalingState !== "stable") return; // it asks again when it is
+    this.#wantsOffer = this.state !== "connected" || !this.#signaling.open;
     if (this.#wantsOffer) return;
     await connection.setLocalDescription();
     if (this.#connection === connection && connection.signalingState === "have-local-offer") this.#sendOffer();
@@ -645,32 +430,29 @@ export class Room extends EventTarget {
 
   #sendOffer() {
     const connection = this.#connection;
-    const sources = {};
-    for (const publication of this.publications) if (publication.mid !== null) sources[publication.mid] = publication.source;
-    this.#send({ type: "offer", sdp: connection.localDescription.sdp, sources });
+    const published = [...this.publications].filter((publication) => publication.mid !== null);
+    const sources = Object.fromEntries(published.map(({ mid, source }) => [mid, source]));
+    this.#signaling.send({ type: "offer", sdp: connection.localDescription.sdp, sources });
     clearTimeout(this.#offerTimer);
-    this.#offerTimer = setTimeout(
-      () =>
-        this.#enqueue(() => {
-          if (this.#connection === connection && connection.signalingState === "have-local-offer") this.#sendOffer();
-        }),
-      OFFER_TIMEOUT_MS,
-    );
+    const again = () => {
+      if (this.#connection === connection && connection.signalingState === "have-local-offer") this.#sendOffer();
+    };
+    this.#offerTimer = setTimeout(() => this.#enqueue(again), OFFER_TIMEOUT_MS);
   }
 
   async #answered({ sdp }) {
     if (this.#connection?.signalingState !== "have-local-offer") return;
     clearTimeout(this.#offerTimer);
     await this.#connection.setRemoteDescription({ type: "answer", sdp });
-    for (const publication of this.publications) if (publication.muted) this.announceMute(publication);
+    for (const publication of this.publications) if (publication.muted) this.#announceMute(publication);
   }
 
   async #offered({ sdp }) {
     const connection = this.#connection;
-    if (!connection || connection.signalingState === "have-local-offer") return; // glare: the SFU yields and offers again
+    if (!connection || connection.signalingState === "have-local-offer") return; // glare: the SFU will offer again
     await connection.setRemoteDescription({ type: "offer", sdp });
     await connection.setLocalDescription();
-    this.#send({ type: "answer", sdp: connection.localDescription.sdp });
+    this.#signaling.send({ type: "answer", sdp: connection.localDescription.sdp });
     this.#attachTracks();
   }
 
@@ -695,10 +477,10 @@ export class Room extends EventTarget {
   #restartIce(connection) {
     if (this.#connection !== connection) return;
     if (this.#restarts++ < MAX_RESTARTS) connection.restartIce();
-    else if (this.state === "connected") this.#rejoin();
+    else if (this.state === "connected") this.#rejoin(this.#signaling.url);
   }
 
-  // ---- peers and their tracks
+  // Peers and their tracks.
 
   #peerJoined({ peerId, userId, metadata }) {
     if (this.peers.has(peerId)) return;
@@ -723,11 +505,11 @@ export class Room extends EventTarget {
     return {};
   }
 
-  #trackAdded({ peerId, trackId, kind, source, mid = null, layers = [], muted }) {
+  #trackAdded({ peerId, trackId, kind, source, mid, layers = [], muted = false }) {
     const peer = this.peers.get(peerId);
     if (!peer) return;
-    const track = peer.tracks.get(trackId) ?? { trackId, peerId, kind, source, mediaTrack: null, muted: false };
-    Object.assign(track, { mid: mid ?? track.mid ?? null, layers, muted: muted ?? track.muted });
+    const track = peer.tracks.get(trackId) ?? { trackId, peerId, kind, source, mid: null, mediaTrack: null };
+    Object.assign(track, { mid: mid ?? track.mid, layers, muted });
     peer.tracks.set(trackId, track);
     this.#attachTracks();
   }
@@ -763,50 +545,20 @@ export class Room extends EventTarget {
     const { peer, track } = this.#find(trackId);
     if (track) {
       track.muted = muted;
-      return this.#emit("track-state", { peer, track, muted });
+      this.#emit("track-state", { peer, track, muted });
+      return;
     }
     const own = streamIds(this.#connection?.localDescription?.sdp ?? "");
     for (const publication of this.publications) {
-      if (publication.mid !== trackId && own.get(publication.mid)?.trackId !== trackId) continue;
-      if (publication.muted === muted) continue;
-      publication.muted = muted;
-      publication.applyMute();
+      const { mid } = publication;
+      if (publication.muted === muted || (mid !== trackId && own.get(mid)?.trackId !== trackId)) continue;
+      publication.silence(muted);
       this.#emit("track-state", { publication, muted });
     }
-    return undefined;
   }
 
-  // ---- data channels
-
-  #openChannel(channel) {
-    channel.attach(this.#connection.createDataChannel(channel.label, channel.options));
-  }
-
-  /** A channel that the SFU opened: `data-channel` says whose it is, before or after it opens. */
-  #incoming(channel) {
-    channel.binaryType = "arraybuffer";
-    const early = [];
-    if (!this.#senders.has(channel.id)) this.#unnamed.set(channel.id, early);
-    channel.onmessage = ({ data }) => {
-      const sender = this.#senders.get(channel.id);
-      if (sender) this.#deliver(sender, data);
-      else early.push(data);
-    };
-    channel.onclose = () => {
-      this.#senders.delete(channel.id);
-      this.#unnamed.delete(channel.id);
-    };
-  }
-
-  #nameChannel({ peerId, label, id }) {
-    const sender = { peerId, label };
-    this.#senders.set(id, sender);
-    for (const data of this.#unnamed.get(id) ?? []) this.#deliver(sender, data);
-    this.#unnamed.delete(id);
-  }
-
-  #deliver({ peerId, label }, data) {
-    this.#emit("data", { peer: this.peers.get(peerId) ?? null, peerId, label, data });
+  #announceMute({ mid, muted }) {
+    if (mid !== null) this.#signaling.send({ type: "track-state", trackId: mid, muted });
   }
 }
 

@@ -1,0 +1,73 @@
+/**
+ * One track that this client publishes.
+ * @module publication
+ */
+
+/** It has a transceiver of its own, which a new connection replaces without anybody outside noticing. */
+export class Publication {
+  #announce;
+
+  /**
+   * @param {MediaStreamTrack} track
+   * @param {{source: string, muted?: boolean, encodings?: RTCRtpEncodingParameters[]}} options
+   * @param {(publication: Publication) => void} announce tells the room that `muted` has changed.
+   */
+  constructor(track, { source, muted = false, encodings }, announce) {
+    this.#announce = announce;
+    /** `camera`, `microphone`, `screen` or a name of the application's. */
+    this.source = source;
+    /** `audio` or `video`. */
+    this.kind = track.kind;
+    /** @type {MediaStreamTrack} */
+    this.track = track;
+    this.muted = muted;
+    this.encodings = encodings;
+    /** @type {?RTCRtpTransceiver} */
+    this.transceiver = null;
+    track.enabled = !muted;
+  }
+
+  /** The m-line this is on; null before it has been negotiated. */
+  get mid() {
+    return this.transceiver?.mid ?? null;
+  }
+
+  /** Sends nothing (video) or silence (audio), and says so to the others. */
+  async mute() {
+    if (this.muted) return;
+    await this.silence(true);
+    this.#announce(this);
+  }
+
+  async unmute() {
+    if (!this.muted) return;
+    await this.silence(false);
+    this.#announce(this);
+  }
+
+  /** Sends another track of the same kind in place of this one: a changed device, without negotiation. */
+  async replaceTrack(track) {
+    this.track = track;
+    track.enabled = !this.muted;
+    await this.transceiver?.sender.replaceTrack(this.#outgoing());
+  }
+
+  /** Puts the track on a connection. */
+  transmit(connection) {
+    const init = { direction: "sendonly", streams: [new MediaStream([this.track])] };
+    if (this.encodings) init.sendEncodings = this.encodings;
+    this.transceiver = connection.addTransceiver(this.track, init);
+    if (!this.#outgoing()) this.transceiver.sender.replaceTrack(null);
+  }
+
+  /** Mutes or unmutes without a word to the others: the SFU did it, and has told them. */
+  async silence(muted) {
+    this.muted = muted;
+    this.track.enabled = !muted;
+    await this.transceiver?.sender.replaceTrack(this.#outgoing());
+  }
+
+  #outgoing() {
+    return this.muted && this.kind === "video" ? null : this.track;
+  }
+}
