@@ -62,7 +62,7 @@ class RelayOnly:
     """The rule of the contract: the SFU is reached from TURN relay addresses, and from nowhere else.
 
     Through the fabric these are the namespace's own relay ports, through the kernel the relays of the
-    named other processes. A source in our own block that comes through the kernel is forged.
+    named other processes. Our own relays never come through the kernel: such a source is forged.
     """
 
     own_ip: str
@@ -300,7 +300,11 @@ class MediaPort:
             except CannotListenError as error:
                 failure = error
                 continue
-            return cls(namespace, fabric, socket, accepts, counters)
+            try:
+                return cls(namespace, fabric, socket, accepts, counters)
+            except BaseException:
+                socket.close()
+                raise
         raise failure or CannotListenError(host, 0, OSError("no ports to choose from"))
 
     @property
