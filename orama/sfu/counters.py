@@ -14,10 +14,10 @@ from attrs import define, field
 class MediaCounters:
     """Totals. Packets are RTP packets unless the name says otherwise."""
 
-    #: Packets of publishers that passed SRTP, and their bytes on the wire.
+    #: Packets of publishers that passed SRTP, and their bytes (headers and payloads).
     received: int = 0
     received_bytes: int = 0
-    #: Packets queued for subscribers (first sends alone), and their bytes on the wire.
+    #: Packets queued for subscribers (first sends alone), and the bytes of their payloads.
     forwarded: int = 0
     forwarded_bytes: int = 0
     #: RTX packets sent to subscribers, and packets that publishers re-sent on our request.

@@ -1,43 +1,49 @@
 """The media path of one client, sans-IO: protected packets in, protected packets out.
 
 ``receive`` takes what the client sent, ``transmit`` gets what goes to it. Between them lie SRTP, the
-client's published tracks, and its subscriptions to the tracks of others.
+client's published tracks (``sfu.uplink``), and its subscriptions to the tracks of others (``sfu.downlink``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
-from orama.net.fabric import Burst
+from orama.errors import BadRequest
+from orama.net.fabric import Buffer, Burst
+from orama.sfu import srtp
 from orama.sfu.counters import MediaCounters
+from orama.sfu.downlink import Downlink, RandomBits
+from orama.sfu.layers import LAYERS
+from orama.sfu.outbox import Outbox
+from orama.sfu.reports import RoundTrip
+from orama.sfu.sequence import Numbering
 from orama.sfu.track import Track
+from orama.sfu.uplink import Uplink
 from orama.sfu.values import Downlinked, SrtpKeys, Uplinked
+from orama.wire import rtcp
 
-
-class RandomBits(Protocol):
-    """``random.SystemRandom()`` in service, ``random.Random(seed)`` in tests."""
-
-    def getrandbits(self, k: int, /) -> int: ...
+__all__ = ["MediaStats", "PeerMedia", "RandomBits", "Track"]
 
 
 @frozen
 class MediaStats:
-    """One client's media at this moment; rates are totals since the start."""
+    """One client's media at this moment; counts are totals since the start."""
 
     #: Seconds, None before the first receiver report.
     round_trip: float | None
     packets_received: int
     packets_sent: int
+    #: What the client says it lost of its present subscriptions.
     packets_lost: int
 
 
 class PeerMedia:
     """What one client sends and receives.
 
+    :param random: where SSRCs, first numbers and timestamp offsets come from.
     :param transmit: gets protected packets for this client; the views are good until it returns.
     :param later: ``Fabric.later``: runs a flush once when the current drain ends.
     """
@@ -50,32 +56,173 @@ class PeerMedia:
         later: Callable[[Callable[[], None]], None],
         counters: MediaCounters,
     ) -> None:
+        self._clock = clock
+        self._random = random
+        self._counters = counters
+        self._outbox = Outbox(transmit, later, counters)
+        self._receiver: srtp.Receiver | None = None
+        self._uplink = Uplink(clock, random.getrandbits(32), self._outbox.rtcp, counters)
+        self._downlinks: dict[str, Downlink] = {}
+        self._by_ssrc: dict[int, Downlink] = {}
+        # Every SSRC that was ever sent under: see Numbering.highest.
+        self._numberings: dict[int, Numbering] = {}
+        self._round_trip = RoundTrip()
+        self._packets_sent = 0
+        self._closed = False
         #: Tracks that the client publishes, by track id.
-        self.tracks: dict[str, Track] = {}
+        self.tracks: dict[str, Track] = self._uplink.tracks
+
+    # -- what the session decides -------------------------------------------------------------------
 
     def secure(self, keys: SrtpKeys) -> None:
-        """DTLS is up: from now on packets can be read and written."""
+        """DTLS is up: from now on packets can be read and written, and subscriptions begin."""
+        if self._closed:
+            return
+        self._receiver = srtp.receiver(keys, self._counters.dropped)
+        self._outbox.sender = srtp.sender(keys)
+        now = self._clock.seconds()
+        for downlink in self._downlinks.values():
+            downlink.start(now)
 
     def publish(self, tracks: Sequence[Uplinked]) -> None:
         """The whole set of m-lines on which the client sends now; what is missing from it ends."""
-
-    def receive(self, packets: Burst, now: float) -> None:
-        """Take protected RTP and RTCP as the client sent them; never raises for bad packets."""
+        if not self._closed:
+            self._uplink.publish(tracks)
 
     def subscribe(self, track: Track, downlinked: Downlinked) -> None:
         """Forward *track* of another client to this one; again for the same track replaces the m-line's values."""
+        if self._closed or track.closed:
+            return
+        known = self._downlinks.get(downlinked.track_id)
+        if known is not None:
+            if known.track is track and (known.ssrc, known.rtx_ssrc) == (downlinked.ssrc, downlinked.rtx_ssrc):
+                known.configure(downlinked)
+                return
+            known.close()
+        downlink = Downlink(
+            track,
+            downlinked,
+            self._outbox,
+            self._numbering(downlinked.ssrc),
+            self._numbering(downlinked.rtx_ssrc) if downlinked.rtx_ssrc is not None else Numbering(0),
+            self._random,
+            self._round_trip,
+            self._counters,
+            self._ended,
+        )
+        self._downlinks[downlinked.track_id] = downlink
+        self._by_ssrc[downlink.ssrc] = downlink
+        downlink.start(self._clock.seconds())
 
     def unsubscribe(self, track_id: str) -> None:
         """Stop; nothing happens when there is no such subscription."""
+        downlink = self._downlinks.get(track_id)
+        if downlink is not None:
+            downlink.close()
 
-    def set_layer(self, track_id: str, layer: str, priority: int) -> None:
-        """Choose the simulcast layer: ``low``, ``mid``, ``high`` or ``auto``."""
+    def set_layer(self, track_id: str, layer: str, priority: int = 0) -> None:
+        """Choose the simulcast layer: ``low``, ``mid``, ``high`` or ``auto``; nothing without such a subscription.
 
-    def tick(self, now: float) -> None:
-        """Timed work; call it every 50 ms."""
+        :raises BadRequest: no such layer.
+        """
+        if layer not in LAYERS:
+            raise BadRequest("invalid_layer", f"layer is one of {', '.join(LAYERS)}")
+        downlink = self._downlinks.get(track_id)
+        if downlink is not None:
+            downlink.layer, downlink.priority = layer, priority
+            downlink.aim(self._clock.seconds())
 
     def close(self) -> None:
         """End every subscription from and to this client; later calls do nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        for downlink in list(self._downlinks.values()):
+            downlink.close()
+        self._uplink.close()
+        self._outbox.close()
+        self._receiver = None
+
+    # -- the way of a packet ----------------------------------------------------------------------
+
+    def receive(self, packets: Burst, now: float) -> None:
+        """Take protected RTP and RTCP as the client sent them; never raises for bad packets."""
+        receiver = self._receiver
+        if receiver is None:
+            self._counters.dropped["no_keys"] += len(packets)
+            return
+        media: list[Buffer] = []
+        control: list[Buffer] = []
+        for packet in packets:  # RFC 5761, 4: a second byte of 192 to 223 is RTCP
+            (control if len(packet) > 1 and 192 <= packet[1] <= 223 else media).append(packet)
+        if media:
+            self._uplink.receive(receiver.unprotect(media), now)
+        for packet in control:
+            plain = receiver.unprotect_rtcp(packet)
+            if plain is not None:
+                self._receive_rtcp(plain, now)
+
+    def _receive_rtcp(self, plain: bytes, now: float) -> None:
+        self._counters.rtcp_received += 1
+        try:
+            received = rtcp.parse(plain)
+        except rtcp.RtcpError:
+            self._counters.dropped["malformed_rtcp"] += 1
+            return
+        for each in received:
+            match each:
+                case rtcp.SenderReport():
+                    self._uplink.report(each, now)
+                    self._reported(each.blocks, now)
+                case rtcp.ReceiverReport():
+                    self._reported(each.blocks, now)
+                case rtcp.Nack():
+                    if (downlink := self._by_ssrc.get(each.media_ssrc)) is not None:
+                        downlink.nack(each.sequence_numbers, now)
+                case rtcp.PictureLoss():
+                    if (downlink := self._by_ssrc.get(each.media_ssrc)) is not None:
+                        downlink.wish(now)
+                case rtcp.FullIntraRequest():
+                    for ssrc, _ in each.requests:
+                        if (downlink := self._by_ssrc.get(ssrc)) is not None:
+                            downlink.wish(now)
+                case _:
+                    pass
+
+    def _reported(self, blocks: Sequence[rtcp.ReportBlock], now: float) -> None:
+        for block in blocks:
+            if (downlink := self._by_ssrc.get(block.ssrc)) is not None:
+                downlink.reported(block, now)
+
+    # -- time ---------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Timed work; call it every 50 ms."""
+        if self._closed:
+            return
+        self._uplink.tick(now, self._round_trip.value)
+        for downlink in self._downlinks.values():
+            downlink.tick(now)
 
     def stats(self) -> MediaStats:
-        return MediaStats(None, 0, 0, 0)
+        return MediaStats(
+            round_trip=self._round_trip.value,
+            packets_received=self._uplink.packets_received,
+            packets_sent=self._packets_sent + sum(each.packets_sent for each in self._downlinks.values()),
+            packets_lost=sum(each.packets_lost for each in self._downlinks.values()),
+        )
+
+    def _numbering(self, ssrc: int) -> Numbering:
+        numbering = self._numberings.get(ssrc)
+        if numbering is None:
+            # Below 2¹⁵ so that the receiver's first guess of the rollover counter is right (RFC 3711, 3.3.1).
+            numbering = self._numberings[ssrc] = Numbering(self._random.getrandbits(14))
+        return numbering
+
+    def _ended(self, downlink: Downlink) -> None:
+        self._packets_sent += downlink.packets_sent
+        if self._by_ssrc.get(downlink.ssrc) is downlink:
+            del self._by_ssrc[downlink.ssrc]
+        for track_id, each in list(self._downlinks.items()):
+            if each is downlink:
+                del self._downlinks[track_id]

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from orama.sfu.values import Codec
+from twisted.internet.interfaces import IReactorTime
+
+from orama.sfu.layers import names, ordered
+from orama.sfu.speakers import AudioLevel
+from orama.sfu.stream import Publisher, Stream
+from orama.sfu.values import AUDIO_LEVEL, DEPENDENCY_DESCRIPTOR, VIDEO_ORIENTATION, Codec, Uplinked
+
+if TYPE_CHECKING:
+    from orama.sfu.downlink import Downlink
 
 
 class Track:
@@ -15,13 +24,45 @@ class Track:
     :ivar codecs: the publisher's, with its payload types.
     :ivar extensions: URI → id in the publisher's numbering.
     :ivar layers: ``("low", "mid", "high")`` as far as there are simulcast layers, empty without.
+    :ivar streams: rid (empty without simulcast) → what arrives.
     """
 
-    track_id: str
-    kind: str
     codecs: tuple[Codec, ...]
     extensions: Mapping[str, int]
-    layers: tuple[str, ...]
+
+    def __init__(self, uplinked: Uplinked, clock: IReactorTime, publisher: Publisher) -> None:
+        self.track_id = uplinked.track_id
+        self.kind = uplinked.kind
+        self.streams: dict[str, Stream] = {}
+        self.level = AudioLevel()
+        self.closed = False
+        self._clock = clock
+        self._publisher = publisher
+        self._muted = False
+        self._downlinks: dict[Downlink, None] = {}
+        self.configure(uplinked)
+
+    def configure(self, uplinked: Uplinked) -> None:
+        """Take over what was negotiated for the m-line now."""
+        self.mid = uplinked.mid
+        self.codecs = uplinked.codecs
+        self.extensions = uplinked.extensions
+        listed = uplinked.rids or tuple(str(number) for number in range(len(uplinked.ssrcs)))
+        #: Rids, lowest first; numbers stand in for them where layers are known by SSRC alone.
+        self.rids = ordered(listed) if len(listed) > 1 else ("",)
+        self.layers = names(len(self.rids))
+        # 0 is no id in either form of RFC 8285, so a lookup of it finds nothing.
+        self.level_id = uplinked.extensions.get(AUDIO_LEVEL, 0)
+        self.descriptor_id = uplinked.extensions.get(DEPENDENCY_DESCRIPTOR, 0)
+        self.orientation_id = uplinked.extensions.get(VIDEO_ORIENTATION, 0)
+        #: Payload type of RTX → of what it repairs.
+        self.repairs = {
+            codec.rtx_payload_type: codec.payload_type for codec in self.codecs if codec.rtx_payload_type is not None
+        }
+        for stream in self.streams.values():
+            stream.configure()
+        for downlink in self._downlinks:
+            downlink.match()
 
     @property
     def muted(self) -> bool:
@@ -30,12 +71,63 @@ class Track:
 
     @muted.setter
     def muted(self, muted: bool) -> None:
+        if muted == self._muted:
+            return
         self._muted = muted
+        if muted:
+            self.level.reset()
+            for downlink in self._downlinks:
+                downlink.pause()
+        else:
+            self.request_keyframe(self._clock.seconds())
 
     @property
     def audio_level(self) -> int:
         """Smoothed loudness, 0 (silence) to 127 (loudest); 0 for video."""
-        return 0
+        return 0 if self._muted else self.level.value(self._clock.seconds())
 
     def request_keyframe(self, now: float) -> None:
         """Ask the publisher for a keyframe, throttled: a request within 500 ms of another is coalesced."""
+        for stream in self.streams.values():
+            if stream.listeners:
+                stream.request_keyframe(now)
+
+    def ranked(self) -> list[Stream]:
+        """The streams, lowest layer first."""
+        found = (self.streams.get(rid) for rid in self.rids)
+        return [stream for stream in found if stream is not None]
+
+    def add(self, stream: Stream) -> None:
+        """A stream begins; it takes the place of one with the same rid."""
+        replaced = self.streams.get(stream.rid)
+        self.streams[stream.rid] = stream
+        if replaced is not None:
+            for downlink in replaced.listeners:
+                downlink.lost(replaced)
+            replaced.close()
+
+    def aim(self, now: float) -> None:
+        """Let every subscriber look at the streams anew."""
+        for downlink in self._downlinks:
+            downlink.aim(now)
+
+    def join(self, downlink: Downlink) -> None:
+        self._downlinks[downlink] = None
+
+    def part(self, downlink: Downlink) -> None:
+        self._downlinks.pop(downlink, None)
+        for stream in self.streams.values():
+            stream.ignore(downlink)
+
+    @property
+    def subscribers(self) -> int:
+        return len(self._downlinks)
+
+    def close(self) -> None:
+        """The publisher ended it: every subscription ends."""
+        self.closed = True
+        for downlink in list(self._downlinks):
+            downlink.close()
+        for stream in self.streams.values():
+            stream.close()
+        self.streams.clear()

@@ -1,0 +1,338 @@
+"""One subscription: a track of somebody else on its way to one client (RFC 3550, 2.2; RFC 3711).
+
+Every packet gets this subscription's SSRC, numbers, payload type and extensions, is protected in a send buffer
+and queued. NACKs are answered here by RTX (RFC 4588), keyframe requests passed up, sender reports rewritten.
+Nothing is decoded, and nothing is forwarded before there are keys, and a keyframe to begin with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from struct import Struct
+from typing import Protocol
+
+from orama.sfu.codecs import payload_types
+from orama.sfu.counters import MediaCounters
+from orama.sfu.extensions import ExtensionBlocks
+from orama.sfu.keyframes import PER_RECEIVER, Throttle
+from orama.sfu.layers import choose
+from orama.sfu.outbox import MAX_HEADER, Outbox
+from orama.sfu.packet import Packet
+from orama.sfu.reports import RoundTrip
+from orama.sfu.retransmission import Resends
+from orama.sfu.sequence import Numbering, Span
+from orama.sfu.srtp import Seal
+from orama.sfu.stream import Stream
+from orama.sfu.track import Track
+from orama.sfu.values import Downlinked
+from orama.wire.rtcp import ReportBlock, SenderReport, SourceDescription, serialize
+from orama.wire.rtp import nearest, wrap_rtx
+
+#: Packets that may come late: half of the replay window of libsrtp in browsers, which refuses older ones.
+LATEST = 512
+#: Largest believable step of the RTP clock when another layer takes over, seconds.
+MOST_SKEW = 5.0
+
+
+class RandomBits(Protocol):
+    """``random.SystemRandom()`` in service, ``random.Random(seed)`` in tests."""
+
+    def getrandbits(self, k: int, /) -> int: ...
+
+
+class Downlink:
+    """A subscription.
+
+    :param outbox: of the subscriber.
+    :param numbering: of the SSRC, which may have been in use before.
+    :param ended: called when the subscription is over, whoever ended it.
+    """
+
+    def __init__(
+        self,
+        track: Track,
+        downlinked: Downlinked,
+        outbox: Outbox,
+        numbering: Numbering,
+        repair_numbering: Numbering,
+        random: RandomBits,
+        round_trip: RoundTrip,
+        counters: MediaCounters,
+        ended: Callable[[Downlink], None],
+    ) -> None:
+        self.track = track
+        self.layer = "auto"
+        self.priority = 0
+        self.packets_sent = 0
+        self.packets_lost = 0
+        self._octets = 0
+        self._outbox = outbox
+        self._numbering = numbering
+        self._repair_numbering = repair_numbering
+        self._random = random
+        self._round_trip = round_trip
+        self._counters = counters
+        self._ended = ended
+        self._resends = Resends()
+        self._wishes = Throttle(PER_RECEIVER)
+        self._seal: Seal | None = None
+        self._repair_seal: Seal | None = None
+        #: What is forwarded now and where its numbers lie; None before the first packet and during a pause.
+        self._span: Span | None = None
+        #: What was forwarded before a pause or a loss of the stream.
+        self._before: Span | None = None
+        self._target: Stream | None = None
+        self._last_timestamp = 0
+        self._last_time = 0.0
+        self.closed = False
+        self.configure(downlinked)
+        track.join(self)
+
+    def configure(self, downlinked: Downlinked) -> None:
+        """Take over what was negotiated for the m-line now; SSRCs stay."""
+        self.ssrc = downlinked.ssrc
+        self.rtx_ssrc = downlinked.rtx_ssrc
+        self._cname = downlinked.cname
+        self._accepted = downlinked.codecs
+        self._extensions = ExtensionBlocks(downlinked)
+        self.match()
+
+    def match(self) -> None:
+        """Find the subscriber's payload type for each of the publisher's."""
+        self._codecs = payload_types(self.track.codecs, self._accepted)
+        self._types = {theirs: codec.payload_type for theirs, codec in self._codecs.items()}
+
+    # -- which stream ------------------------------------------------------------------------------
+
+    def start(self, now: float) -> None:
+        """There are keys: begin."""
+        sender = self._outbox.sender
+        if sender is None or self.closed:
+            return
+        self._seal = sender.stream(self.ssrc)
+        self._repair_seal = sender.stream(self.rtx_ssrc) if self.rtx_ssrc is not None else None
+        self._target = None
+        self.aim(now)
+
+    def aim(self, now: float) -> None:
+        """Choose the stream to forward; it begins with its next keyframe."""
+        if self._seal is None:
+            return
+        chosen = choose(self.track.ranked(), self.layer)
+        if chosen is None or chosen is self._target:
+            return
+        current = self._span.stream if self._span is not None else None
+        if self._target is not None and self._target is not current:
+            self._target.ignore(self)
+        self._target = chosen
+        chosen.listen(self)
+        if chosen is not current:
+            chosen.request_keyframe(now)
+
+    def lost(self, stream: Stream) -> None:
+        """The stream is no more; another takes its place when the track says so."""
+        if self._span is not None and self._span.stream is stream:
+            self.pause()
+        if self._target is stream:
+            self._target = None
+
+    def pause(self) -> None:
+        """What comes next begins a new span, with a keyframe."""
+        if self._span is not None:
+            self._before, self._span = self._span, None
+
+    @property
+    def waiting(self) -> bool:
+        """A keyframe of the chosen stream is needed and has not come."""
+        if self._target is None or self.track.muted:
+            return False
+        return self._span is None or self._span.stream is not self._target
+
+    def _begin(self, stream: Stream, packets: Sequence[Packet], now: float) -> Sequence[Packet]:
+        """Start a span at the first packet that can be decoded by itself; what of *packets* is in it."""
+        if stream is not self._target:
+            return ()
+        at = 0
+        if self.track.kind == "video":
+            while at < len(packets) and not packets[at].keyframe:
+                at += 1
+        if at == len(packets):
+            if self._span is None:
+                self._counters.dropped["no_keyframe_yet"] += at
+            return ()
+        before = self._span or self._before
+        if before is not None and before.stream is not stream:
+            before.stream.ignore(self)
+        turn = self._turn(before, stream, packets[at], now)
+        self._span, self._before = self._numbering.begin(stream, packets[at].index, turn), None
+        if stream.clock is not None:
+            self._last_timestamp = (packets[at].timestamp + turn) & 0xFFFFFFFF
+            self.report(stream, now)
+        return packets[at:]
+
+    def _turn(self, before: Span | None, stream: Stream, packet: Packet, now: float) -> int:
+        """What to add to the timestamps of *stream* so that time goes on where it is."""
+        if before is None:
+            return self._random.getrandbits(32)
+        if before.stream is stream:
+            return before.turn
+        timestamp = (self._last_timestamp + int(max(0.0, now - self._last_time) * stream.rate)) & 0xFFFFFFFF
+        ours, theirs = before.stream.clock, stream.clock
+        if ours is not None and theirs is not None:
+            # Both layers' clocks are known: the same wall-clock time gets the same timestamp.
+            exact = ours.rtp_at(theirs.ntp_at(packet.timestamp, stream.rate), stream.rate) + before.turn
+            if abs(nearest(exact & 0xFFFFFFFF, timestamp, 32) - timestamp) < MOST_SKEW * stream.rate:
+                timestamp = exact & 0xFFFFFFFF
+        if nearest(timestamp, self._last_timestamp, 32) <= self._last_timestamp:
+            timestamp = self._last_timestamp + 1
+        return (timestamp - packet.timestamp) & 0xFFFFFFFF
+
+    # -- the way of a packet ----------------------------------------------------------------------
+
+    def forward(self, stream: Stream, packets: Sequence[Packet], now: float) -> None:
+        """Send a run of packets of one stream on."""
+        span = self._span
+        if span is None or stream is not span.stream:
+            packets = self._begin(stream, packets, now)
+            span = self._span
+            if not packets or span is None:
+                return
+        seal, numbering, outbox, extensions = self._seal, self._numbering, self._outbox, self._extensions
+        if seal is None:
+            return
+        used = before = outbox.room(len(packets))
+        queue, slots, transport, step = outbox.queue, outbox.slots, outbox.transport_sequence, extensions.step
+        highest, shift, turn, origin = numbering.highest, span.shift, span.turn, span.origin
+        ssrc, types, varies, block = self.ssrc, self._types, extensions.varies, extensions.plain
+        (first, pack, head), octets = _shape(block), 0
+        for packet in packets:
+            index = packet.index + shift
+            if index > highest:
+                highest = index
+            elif packet.index < origin or index <= highest - LATEST:
+                self._counters.dropped["too_late"] += 1
+                continue
+            second = types.get(packet.payload_type)
+            if second is None:
+                self._counters.dropped["codec"] += 1
+                continue
+            if varies:
+                block = extensions.of(packet)
+                first, pack, head = _shape(block)
+            transport = (transport + step) & 0xFFFF
+            slot, payload, timestamp = slots[used], packet.payload, (packet.timestamp + turn) & 0xFFFFFFFF
+            pack(slot, 0, first, second | packet.marker, index & 0xFFFF, timestamp, ssrc, block, transport)
+            protected = seal(slot, head, payload, index)
+            if protected is None:
+                self._counters.dropped["too_long"] += 1
+                continue
+            queue.append(protected)
+            octets += len(payload)
+            used += 1
+        if highest > numbering.highest:
+            numbering.highest = highest
+            self._last_timestamp, self._last_time = (packets[-1].timestamp + turn) & 0xFFFFFFFF, now
+        outbox.transport_sequence = transport
+        self.packets_sent += used - before
+        self._octets += octets
+        self._counters.forwarded += used - before
+        self._counters.forwarded_bytes += octets
+
+    def nack(self, numbers: Sequence[int], now: float) -> None:
+        """The subscriber misses these: send them again by RTX, or not at all."""
+        self._counters.nacks_received += len(numbers)
+        dropped = self._counters.dropped
+        for number in numbers:
+            index = nearest(number, self._numbering.highest)
+            span = self._numbering.find(index)
+            packet = None if span is None else span.stream.store.get(index - span.shift)
+            if span is None or packet is None or packet.index < span.origin:
+                dropped["resend_gone"] += 1
+                continue
+            codec = self._codecs.get(packet.payload_type)
+            if codec is None or codec.rtx_payload_type is None or self._repair_seal is None:
+                # The same number again would be a replay to SRTP, and under GCM a nonce used twice.
+                dropped["resend_without_rtx"] += 1
+            elif self._resends.allows(index, now, self._round_trip.value):
+                self._resend(packet, codec.rtx_payload_type, index & 0xFFFF, span.turn, self._repair_seal)
+            else:
+                dropped["resend_limit"] += 1
+
+    def _resend(self, packet: Packet, payload_type: int, number: int, turn: int, seal: Seal) -> None:
+        outbox, numbering, block = self._outbox, self._repair_numbering, self._extensions.of(packet)
+        numbering.highest += 1
+        outbox.transport_sequence = (outbox.transport_sequence + self._extensions.step) & 0xFFFF
+        slot = outbox.slots[outbox.room(1)]
+        first, pack, head = _shape(block)
+        pack(
+            slot,
+            0,
+            first,
+            payload_type | packet.marker,
+            numbering.highest & 0xFFFF,
+            (packet.timestamp + turn) & 0xFFFFFFFF,
+            self.rtx_ssrc,
+            block,
+            outbox.transport_sequence,
+        )
+        protected = seal(slot, head, wrap_rtx(packet.payload, number), numbering.highest)
+        if protected is None:
+            self._counters.dropped["too_long"] += 1
+            return
+        outbox.queue.append(protected)
+        self._counters.retransmitted += 1
+
+    # -- reports and wishes -----------------------------------------------------------------------
+
+    def wish(self, now: float) -> None:
+        """The subscriber sent PLI or FIR."""
+        self._counters.keyframe_requests_received += 1
+        source = self._span.stream if self._span is not None else self._target
+        if source is not None and self._wishes.allows(now):
+            source.request_keyframe(now)
+
+    def report(self, stream: Stream, now: float) -> None:
+        """Tell the subscriber the clock of *stream*, in its own numbers, with our own counts."""
+        if self._span is None or self._span.stream is not stream or stream.clock is None:
+            return
+        clock = stream.clock.after(now, stream.rate)
+        report = SenderReport(
+            self.ssrc,
+            clock.ntp_time,
+            (clock.rtp_time + self._span.turn) & 0xFFFFFFFF,
+            self.packets_sent & 0xFFFFFFFF,
+            self._octets & 0xFFFFFFFF,
+        )
+        self._outbox.rtcp(serialize((report, SourceDescription(((self.ssrc, self._cname),)))))
+        self._round_trip.sent(report, now)
+
+    def reported(self, block: ReportBlock, now: float) -> None:
+        """The subscriber's report about us."""
+        self.packets_lost = block.packets_lost
+        self._round_trip.measure(block, now)
+
+    def tick(self, now: float) -> None:
+        """Until a keyframe has come, go on asking for one."""
+        if self.waiting and self._target is not None and self._wishes.allows(now):
+            self._target.request_keyframe(now)
+
+    def close(self) -> None:
+        """Stop. The SSRC simply falls silent; its m-line says the rest."""
+        if self.closed:
+            return
+        self.closed = True
+        self.track.part(self)
+        self._span = self._before = self._target = None
+        self._numbering.forget()
+        self._ended(self)
+
+
+#: Writers of a whole header, by length of the extension block; the longest block has three elements of 255 bytes.
+_packers = [Struct(f"!BBHII{length}sH").pack_into for length in range(MAX_HEADER - 12)]
+
+
+def _shape(block: bytes) -> tuple[int, Callable[..., None], int]:
+    """First byte, writer and length of a header with this block. Without one the writer's two bytes of
+    transport number lie where the payload begins, and are written over."""
+    length = len(block)
+    return (0x90, _packers[length], 14 + length) if length else (0x80, _packers[0], 12)

@@ -1,0 +1,67 @@
+"""Simulcast layers (RFC 8853): which rid is better, what they are called outside, which one to forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+#: What clients call their rids, lowest first; ``h`` is half of full, or high beside a medium.
+_LOW, _MID, _HIGH = (
+    {"q", "l", "lo", "low", "quarter"},
+    {"m", "mid", "med", "medium", "half"},
+    {"f", "hi", "high", "full"},
+)
+#: A layer that was silent for this long while another of its track was not has stopped.
+STOPPED = 0.5
+LAYERS = ("low", "mid", "high", "auto")
+
+
+class Layer(Protocol):
+    """One stream of a track; ``last_arrival`` in seconds."""
+
+    @property
+    def last_arrival(self) -> float: ...
+
+
+LayerT = TypeVar("LayerT", bound=Layer)
+
+
+def ordered(rids: Sequence[str]) -> tuple[str, ...]:
+    """The rids, lowest first: by name where all are known names, as the client listed them otherwise."""
+    names = [rid.lower() for rid in rids]
+    middle = any(name in _MID for name in names)
+
+    def rank(name: str) -> int | None:
+        if name in _LOW:
+            return 0
+        if name in _MID:
+            return 1
+        if name in _HIGH:
+            return 2
+        return (2 if middle else 1) if name == "h" else None
+
+    ranks = [rank(name) for name in names]
+    known = [each for each in ranks if each is not None]
+    if len(known) < len(ranks) or len(set(known)) < len(known):
+        return tuple(rids)
+    return tuple(rid for _, rid in sorted(zip(known, rids, strict=True)))
+
+
+def names(count: int) -> tuple[str, ...]:
+    """What *count* layers are called outside; one layer is no simulcast."""
+    return {2: ("low", "high"), 3: ("low", "mid", "high")}.get(min(count, 3), ())
+
+
+def choose(streams: Sequence[LayerT], wanted: str) -> LayerT | None:
+    """The best flowing stream that is not above *wanted*, else the lowest flowing one.
+
+    :param streams: those that have begun, lowest first.
+    """
+    if not streams:
+        return None
+    newest = max(stream.last_arrival for stream in streams)
+    flowing = [stream.last_arrival > newest - STOPPED or stream.last_arrival == newest for stream in streams]
+    top = len(streams) - 1
+    limit = {"low": 0, "mid": top // 2 if top != 1 else 0}.get(wanted, top)
+    allowed = [stream for stream, flows in zip(streams[: limit + 1], flowing, strict=False) if flows]
+    return allowed[-1] if allowed else streams[flowing.index(True)]

@@ -1,0 +1,94 @@
+"""What waits to be sent to one client until the current drain ends, and the buffers that it waits in.
+
+Packets are written into slots that are used again after each flush: the views handed to ``transmit`` are
+good until it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orama.net.fabric import Buffer, Burst
+from orama.sfu.counters import MediaCounters
+from orama.sfu.packet import MAX_PAYLOAD
+from orama.sfu.srtp import TAG, Sender
+
+#: Two full GSO sends. A client's slots take 264 KB at most, and only as many are made as were once needed.
+MOST = 128
+#: Header with the largest extension block that a downlink writes.
+MAX_HEADER = 12 + 4 + 512
+SLOT = MAX_HEADER + MAX_PAYLOAD + TAG
+
+
+class Outbox:
+    """The queue towards one client.
+
+    The media path appends to ``queue`` itself, having asked for :meth:`room`; slot *i* belongs to ``queue[i]``.
+
+    :ivar transport_sequence: the last transport-wide sequence number given to a packet.
+    """
+
+    __slots__ = (
+        "_counters",
+        "_later",
+        "_transmit",
+        "closed",
+        "flush",
+        "queue",
+        "sender",
+        "slots",
+        "transport_sequence",
+    )
+
+    def __init__(
+        self,
+        transmit: Callable[[Burst], None],
+        later: Callable[[Callable[[], None]], None],
+        counters: MediaCounters,
+    ) -> None:
+        self._transmit = transmit
+        self._later = later
+        self._counters = counters
+        #: Bound once: the fabric knows flushes by identity, and binding takes 0.04 µs.
+        self.flush = self._flush
+        self.queue: list[Buffer] = []
+        self.slots: list[memoryview] = []
+        self.sender: Sender | None = None
+        self.transport_sequence = 0
+        self.closed = False
+
+    def room(self, count: int) -> int:
+        """Make room for *count* more packets (at most ``MOST``); the number of the first free slot."""
+        queue, slots = self.queue, self.slots
+        used = len(queue)
+        if not used:
+            self._later(self.flush)
+        elif used + count > MOST:
+            self._flush()
+            self._later(self.flush)
+            used = 0
+        while len(slots) < used + count:
+            slots.append(memoryview(bytearray(SLOT)))
+        return used
+
+    def rtcp(self, packet: bytes) -> None:
+        """Protect a plain RTCP packet and queue it; without keys it is lost."""
+        if self.sender is None or self.closed:
+            return
+        self.room(1)
+        self.queue.append(self.sender.protect_rtcp(packet))
+        self._counters.rtcp_sent += 1
+
+    def _flush(self) -> None:
+        if not self.queue:
+            return
+        try:
+            self._transmit(self.queue)
+        finally:
+            self.queue.clear()
+
+    def close(self) -> None:
+        self.closed = True
+        self.sender = None
+        self.queue.clear()
+        self.slots.clear()

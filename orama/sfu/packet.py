@@ -1,0 +1,30 @@
+"""One packet of a publisher after SRTP: what is kept once and shared by every subscriber."""
+
+from __future__ import annotations
+
+from attrs import define
+
+#: Larger payloads are not WebRTC: they fit no path's MTU, and the send buffers are made for this.
+MAX_PAYLOAD = 1500
+
+
+@define(eq=False)
+class Packet:
+    """Not frozen for speed alone (a frozen one takes 0.9 µs to make, this 0.4): nobody writes to it."""
+
+    #: Extended sequence number in the publisher's space.
+    index: int
+    timestamp: int
+    #: 0x80 with the marker bit, 0 without: ready to be joined with a payload type.
+    marker: int
+    payload_type: int
+    payload: bytes
+    #: A ``wire.video.Keyframe``.
+    keyframe: int
+    #: When it came, seconds.
+    time: float
+    #: Value byte of the audio level extension (RFC 6464), None without.
+    level: int | None = None
+    #: Dependency descriptor and video orientation as they came, empty without.
+    descriptor: bytes = b""
+    orientation: bytes = b""

@@ -1,0 +1,64 @@
+"""How the numbers of a publisher's streams become the numbers of one subscription, and back.
+
+Within a span both count alike, so a late packet still has its place; a new span begins at the next free
+number whenever another stream, or the same one after a pause, goes on. Nothing is ever sent twice under one number.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from attrs import frozen
+
+from orama.sfu.stream import Stream
+
+#: Spans that are remembered for NACKs; layers do not switch oftener than keyframes come.
+SPANS = 16
+
+
+@frozen(eq=False)
+class Span:
+    """A stretch of one stream."""
+
+    stream: Stream
+    #: First index in the subscription's space, and in the stream's.
+    start: int
+    origin: int
+    #: Added to the stream's index, and to its timestamps (modulo 2³²).
+    shift: int
+    turn: int
+
+
+class Numbering:
+    """The spans of one subscription, the last one current.
+
+    :ivar highest: the highest index given out in this SSRC's space; the SRTP packet index too (RFC 3711, 3.3.1). It
+        outlives the subscription: an SSRC that is used again goes on from here, because one index
+        must never protect two packets.
+    """
+
+    __slots__ = ("_spans", "highest")
+
+    def __init__(self, highest: int) -> None:
+        self.highest = highest
+        self._spans: deque[Span] = deque(maxlen=SPANS)
+
+    def begin(self, stream: Stream, origin: int, turn: int) -> Span:
+        """The packet *origin* of *stream* gets the next number."""
+        start = self.highest + 1
+        span = Span(stream, start, origin, start - origin, turn)
+        self._spans.append(span)
+        return span
+
+    def find(self, index: int) -> Span | None:
+        """The span in which *index* was given out."""
+        if index > self.highest:
+            return None
+        for span in reversed(self._spans):
+            if index >= span.start:
+                return span
+        return None
+
+    def forget(self) -> None:
+        """Let go of the streams; the numbers stay used."""
+        self._spans.clear()

@@ -1,0 +1,159 @@
+"""One RTP stream of a publisher: an SSRC with its RTX, as it arrives (RFC 3550, 4588).
+
+Puts numbers in order, keeps packets for a second sending, asks for what is missing and for keyframes,
+and knows who listens. A simulcast track has one for each layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from orama.sfu.keyframes import KeyframeRequests
+from orama.sfu.loss import MissingPackets
+from orama.sfu.packet import Packet
+from orama.sfu.reports import Reception, StreamClock
+from orama.sfu.retransmission import PacketStore
+from orama.wire.rtcp import ReportBlock
+from orama.wire.video import Keyframe, descriptor, detector
+
+if TYPE_CHECKING:
+    from orama.sfu.downlink import Downlink
+    from orama.sfu.track import Track
+
+#: The index of the first packet lies a round above zero, so that late ones before it stay positive.
+_ROUND = 0x10000
+
+
+class Publisher(Protocol):
+    """Whom a stream asks; ``sfu.uplink`` is it."""
+
+    def ask_keyframe(self, stream: Stream) -> None: ...
+
+
+class Stream:
+    """What arrives under one SSRC.
+
+    :ivar rid: simulcast rid, empty without.
+    :ivar listeners: downlinks that forward it or wait for its next keyframe; replaced, never changed in place.
+    :ivar highest: extended sequence number of the newest packet.
+    """
+
+    def __init__(self, track: Track, rid: str, ssrc: int, publisher: Publisher) -> None:
+        self.track = track
+        self.rid = rid
+        self.ssrc = ssrc
+        self.rtx_ssrc: int | None = None
+        self.listeners: tuple[Downlink, ...] = ()
+        self.store = PacketStore(track.kind)
+        self.missing = MissingPackets()
+        self.requests = KeyframeRequests()
+        self.clock: StreamClock | None = None
+        self.reception: Reception | None = None
+        self.highest = -1
+        self.last_arrival = float("-inf")
+        self._publisher = publisher
+        self._last_timestamp = -1
+        self.configure()
+
+    def configure(self) -> None:
+        """Take over what negotiation says of the track now."""
+        codecs = self.track.codecs
+        self.rates = {codec.payload_type: codec.clock_rate for codec in codecs}
+        self.rate = codecs[0].clock_rate if codecs else 90000
+        found = {codec.payload_type: detector(codec.mime) for codec in codecs}
+        self._detectors = {number: detect for number, detect in found.items() if detect is not None}
+        self._nack = {codec.payload_type for codec in codecs if "nack" in codec.feedback}
+
+    def accept(
+        self,
+        sequence: int,
+        timestamp: int,
+        second: int,
+        payload: bytes,
+        header: bytes | bytearray | memoryview,
+        found: Mapping[int, tuple[int, int]],
+        now: float,
+    ) -> Packet | None:
+        """Take one packet, RTX undone, padding removed; None when it is a duplicate or too late.
+
+        :param second: the header's second byte, marker and payload type.
+        :param found: where the extension elements lie in *header*.
+        """
+        reception = self.reception
+        if reception is None:
+            reception = self.reception = Reception(_ROUND + sequence)
+            self.highest = _ROUND + sequence - 1
+        highest, payload_type, track = self.highest, second & 0x7F, self.track
+        index = highest + ((sequence - highest + 0x8000) & 0xFFFF) - 0x8000
+        if index <= highest and (index <= highest - self.store.size or self.store.has(index)):
+            return None
+        reception.received += 1
+        self.last_arrival = now
+        level, dependency, orientation = None, b"", b""
+        if found:
+            place = found.get(track.level_id)
+            if place is not None:
+                level = header[place[0]]
+                track.level.heard(level, now)
+            place = found.get(track.descriptor_id)
+            if place is not None:
+                dependency = bytes(header[place[0] : place[1]])
+            place = found.get(track.orientation_id)
+            if place is not None:
+                orientation = bytes(header[place[0] : place[1]])
+        keyframe = 0
+        detect = self._detectors.get(payload_type)
+        if detect is not None:
+            keyframe = detect(payload)
+            if dependency and not keyframe:
+                keyframe = descriptor(dependency)
+        packet = Packet(
+            index, timestamp, second & 0x80, payload_type, payload, keyframe, now, level, dependency, orientation
+        )
+        self.store.add(packet)
+        if index == highest + 1:
+            self.highest = index
+        elif index > highest:
+            self.highest = index
+            if payload_type in self._nack and not self.missing.gap(highest + 1, index, now):
+                self.request_keyframe(now)
+        elif self.missing:
+            self.missing.came(index)
+        if timestamp != self._last_timestamp:
+            self._last_timestamp = timestamp
+            reception.frame(timestamp, now, self.rates.get(payload_type, self.rate))
+        if keyframe:
+            self.requests.satisfied()
+            if keyframe == Keyframe.START:
+                self.missing.forget_before(index)
+        return packet
+
+    def request_keyframe(self, now: float) -> None:
+        """Somebody needs a keyframe of this stream."""
+        if self.track.kind == "video" and self.requests.ask(now):
+            self._publisher.ask_keyframe(self)
+
+    def tick(self, now: float) -> None:
+        """Timed work of this stream but for NACKs, which the uplink gathers."""
+        self.store.expire(self.highest, now)
+        if self.requests.due(now):
+            self._publisher.ask_keyframe(self)
+
+    def block(self, now: float) -> ReportBlock | None:
+        """What to say of it in a receiver report; None before its first packet."""
+        if self.reception is None:
+            return None
+        return self.reception.block(self.ssrc, self.highest, self.clock, now)
+
+    def listen(self, downlink: Downlink) -> None:
+        if downlink not in self.listeners:
+            self.listeners += (downlink,)
+
+    def ignore(self, downlink: Downlink) -> None:
+        self.listeners = tuple(each for each in self.listeners if each is not downlink)
+
+    def close(self) -> None:
+        self.listeners = ()
+        self.store.clear()
+        self.missing.clear()
