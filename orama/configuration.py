@@ -75,7 +75,7 @@ def _converter() -> Converter:
     converter.register_structure_hook(bool, _named(bool, "true or false"))
     converter.register_structure_hook(float, _number)
     converter.register_structure_hook(Path, _path)
-    converter.register_structure_hook_func(lambda kind: issubclass(get_origin(kind) or object, tuple), _tuple)
+    converter.register_structure_hook_func(lambda kind: str(get_origin(kind)) == str(tuple), _tuple)
     converter.register_structure_hook_factory(
         attrs.has, lambda kind: make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
     )

@@ -36,4 +36,5 @@ def unsuitable() -> str:
 
     if isinstance(reactor, asyncioreactor.AsyncioSelectorReactor):
         return ""
-    return f"needs the asyncio reactor, but {qual(type(reactor))} is installed: leave --reactor out, or say --reactor=asyncio"
+    found = qual(type(reactor))
+    return f"needs the asyncio reactor, but {found} is installed: leave --reactor out, or say --reactor=asyncio"

@@ -19,16 +19,16 @@ MAY_IMPORT = {
     "net": frozenset({"", "wire"}),
     "turn": frozenset({"", "wire", "net"}),
     "sfu": frozenset({"", "wire", "net"}),
-    "signaling": frozenset({"", "wire", "net", "turn", "sfu"}),
     "store": frozenset({""}),
     "cluster": frozenset({"", "wire", "net", "turn", "sfu", "store"}),
-    "rest": frozenset({"", "wire", "net", "turn", "sfu", "signaling", "cluster", "store"}),
+    "rest": frozenset({"", "wire", "net", "turn", "sfu", "store", "cluster"}),
+    "signaling": frozenset({"", "wire", "net", "turn", "sfu", "rest"}),
     "cli": frozenset({"", "cluster"}),
     "web": frozenset(),
 }
 #: Top-level modules for everybody; those not named here see the whole tree and are seen by nobody.
 SHARED = frozenset({"errors", "settings", "configuration", "_version", "__init__", "logs", "reactors", "metrics"})
-ASSEMBLY = frozenset({"hierarchy", "daemon", "tap"})
+ASSEMBLY = frozenset({"hierarchy", "serving", "listening", "daemon", "tap"})
 #: Where asyncio may be spoken.
 ASYNCIO = frozenset({"sfu/_aiortc.py", "reactors.py"})
 

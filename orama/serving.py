@@ -1,0 +1,157 @@
+"""The namespaces that this node serves: what is wanted of each, put into the running parts.
+
+Serving a namespace is three things: TURN knows its secret and its peers, the SFU has its media port, and its
+signalling port on the internal address answers. All three or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from ipaddress import ip_network
+from typing import Any
+
+from attrs import define
+from twisted.internet.defer import maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.web.resource import IResource
+
+from orama.cluster.namespaces import WebRtcConfig
+from orama.errors import NotFound, Unavailable
+from orama.listening import busy
+from orama.rest.json_resource import JsonResource
+from orama.rest.origins import Origins
+from orama.rest.site import Site
+from orama.settings import Settings
+from orama.sfu.room import Rooms
+from orama.turn.tenants import Tenant, Tenants
+
+#: Namespace → nothing; raises NotFound when it has no WebRTC.
+Require = Callable[[str], Awaitable[object]]
+_log = Logger()
+
+
+@define
+class _Served:
+    config: WebRtcConfig
+    port: IListeningPort
+
+
+class ServedNamespaces:
+    """:param signal: makes the signalling resource of the namespaces that a :data:`Require` lets in."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        tenants: Tenants,
+        rooms: Rooms,
+        signal: Callable[[Require], IResource],
+        require: Require,
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._tenants = tenants
+        self._rooms = rooms
+        self._signal = signal
+        self._require = require
+        self._served: dict[str, _Served] = {}
+
+    def serves(self, namespace: str) -> bool:
+        return namespace in self._served
+
+    def signaling_port(self, namespace: str) -> int | None:
+        """Where its signalling answers on the internal address."""
+        served = self._served.get(namespace)
+        return None if served is None else served.config.blocks.signaling[0]
+
+    async def apply(self, namespace: str, config: WebRtcConfig | None) -> None:
+        """Serve *namespace* as *config* has it, or (None) no more.
+
+        :raises Unavailable: ``port_in_use``.
+        """
+        await self._withdraw(namespace)
+        if config is None:
+            return
+        try:
+            port = self._start(config)
+        except CannotListenError as error:
+            await self._rooms.stop_namespace(namespace)
+            raise Unavailable("port_in_use", f"{namespace} cannot be served: {busy(error)}") from None
+        self._tenants.put(self._tenant(config))
+        self._served[namespace] = _Served(config, port)
+        _log.info("{namespace} is served", namespace=namespace)
+
+    def configure(self, settings: Settings) -> None:
+        """Take over the peers that relays may reach."""
+        self._settings = settings
+        for served in self._served.values():
+            self._tenants.put(self._tenant(served.config))
+
+    async def stop(self) -> None:
+        """Serve nobody any more."""
+        for namespace in tuple(self._served):
+            await self._withdraw(namespace)
+
+    def _start(self, config: WebRtcConfig) -> IListeningPort:
+        """Bind the media port and the signalling port.
+
+        :raises CannotListenError: one is taken.
+        """
+        namespace, blocks = config.namespace, config.blocks
+
+        async def require(asked: str) -> None:
+            if asked != namespace:
+                raise NotFound("namespace_not_found", "another namespace is served here")
+            await self._require(asked)
+
+        self._rooms.start_namespace(namespace, blocks.media, blocks.relay)
+        site = Site(_at_signal(self._signal(require), self._settings), self._settings, self._reactor)
+        port: IListeningPort = self._reactor.listenTCP(blocks.signaling[0], site, interface=self._settings.internal_ip)
+        return port
+
+    def _tenant(self, config: WebRtcConfig) -> Tenant:
+        return Tenant(
+            config.namespace,
+            (config.turn_secret,),
+            config.blocks.relay,
+            ((self._settings.internal_ip, *config.blocks.media),),
+            tuple(map(ip_network, self._settings.turn.allowed_peers)),
+        )
+
+    async def _withdraw(self, namespace: str) -> None:
+        served = self._served.pop(namespace, None)
+        if served is None:
+            return
+        await maybeDeferred(served.port.stopListening)
+        await self._rooms.stop_namespace(namespace)
+        self._tenants.remove(namespace)
+
+
+class LiveRooms:
+    """The SFU's rooms as REST asks for them: a room that is not here has nobody in it and nothing to close."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+
+    def create(self, namespace: str, room_id: str, max_participants: int) -> object:
+        return self._rooms.create(namespace, room_id, max_participants)
+
+    def close(self, namespace: str, room_id: str, reason: str) -> None:
+        if self._rooms.get(namespace, room_id) is not None:
+            self._rooms.close(namespace, room_id, reason)
+
+    def participants(self, namespace: str, room_id: str) -> int:
+        room = self._rooms.get(namespace, room_id)
+        return 0 if room is None else room.participants
+
+
+def _at_signal(resource: IResource, settings: Settings) -> JsonResource:
+    """A tree with *resource* at ``/v1/webrtc/signal`` and nothing else."""
+    origins = Origins(settings.limits.origins)
+    root, version, webrtc = (JsonResource(origins) for _ in range(3))
+    root.putChild(b"v1", version)
+    version.putChild(b"webrtc", webrtc)
+    webrtc.putChild(b"signal", resource)
+    return root
