@@ -11,7 +11,15 @@ from collections.abc import Iterator, Mapping
 from attrs import field, frozen
 
 from orama.net.fabric import Address
-from orama.sfu.values import Codec, Downlinked, Uplinked
+from orama.sfu.values import (
+    AUDIO_LEVEL,
+    DEPENDENCY_DESCRIPTOR,
+    MID,
+    VIDEO_ORIENTATION,
+    Codec,
+    Downlinked,
+    Uplinked,
+)
 from orama.wire import sdp
 
 RTP = "UDP/TLS/RTP/SAVPF"
@@ -20,6 +28,9 @@ CHANNELS = "webrtc-datachannel"
 #: The port of the association, a number inside DTLS (RFC 8841, 5), and the longest message that we take.
 SCTP_PORT = 5000
 MAX_MESSAGE = 262144
+#: Header extensions of packets to clients, as far as the publisher has them; MID is ours to add. Without a
+#: transport-wide sequence number browsers estimate by themselves and tell us in REMB, once a second.
+SENT = frozenset({MID, AUDIO_LEVEL, VIDEO_ORIENTATION, DEPENDENCY_DESCRIPTOR})
 
 
 @frozen
@@ -73,6 +84,7 @@ class Line:
         if self.stopped or self.sending is None or not self.receives or not self.codecs:
             return None
         sending = self.sending
+        sent = SENT & (sending.wanted.extensions | {MID})
         return Downlinked(
             sending.wanted.track_id,
             self.mid,
@@ -81,7 +93,7 @@ class Line:
             sending.ssrc,
             sending.rtx_ssrc,
             sending.wanted.peer_id,
-            self.extensions,
+            {uri: number for uri, number in self.extensions.items() if uri in sent},
         )
 
 

@@ -23,6 +23,9 @@ from orama.sfu.values import (
     AUDIO_LEVEL,
     DEPENDENCY_DESCRIPTOR,
     MID,
+    REPAIRED_RID,
+    RID,
+    TRANSPORT_CC,
     VIDEO_ORIENTATION,
     Codec,
     Downlinked,
@@ -40,9 +43,12 @@ CODECS = 1
 #: Hashes of RFC 8122 that are still good.
 HASHES = ("sha-256", "sha-384", "sha-512")
 
-#: What we send to clients: always, and when the publisher sends it.
-SENT = {"audio": (MID,), "video": (MID,)}
-PASSED_ON = {"audio": (AUDIO_LEVEL,), "video": (VIDEO_ORIENTATION, DEPENDENCY_DESCRIPTOR)}
+#: What we offer with a track. All of it, since Chromium offers on later m-lines of its own, on which it publishes, no
+#: extension that was missing on the earlier ones; ``lines.SENT`` is what packets to clients carry.
+OFFERED = {
+    "audio": (AUDIO_LEVEL, TRANSPORT_CC, MID),
+    "video": (VIDEO_ORIENTATION, TRANSPORT_CC, MID, RID, REPAIRED_RID, DEPENDENCY_DESCRIPTOR),
+}
 
 
 class Ice(Protocol):
@@ -515,10 +521,9 @@ def _carrying(line: Line, sending: Sending, numbers: Numbers) -> Line:
     """*line* with *sending* on it, and codecs and extensions to match."""
     wanted = sending.wanted
     video = wanted.kind == "video"
-    feedback = payloads.FEEDBACK - payloads.AUDIO_FEEDBACK if video else frozenset()
+    feedback = payloads.FEEDBACK if video else payloads.AUDIO_FEEDBACK
     codecs = tuple(evolve(numbers.place(codec, video), feedback=feedback) for codec in wanted.codecs)
-    uris = (*SENT[wanted.kind], *(uri for uri in PASSED_ON[wanted.kind] if uri in wanted.extensions))
-    numbered = ((uri, line.extensions.get(uri) or numbers.extension(uri)) for uri in uris)
+    numbered = ((uri, numbers.extension(uri)) for uri in OFFERED[wanted.kind])
     extensions = {uri: number for uri, number in numbered if number is not None and number <= payloads.LAST_ID}
     return evolve(line, codecs=codecs, extensions=extensions, sending=sending)
 

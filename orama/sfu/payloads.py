@@ -185,7 +185,9 @@ class Numbers:
             meaning = (mime, one.clock_rate, one.channels, profile or _profile(mime, one.parameters))
             self._meanings[one.payload_type] = self._meanings.get(one.payload_type, frozenset()) | {meaning}
         for extension in sdp.extensions(media):
-            self._ids.setdefault(extension.uri, extension.id)
+            # What the client says counts: an id that we gave and it never took, it may give to something else.
+            self._ids = {uri: number for uri, number in self._ids.items() if number != extension.id}
+            self._ids[extension.uri] = extension.id
 
     def place(self, codec: Codec, repaired: bool) -> Codec:
         """*codec* with payload types for a new m-line of ours; with RTX when *repaired*."""
