@@ -92,4 +92,4 @@ class Seats:
                 self.give_up(seat)
 
     def _expired(self, seat: Seat, now: float) -> bool:
-        return seat.session is None and now - seat.vacated >= self._timeout
+        return seat.session is None and (seat.peer.left or now - seat.vacated >= self._timeout)

@@ -74,7 +74,7 @@ class MemoryPeer:
     queued: list[Event] = field(factory=list)
     started: bool = False
     fails: BaseException | None = None
-    gone: bool = False
+    left: bool = False
 
     def tell(self, event: Event) -> None:
         if self.send is None or not self.started:
@@ -106,9 +106,9 @@ class MemoryPeer:
         self.send = None
 
     def leave(self, reason: str = "left") -> None:
-        if self.gone:
+        if self.left:
             return
-        self.gone = True
+        self.left = True
         self.calls.append(("leave", reason))
         del self.room.peers[self.peer_id]
         for peer in tuple(self.room.peers.values()):

@@ -352,7 +352,7 @@ class TalkTests(SiteTestCase):
         await stopping
         self.assertEqual(len(self.service.sockets), 0)
         self.assertEqual(deaf.closing_code(), 1001)
-        self.assertTrue(self.node.rooms.everybody[0].gone)
+        self.assertTrue(self.node.rooms.everybody[0].left)
         self.service.startService()
 
     async def test_samples(self) -> None:
@@ -410,7 +410,7 @@ class LimitTests(SiteTestCase):
         page = await self.joined()
         page.sendMessage(b" " * 65537)
         self.assertEqual(await page.until_closed(), 1009)
-        self.assertFalse(self.node.rooms.everybody[0].gone)
+        self.assertFalse(self.node.rooms.everybody[0].left)
 
     async def test_message_over_the_limit(self) -> None:
         """So is a message of many small fragments."""

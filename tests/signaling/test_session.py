@@ -383,7 +383,7 @@ class RequestTests(SynchronousTestCase):
         peer = self.client.peer
         self.client.say("answer", sdp="a")
         self.assertEqual(self.client.socket.code, 1011)
-        self.assertTrue(peer.gone)
+        self.assertTrue(peer.left)
 
     def test_invalid_messages(self) -> None:
         """Each malformed message has its exact code; none ends the socket."""
@@ -430,7 +430,7 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(self.client.socket.errors, ["forbidden", "forbidden"])
         self.assertIsNone(self.client.socket.closed)
         self.assertEqual(self.client.peer.calls, [])
-        self.assertFalse(other.peer.gone)
+        self.assertFalse(other.peer.left)
 
     def test_kick(self) -> None:
         """An owner puts a peer out: it gets ``kicked`` and its socket closes; the others learn why it left."""
@@ -599,7 +599,7 @@ class ResumeTests(SynchronousTestCase):
         self.assertEqual(client.socket.code, 4409)
         client.drop()
         self.assertEqual(again.socket.last("welcome")["peerId"], "p1")
-        self.assertFalse(again.peer.gone)
+        self.assertFalse(again.peer.left)
         again.peer.tell(events.TrackState("t", True))
         self.assertEqual(again.socket.types[-1], "track-state")
         self.assertEqual(client.socket.types.count("track-state"), 0)
@@ -660,15 +660,17 @@ class ResumeTests(SynchronousTestCase):
         third = node.join(resume=client.resume)
         self.assertEqual(third.socket.last("welcome")["peerId"], "p1")
 
-    def test_kicked_while_away(self) -> None:
-        """What happened meanwhile is told on the new socket, the end included."""
+    def test_gone_while_away(self) -> None:
+        """A peer that was put out, or timed out, while its socket was away is gone: the client joins anew."""
         node = Node()
+        owner = node.join(visitor=OWNER)
         client = node.join()
         client.drop()
-        client.peer.tell(events.Kicked("kicked"))
+        owner.say("kick", peerId="p2")
         again = node.join(resume=client.resume)
-        self.assertEqual(again.socket.types, ["welcome", "turn-credentials", "kicked"])
-        self.assertEqual(again.socket.code, 1000)
+        self.assertEqual(again.socket.last("welcome")["peerId"], "p3")
+        node.advance(1)
+        self.assertEqual(len(node.lobby.seats), 2)
 
     def test_credentials_go_on(self) -> None:
         """The resumed socket is sent renewals, the old one nothing."""
@@ -723,7 +725,7 @@ class RateTests(SynchronousTestCase):
         self.assertEqual(client.socket.code, 4429)
         self.assertEqual(client.socket.sent[-1]["code"], "rate_limited")
         self.assertTrue(client.socket.sent[-1]["fatal"])
-        self.assertTrue(peer.gone)
+        self.assertTrue(peer.left)
 
     def test_before_joining(self) -> None:
         """The rate holds for whoever has not joined, too."""
@@ -826,7 +828,7 @@ class DrainTests(SynchronousTestCase):
         client = self.node.join()
         self.drain()
         client.drop()
-        self.assertTrue(client.peer.gone)
+        self.assertTrue(client.peer.left)
         self.assertEqual(len(self.ended), 1)
 
     def test_deadline(self) -> None:
@@ -837,7 +839,7 @@ class DrainTests(SynchronousTestCase):
         self.assertIsNone(client.socket.closed)
         self.node.advance(0.5)
         self.assertEqual(client.socket.code, 1001)
-        self.assertTrue(client.peer.gone)
+        self.assertTrue(client.peer.left)
         self.assertEqual(len(self.ended), 1)
 
     def test_resume_during_a_drain(self) -> None:
