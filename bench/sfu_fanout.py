@@ -278,7 +278,7 @@ class Listener:
 def measure(meeting: Meeting, publisher: RelayedPeer, listeners: list[Listener], load: Load) -> Result:
     """Warm up, then send *load* from a process of its own and count."""
     times = mmap.mmap(-1, SLOTS * 8)
-    warm = range(1, 1 + load.burst * 40)
+    warm = range(load.burst * 40)
     numbers = range(warm.stop, warm.stop + int(load.rate * load.seconds) // load.burst * load.burst)
     poll = select.epoll()
     by_fd = {one.peer.socket.fileno(): one for one in listeners}
