@@ -32,6 +32,7 @@ from aiortc.rtcsctptransport import (
     WEBRTC_DCEP,
     WEBRTC_STRING,
     DataChunk,
+    ForwardTsnChunk,
     RTCSctpTransport,
     SackChunk,
 )
@@ -68,8 +69,16 @@ MAX_CHUNKS = 4096
 ACKNOWLEDGE_TIMEOUT = 30.0
 #: Our ``a=sctp-port``.
 LOCAL_PORT = 5000
+#: Where the parameters begin in the chunks that have them (RFC 9260, 3.3; RFC 6525, 3.1), by chunk type.
+PARAMETERS_AT = {1: 20, 2: 20, 4: 4, 5: 4, 6: 4, 9: 4, 130: 4}
+COMMON_HEADER = 12
+#: Gap blocks and duplicates that fit a SACK beside each other in one packet.
+MAX_GAPS = 240
+MAX_DUPLICATES = 32
 DCEP_OPEN = bytes([DATA_CHANNEL_OPEN])
 
+_chunk_header = struct.Struct("!BxH")
+_length = struct.Struct("!H")
 _log = Logger()
 
 
@@ -373,12 +382,19 @@ class _Violation(Exception):
 class _Sctp(RTCSctpTransport):  # type: ignore[misc]
     """aiortc's SCTP with limits on what a client can make it keep, and an end to associations that are dead.
 
-    aiortc announces a window and does not hold it, retransmits for ever, and lets what it cannot read
-    end the task that reads DTLS.
+    aiortc announces a window and does not hold it, retransmits for ever, loops for ever over a parameter of
+    length zero, and lets what it cannot read end the task that reads DTLS.
     """
 
-    def __init__(self, dtls: RTCDtlsTransport, counters: SctpCounters, changed: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        dtls: RTCDtlsTransport,
+        counters: SctpCounters,
+        changed: Callable[[str], None],
+        acknowledge_timeout: float,
+    ) -> None:
         super().__init__(dtls, LOCAL_PORT)
+        self._acknowledge_timeout = acknowledge_timeout
         self._inbound_streams_max = MAX_STREAMS
         self._outbound_streams_count = MAX_STREAMS
         self.counters = counters
@@ -393,6 +409,7 @@ class _Sctp(RTCSctpTransport):  # type: ignore[misc]
 
     async def _handle_data(self, data: bytes) -> None:
         try:
+            _check_parameters(data)
             await super()._handle_data(data)
         except Exception as error:  # aiortc asserts and unpacks; the DTLS reader must survive that
             _log.info("SCTP association aborted: {error}", error=type(error).__name__)
@@ -400,6 +417,9 @@ class _Sctp(RTCSctpTransport):  # type: ignore[misc]
             await self.stop()
 
     async def _send_chunk(self, chunk: Any) -> None:
+        if isinstance(chunk, SackChunk):
+            # What does not fit one packet is told by the next SACK (RFC 9260, 3.3.4).
+            del chunk.gaps[MAX_GAPS:], chunk.duplicates[MAX_DUPLICATES:]
         try:
             await super()._send_chunk(chunk)
         except (ConnectionError, SSL.Error):
@@ -424,8 +444,23 @@ class _Sctp(RTCSctpTransport):  # type: ignore[misc]
         self._held += len(stream.reassembly) - before
 
     async def _receive_sack_chunk(self, chunk: SackChunk) -> None:
+        # aiortc walks every TSN that a gap block spans, sent or not: let them be in order and within
+        # what is on its way (RFC 9260, 3.3.4), so that a SACK costs no more than what it acknowledges.
+        flight = (self._local_tsn - 1 - chunk.cumulative_tsn) % 2**32
+        last = 0
+        if flight >= 2**31:
+            raise _Violation("an acknowledgement of what was not sent")
+        for first, end in chunk.gaps:
+            if not last < first <= end <= flight:
+                raise _Violation("gap blocks")
+            last = end
         self._unacknowledged_since = None
         await super()._receive_sack_chunk(chunk)
+
+    async def _receive_forward_tsn_chunk(self, chunk: ForwardTsnChunk) -> None:
+        if any(stream_id >= MAX_STREAMS for stream_id, _ in chunk.streams):
+            raise _Violation("stream identifier")
+        await super()._receive_forward_tsn_chunk(chunk)
 
     async def _receive(self, stream_id: int, pp_id: int, data: bytes) -> None:
         channel = self._data_channels.get(stream_id)
@@ -446,7 +481,7 @@ class _Sctp(RTCSctpTransport):  # type: ignore[misc]
         now = asyncio.get_running_loop().time()
         if self._unacknowledged_since is None:
             self._unacknowledged_since = now
-        elif now - self._unacknowledged_since > ACKNOWLEDGE_TIMEOUT:
+        elif now - self._unacknowledged_since > self._acknowledge_timeout:
             self._t3_handle = None
             self.counters.timed_out += 1
             self._set_state(self.State.CLOSED)
@@ -595,6 +630,7 @@ class SctpTransport:
         remote_max_message_size: int = 65536,
         *,
         counters: SctpCounters | None = None,
+        acknowledge_timeout: float = ACKNOWLEDGE_TIMEOUT,
     ) -> None:
         self.counters = SctpCounters() if counters is None else counters
         self.on_channel: Callable[[Channel], None] = _ignore
@@ -606,7 +642,7 @@ class SctpTransport:
         self._starting: asyncio.Task[None] | None = None
         self._loop = asyncio.get_event_loop()
         self._channels: dict[int, Channel] = {}
-        self._sctp = _Sctp(dtls.carry(self), self.counters, self._changed)
+        self._sctp = _Sctp(dtls.carry(self), self.counters, self._changed, acknowledge_timeout)
         self._sctp._remote_max_message_size = remote_max_message_size
         self._sctp.on("datachannel", self._opened)
 
@@ -697,6 +733,26 @@ class SctpTransport:
                 self.on_state(state)
             except Exception:
                 _log.failure("a listener of SCTP failed")
+
+
+def _check_parameters(packet: bytes) -> None:
+    """Walk the parameters of a packet's chunks before aiortc does.
+
+    :raises _Violation: one is shorter than its header.
+    """
+    at = COMMON_HEADER
+    while at + 4 <= len(packet):
+        kind, length = _chunk_header.unpack_from(packet, at)
+        if length < 4:
+            return  # aiortc drops the packet
+        if kind in PARAMETERS_AT:
+            inner, end = at + PARAMETERS_AT[kind], min(at + length, len(packet))
+            while inner + 4 <= end:
+                (size,) = _length.unpack_from(packet, inner + 2)
+                if size < 4:
+                    raise _Violation("a parameter without its header")
+                inner += size + -size % 4
+        at += length + -length % 4
 
 
 def _is_utf8(data: bytes) -> bool:
