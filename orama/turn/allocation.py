@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import random as _random
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from orama.net.fabric import Address, Buffer, Burst
@@ -31,7 +33,6 @@ MAX_PERMISSIONS = 256
 MAX_CHANNELS = 256
 
 _unpack_header = HEADER.unpack_from
-_pack_header = HEADER.pack
 _HEADER_LENGTH = HEADER.size
 
 
@@ -42,6 +43,11 @@ class Channel:
     number: int
     peer: Address
     expires: float
+    #: Makes the header of a payload by its length.
+    header: Callable[[int], bytes] = field(init=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.header = partial(HEADER.pack, self.number)
 
 
 @define
@@ -121,7 +127,10 @@ class Allocation:
     # ---- client to peer ---------------------------------------------------------------------
 
     def forward(self, packets: Burst, start: int, now: float) -> int:
-        """Relay the run of one channel's ChannelData that begins at *start*; gives where it ends."""
+        """Relay the run of one channel's ChannelData that begins at *start*; gives where it ends.
+
+        Precondition: the packet at *start* has a header.
+        """
         number = _unpack_header(packets[start])[0]
         payloads: list[Buffer] = []
         at = start
@@ -135,8 +144,8 @@ class Allocation:
             end = _HEADER_LENGTH + length
             if end > len(packet):  # RFC 8656, 12.6: says more than it holds
                 self._drops["malformed"] += 1
-                continue
-            payloads.append(packet[_HEADER_LENGTH:end])
+            else:
+                payloads.append(packet[_HEADER_LENGTH:end])
         channel = self._channels.get(number)
         if channel is None or channel.expires <= now:
             self._drops["no_channel"] += len(payloads)
@@ -175,15 +184,15 @@ class Allocation:
         if self._permissions.get(source[0], 0.0) <= now:  # RFC 8656, 11.3
             self._drops["no_permission"] += len(packets)
             return
-        size = sum(map(len, packets))
+        lengths = list(map(len, packets))
+        size = sum(lengths)
         for bucket in self.share.buckets:
             if not bucket.take(size, now):
                 self._drops["bandwidth"] += len(packets)
                 return
         channel = self._channels_by_peer.get(source)
         if channel is not None and channel.expires > now:
-            number = channel.number
-            self.link.send(packets, self.client, [_pack_header(number, len(packet)) for packet in packets])
+            self.link.send(packets, self.client, list(map(channel.header, lengths)))
         elif self._peers.may_reach(self.tenant, source):
             self.link.send([self._data_indication(packet, source) for packet in packets], self.client)
         else:
