@@ -1,0 +1,84 @@
+"""``orama namespace``: who is served."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from orama.cli.command import Call, command, namespace_option
+from orama.cli.output import fields, rows
+
+_service = click.argument("service", type=click.Choice(["webrtc"]))
+
+
+@click.group("namespace")
+def namespace() -> None:
+    """Namespaces, their keys, and WebRTC in them."""
+
+
+@command(namespace, "create")
+@click.argument("name")
+def create(call: Call, name: str) -> None:
+    """Make a namespace, with WebRTC in it."""
+    call.answer(call.control.post("namespaces", {"name": name}), fields)
+
+
+@command(namespace, "list")
+def list_namespaces(call: Call) -> None:
+    """Show all namespaces."""
+    answer = call.control.get("namespaces")
+    call.answer(answer, lambda shown: rows(("name", "webrtc", "created_at"), shown["namespaces"]))
+
+
+@command(namespace, "delete")
+@click.argument("name")
+def delete(call: Call, name: str) -> None:
+    """Stop serving a namespace and forget it, with its keys and rooms."""
+    call.control.delete("namespaces", {"name": name})
+    call.answer({"name": name, "deleted": True}, lambda shown: click.echo(f"namespace {name} is deleted"))
+
+
+@namespace.group("key")
+def key() -> None:
+    """API keys."""
+
+
+@command(key, "create")
+@namespace_option
+@click.option("--role", type=click.Choice(["owner", "member"]), required=True, help="What the key may do.")
+def create_key(call: Call, namespace: str, role: str) -> None:
+    """Make an API key. It is shown this once: only a hash of it is kept."""
+    call.answer(call.control.post("keys", {"namespace": namespace, "role": role}), fields)
+
+
+@command(namespace, "enable")
+@_service
+@namespace_option
+def enable(call: Call, service: str, namespace: str) -> None:
+    """Serve WebRTC in a namespace."""
+    call.answer(call.control.post(f"{service}/enable", namespace=namespace), _say)
+
+
+@command(namespace, "disable")
+@_service
+@namespace_option
+def disable(call: Call, service: str, namespace: str) -> None:
+    """Serve WebRTC in a namespace no more: its rooms end."""
+    call.answer(call.control.post(f"{service}/disable", namespace=namespace), _say)
+
+
+@command(namespace, "webrtc-status")
+@namespace_option
+def webrtc_status(call: Call, namespace: str) -> None:
+    """Show what is wanted of a namespace, and what runs."""
+    call.answer(call.control.get("webrtc/status", namespace=namespace), _status)
+
+
+def _say(answer: dict[str, Any]) -> None:
+    click.echo(f"{answer['message']} in {answer['namespace']}")
+
+
+def _status(answer: dict[str, Any]) -> None:
+    fields({"namespace": answer["namespace"], **answer["desired"]})
+    rows(("node_id", "sfu_up", "turn_up"), answer["observed"]["nodes"])
