@@ -43,10 +43,11 @@ export class Call {
     for (const dialog of document.querySelectorAll("dialog")) {
       dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     }
-    byId("set-camera").addEventListener("change", ({ target }) => this.#change("camera", "videoinput", target.value));
-    byId("set-height").addEventListener("change", ({ target }) => this.#change("camera", "height", target.value));
-    byId("set-microphone").addEventListener("change", ({ target }) => this.#change("microphone", "audioinput", target.value));
-    byId("set-speaker").addEventListener("change", ({ target }) => this.#changeSpeaker(target.value));
+    const chosen = (id, listener) => byId(id).addEventListener("change", ({ target }) => listener(target.value));
+    chosen("set-camera", (id) => this.#change("camera", "videoinput", id));
+    chosen("set-height", (height) => this.#change("camera", "height", height));
+    chosen("set-microphone", (id) => this.#change("microphone", "audioinput", id));
+    chosen("set-speaker", (id) => this.#changeSpeaker(id));
     byId("share").hidden = !navigator.mediaDevices?.getDisplayMedia;
     byId("speaker-field").hidden = !("setSinkId" in HTMLMediaElement.prototype);
     document.addEventListener("keydown", (event) => this.#key(event));
@@ -116,7 +117,8 @@ export class Call {
     this.#tiles.remove(peer.peerId);
     this.#paintCount();
     if (this.#room.state !== "connected") return;
-    this.#say(`${nameOf(peer)} ${why === "timeout" ? "lost the connection" : why === "kicked" ? "was removed" : "left"}`);
+    const verb = { timeout: "lost the connection", kicked: "was removed" }[why] ?? "left";
+    this.#say(`${nameOf(peer)} ${verb}`);
   }
 
   #say(text) {
@@ -179,7 +181,8 @@ export class Call {
   // What the person sends.
 
   #publish(source, track, muted = false) {
-    const encodings = source === "camera" ? [{ maxBitrate: BITRATES[choice.get("height")] ?? BITRATES[540] }] : undefined;
+    const maxBitrate = BITRATES[choice.get("height")] ?? BITRATES[540];
+    const encodings = source === "camera" ? [{ maxBitrate }] : undefined;
     this.#own[source] = this.#room.publish(track, { source, muted, encodings });
     track.addEventListener("ended", () => this.#lost(source, track));
   }
@@ -313,13 +316,16 @@ export class Call {
     if (!this.#room) return;
     byId("relay").hidden = !seen.relay;
     byId("relay").querySelector("span").textContent = `Relayed over ${seen.relay?.toUpperCase()}`;
-    const paint = (key, mids) => this.#tiles.get(key)?.quality(describe(mids.map((mid) => seen.tracks.get(mid)), seen));
+    const paint = (key, mids) => {
+      this.#tiles.get(key)?.quality(describe(mids.map((mid) => seen.tracks.get(mid)), seen));
+    };
     const { camera, microphone, screen } = this.#own;
     paint("own", [camera, microphone].map((publication) => publication?.mid));
     if (screen) paint("own:screen", [screen.mid]);
     for (const { peerId, tracks } of peers.values()) {
       const shared = [...tracks.values()].filter(({ kind, source }) => kind === "video" && source === "screen");
-      paint(peerId, [...tracks.values()].filter((track) => !shared.includes(track)).map(({ mid }) => mid));
+      const person = [...tracks.values()].filter((track) => !shared.includes(track));
+      paint(peerId, person.map(({ mid }) => mid));
       for (const track of shared) paint(screenKey(track), [track.mid]);
     }
   }

@@ -31,7 +31,7 @@ export function reason(error, kind) {
   switch (error?.name) {
     case "NotAllowedError":
     case "SecurityError":
-      return `The browser may not use your ${what}. You can allow it next to the address bar, and join without until then.`;
+      return `The browser may not use your ${what}. Allow it beside the address bar, or join without.`;
     case "NotFoundError":
     case "OverconstrainedError":
       return `No ${kind === "both" ? "camera or microphone" : what} was found.`;
@@ -63,7 +63,8 @@ export async function captureBoth() {
     return { video: null, audio: null, problem: "Camera and microphone need a page that came over https." };
   }
   try {
-    const media = await navigator.mediaDevices.getUserMedia({ video: constraints("video"), audio: constraints("audio") });
+    const wanted = { video: constraints("video"), audio: constraints("audio") };
+    const media = await navigator.mediaDevices.getUserMedia(wanted);
     return { video: media.getVideoTracks()[0], audio: media.getAudioTracks()[0], problem: "" };
   } catch (error) {
     if (error.name === "NotAllowedError") return { video: null, audio: null, problem: reason(error, "both") };

@@ -14,8 +14,9 @@ export class Lobby {
   #stopLevel = () => {};
   #joined;
   #open = false;
+  #capturing = Promise.resolve();
 
-  /** @param {(entry: {room: string, name: string, key: string, media: object}) => void} joined */
+  /** @param {(entry: {room: string, name: string, key: string}) => void} joined */
   constructor(joined) {
     this.#joined = joined;
     byId("lobby-form").addEventListener("submit", (event) => {
@@ -31,9 +32,8 @@ export class Lobby {
 
   /** Shows the lobby for a room; without one it asks for it. */
   async show({ room, name, problem = "", needsKey = false }) {
-    byId("lobby-room").innerHTML = "";
-    byId("lobby-room").append(room ? "Room " : "Choose a room, or make up a new one.");
-    if (room) byId("lobby-room").append(Object.assign(document.createElement("b"), { textContent: room }));
+    const bold = Object.assign(document.createElement("b"), { textContent: room });
+    byId("lobby-room").replaceChildren(...(room ? ["Room ", bold] : ["Choose a room, or make up a new one."]));
     byId("room-field").hidden = Boolean(room);
     byId("room-input").value = room;
     byId("name-input").value = name;
@@ -45,17 +45,18 @@ export class Lobby {
     (first ? byId(first).querySelector("input") : byId("name-input")).focus();
     if (this.#open) return;
     this.#open = true;
-    const { problem: fault, ...media } = await captureBoth();
-    if (!this.#open) {
-      for (const track of Object.values(media)) track?.stop();
-      return;
-    }
-    this.#media = media;
-    for (const kind of ["video", "audio"]) this.#wanted[kind] &&= Boolean(media[kind]);
-    if (fault) this.problem(byId("lobby-problem").textContent || fault);
+    this.#capturing = this.#capture();
+    await this.#capturing;
     await fillSelects();
     this.#paint();
-    this.#listen();
+    if (this.#open) this.#listen();
+  }
+
+  async #capture() {
+    const { problem, ...media } = await captureBoth();
+    this.#media = media;
+    for (const kind of ["video", "audio"]) this.#wanted[kind] = Boolean(media[kind]);
+    if (problem) this.problem(byId("lobby-problem").textContent || problem);
   }
 
   problem(text) {
@@ -74,11 +75,12 @@ export class Lobby {
     byId("join").textContent = busy ? "Joining…" : "Join";
   }
 
-  /** Gives the devices away: whoever takes them stops them. */
-  hand() {
+  /** Gives the devices away, once the browser has them: whoever takes them stops them. */
+  async hand() {
     this.#open = false;
     this.#stopLevel();
     byId("preview").srcObject = null;
+    await this.#capturing;
     const media = this.#media;
     this.#media = { video: null, audio: null };
     return media;
@@ -131,7 +133,9 @@ export class Lobby {
     paintAvatar(byId("preview-avatar"), name || "Guest");
     const { video } = this.#media;
     const preview = byId("preview");
-    if ((preview.srcObject?.getTracks()[0] ?? null) !== video) preview.srcObject = video ? new MediaStream([video]) : null;
+    if ((preview.srcObject?.getTracks()[0] ?? null) !== video) {
+      preview.srcObject = video ? new MediaStream([video]) : null;
+    }
     byId("preview-off").hidden = Boolean(video);
     paintToggle(byId("preview-mic"), this.#wanted.audio, "mic", "Microphone");
     paintToggle(byId("preview-cam"), this.#wanted.video, "camera", "Camera");

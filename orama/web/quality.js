@@ -5,7 +5,7 @@
 
 /**
  * @typedef {object} TrackQuality
- * @property {number} bitrate bits per second since the last look.
+ * @property {?number} bitrate bits per second since the last look; null at the first.
  * @property {?number} loss part of the packets lost since then, 0 to 1.
  * @property {number} [width]
  * @property {number} [height]
@@ -39,8 +39,8 @@ export class Quality {
 
   /** Simulcast layers of one m-line count together; the largest gives the picture's size. */
   #add(tracks, { mid, kind, frameWidth, frameHeight, framesPerSecond }, { bitrate, loss }) {
-    const sum = tracks.get(mid) ?? { bitrate: 0, loss: null };
-    sum.bitrate += bitrate;
+    const sum = tracks.get(mid) ?? { bitrate: null, loss: null };
+    if (bitrate !== null) sum.bitrate += bitrate;
     if (loss !== null) sum.loss = Math.max(sum.loss ?? 0, loss);
     if (kind === "video" && frameWidth && frameWidth > (sum.width ?? 0)) {
       Object.assign(sum, { width: frameWidth, height: frameHeight, fps: framesPerSecond ?? 0 });
@@ -59,7 +59,7 @@ export class Quality {
 
   #received(entry) {
     const since = this.#since(entry, ["bytesReceived", "packetsReceived", "packetsLost"]);
-    if (!since) return { bitrate: 0, loss: null };
+    if (!since) return { bitrate: null, loss: null };
     const lost = Math.max(0, since.packetsLost);
     const all = lost + since.packetsReceived;
     return { bitrate: (since.bytesReceived * 8000) / since.timestamp, loss: all ? lost / all : null };
@@ -68,7 +68,7 @@ export class Quality {
   #sent(entry, report) {
     const since = this.#since(entry, ["bytesSent"]);
     const loss = report.get(entry.remoteId)?.fractionLost ?? null;
-    return { bitrate: since ? (since.bytesSent * 8000) / since.timestamp : 0, loss };
+    return { bitrate: since ? (since.bytesSent * 8000) / since.timestamp : null, loss };
   }
 }
 
@@ -78,7 +78,8 @@ export function selectedPair(report) {
     if (entry.type === "transport" && entry.selectedCandidatePairId) return report.get(entry.selectedCandidatePairId);
   }
   const pairs = [...report.values()].filter(({ type }) => type === "candidate-pair");
-  return pairs.find(({ selected }) => selected) ?? pairs.find(({ nominated, state }) => nominated && state === "succeeded");
+  const inUse = ({ nominated, state }) => nominated && state === "succeeded";
+  return pairs.find(({ selected }) => selected) ?? pairs.find(inUse);
 }
 
 /**
@@ -86,7 +87,7 @@ export function selectedPair(report) {
  * @returns {{grade: 1|2|3, parts: string[]}} 3 is good; the last parts may be left out where room is short.
  */
 export function describe(qualities, { relay, roundTrip }) {
-  const all = qualities.filter(Boolean);
+  const all = qualities.filter((quality) => quality && quality.bitrate !== null);
   if (!all.length) return { grade: 3, parts: [] };
   const bitrate = all.reduce((sum, { bitrate: one }) => sum + one, 0);
   const losses = all.map(({ loss }) => loss).filter((loss) => loss !== null);

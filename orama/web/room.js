@@ -15,9 +15,7 @@ import { Room } from "./orama-webrtc.js";
 const query = new URLSearchParams(location.search);
 const page = { room: query.get("room") ?? "", name: query.get("name") ?? choice.get("name") };
 const lobby = new Lobby((entry) => enter(entry));
-const call = new Call(() => {
-  room?.leave();
-});
+const call = new Call(() => room?.leave());
 let access = takeAccess();
 let room = null;
 
@@ -76,7 +74,8 @@ async function enter({ room: roomId, name, key = "", media = null }) {
     await openLobby("This server wants a key or a token.");
     return;
   }
-  const mine = new Room({ room: roomId, ...access, metadata: { name }, transport: query.get("transport") ?? undefined });
+  const transport = query.get("transport") ?? undefined;
+  const mine = new Room({ room: roomId, ...access, metadata: { name }, transport });
   const end = {};
   mine.addEventListener("kicked", () => (end.title = "You were removed from the room"));
   mine.addEventListener("room-closed", () => (end.title = "The room was closed"));
@@ -100,7 +99,7 @@ async function enter({ room: roomId, name, key = "", media = null }) {
   mine.addEventListener("state", ({ detail }) => detail.state === "closed" && ended(mine, end));
   document.title = `${roomId} · Orama`;
   history.replaceState(null, "", `?${new URLSearchParams({ ...Object.fromEntries(query), room: roomId })}`);
-  const { problem, ...tracks } = media ? await media : lobby.hand();
+  const { problem, ...tracks } = await (media ?? lobby.hand());
   if (mine.state === "closed") Object.values(tracks).forEach((track) => track?.stop());
   else call.publish(tracks);
   if (problem) toast(problem);

@@ -5,7 +5,7 @@
 
 const GAP = 10;
 const WIDEST = 16 / 9;
-const NARROWEST = 4 / 5;
+const NARROWEST = 3 / 5;
 const STRIP_SIDE = 232;
 const STRIP_BELOW = 116;
 
@@ -172,7 +172,8 @@ export class Tiles {
     }
     const others = tiles.filter((tile) => tile !== large);
     const beside = width > height;
-    const strip = beside ? Math.min(STRIP_SIDE, width * 0.3) : Math.min(STRIP_BELOW * Math.ceil(others.length / 3), height * 0.4);
+    const below = Math.min(STRIP_BELOW * Math.ceil(others.length / 3), height * 0.4);
+    const strip = beside ? Math.min(STRIP_SIDE, width * 0.3) : below;
     const main = beside ? { width: width - strip - GAP, height } : { width, height: height - strip - GAP };
     large.place({ left: 0, top: 0, ...main });
     if (beside) this.#grid(others, { left: main.width + GAP, top: 0, width: strip, height });
