@@ -79,6 +79,7 @@ DCEP_OPEN = bytes([DATA_CHANNEL_OPEN])
 
 _chunk_header = struct.Struct("!BxH")
 _length = struct.Struct("!H")
+_open_lengths = struct.Struct("!HH")
 _log = Logger()
 
 
@@ -464,9 +465,11 @@ class _Sctp(RTCSctpTransport):  # type: ignore[misc]
 
     async def _receive(self, stream_id: int, pp_id: int, data: bytes) -> None:
         channel = self._data_channels.get(stream_id)
-        if channel is None and data[:1] != DCEP_OPEN:
+        if channel is None and (pp_id != WEBRTC_DCEP or data[:1] != DCEP_OPEN):
             return
-        if pp_id != WEBRTC_DCEP and channel is not None:
+        if pp_id == WEBRTC_DCEP:
+            data = _readable_open(data)
+        elif channel is not None:
             if len(data) > MAX_MESSAGE_SIZE:
                 self.counters.oversized += 1
                 channel.close()
@@ -500,7 +503,7 @@ class _Sctp(RTCSctpTransport):  # type: ignore[misc]
         super()._data_channel_open(channel)
         _, pp_id, message = self._data_channel_queue.pop()
         label, protocol = channel.label.encode(), channel.protocol.encode()
-        message = message[:8] + struct.pack("!HH", len(label), len(protocol)) + label + protocol
+        message = message[:8] + _open_lengths.pack(len(label), len(protocol)) + label + protocol
         self._data_channel_queue.append((channel, pp_id, message))
 
 
@@ -753,6 +756,26 @@ def _check_parameters(packet: bytes) -> None:
                     raise _Violation("a parameter without its header")
                 inner += size + -size % 4
         at += length + -length % 4
+
+
+def _readable_open(message: bytes) -> bytes:
+    """A DATA_CHANNEL_OPEN (RFC 8832, 5.1) whose names are UTF-8 of the lengths that it says; others as they are.
+
+    aiortc's clients count characters, and would otherwise lose the end of each name that is not ASCII.
+    """
+    if message[:1] != DCEP_OPEN or len(message) < 12:
+        return message
+    first, second = _open_lengths.unpack_from(message, 8)
+    rest = message[12:]
+    text = rest.decode("utf-8", "replace")
+    if first + second == len(text) < len(rest):
+        label, protocol = text[:first], text[first:]
+    else:
+        label = rest[:first].decode("utf-8", "replace")
+        protocol = rest[first : first + second].decode("utf-8", "replace")
+    # A name of invalid bytes can grow; the field has 16 bits.
+    names = label.encode()[:0xFFFF], protocol.encode()[:0xFFFF]
+    return message[:8] + _open_lengths.pack(*map(len, names)) + b"".join(names)
 
 
 def _is_utf8(data: bytes) -> bool:
