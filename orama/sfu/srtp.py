@@ -42,7 +42,7 @@ Seal: TypeAlias = Callable[[memoryview, int, Buffer, int], Buffer | None]
 class Receiver(Protocol):
     """Their packets to plain ones."""
 
-    def unprotect(self, packets: Burst) -> list[tuple[Buffer, bytes]]:
+    def unprotect(self, packets: Burst) -> list[tuple[bytes, bytes]]:
         """(header, payload) of each RTP packet that is genuine and new, in order; padding is still there."""
 
     def unprotect_rtcp(self, packet: Buffer) -> bytes | None:
@@ -110,9 +110,9 @@ class _GcmReceiver:
         self._rtcp_windows: dict[int, _Window] = {}
         self._dropped = dropped
 
-    def unprotect(self, packets: Burst) -> list[tuple[Buffer, bytes]]:
+    def unprotect(self, packets: Burst) -> list[tuple[bytes, bytes]]:
         decrypt, salt, windows, dropped = self._decrypt, self._salt, self._windows, self._dropped
-        plain: list[tuple[Buffer, bytes]] = []
+        plain: list[tuple[bytes, bytes]] = []
         for packet in packets:
             try:
                 head = header_length(packet)
@@ -134,7 +134,7 @@ class _GcmReceiver:
                 if not window.fresh(index):
                     dropped["replayed"] += 1
                     continue
-            header = packet[:head]
+            header = bytes(packet[:head])
             try:
                 # RFC 7714, 8.1: 16 zero bits, SSRC and the 48-bit index, exclusive-or the salt.
                 payload = decrypt((ssrc << 48 ^ index ^ salt).to_bytes(12, "big"), packet[head:], header)
@@ -219,8 +219,8 @@ class _LibsrtpReceiver:
         self._ssrcs: set[int] = set()
         self._dropped = dropped
 
-    def unprotect(self, packets: Burst) -> list[tuple[Buffer, bytes]]:
-        plain: list[tuple[Buffer, bytes]] = []
+    def unprotect(self, packets: Burst) -> list[tuple[bytes, bytes]]:
+        plain: list[tuple[bytes, bytes]] = []
         for packet in packets:
             try:
                 head = header_length(packet)

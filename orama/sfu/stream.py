@@ -71,7 +71,7 @@ class Stream:
         timestamp: int,
         second: int,
         payload: bytes,
-        header: bytes | bytearray | memoryview,
+        header: bytes,
         found: Mapping[int, tuple[int, int]],
         now: float,
     ) -> Packet | None:
@@ -98,10 +98,10 @@ class Stream:
                 track.level.heard(level, now)
             place = found.get(track.descriptor_id)
             if place is not None:
-                dependency = bytes(header[place[0] : place[1]])
+                dependency = header[place[0] : place[1]]
             place = found.get(track.orientation_id)
             if place is not None:
-                orientation = bytes(header[place[0] : place[1]])
+                orientation = header[place[0] : place[1]]
         keyframe = 0
         detect = self._detectors.get(payload_type)
         if detect is not None:

@@ -12,7 +12,6 @@ from struct import Struct
 
 from twisted.internet.interfaces import IReactorTime
 
-from orama.net.fabric import Buffer
 from orama.sfu.congestion import Arrivals, LossEstimate
 from orama.sfu.counters import MediaCounters
 from orama.sfu.keyframes import Throttle
@@ -23,7 +22,7 @@ from orama.sfu.track import Track
 from orama.sfu.values import MID, REPAIRED_RID, RID, TRANSPORT_CC, Uplinked
 from orama.wire.rtcp import FullIntraRequest, Nack, PictureLoss, ReceiverEstimate, SenderReport, reports
 from orama.wire.rtcp import serialize as compound
-from orama.wire.rtp import elements
+from orama.wire.rtp import Layouts
 
 #: Packets that go to the downlinks together: what one GSO send takes.
 RUN = 64
@@ -31,7 +30,6 @@ RUN = 64
 REPORT_INTERVAL = 1.0
 
 _fixed = Struct("!BBHII").unpack_from
-_nothing: dict[int, tuple[int, int]] = {}
 
 
 class Uplink:
@@ -52,6 +50,7 @@ class Uplink:
         self._repairs: dict[int, Stream] = {}
         self._arrivals = Arrivals()
         self._estimate = LossEstimate()
+        self._layouts = Layouts()
         self._reports = Throttle(REPORT_INTERVAL)
         self._fir_number = 0
         self._mid_id = self._rid_id = self._repaired_rid_id = self._transport_id = 0
@@ -77,17 +76,17 @@ class Uplink:
         self._repaired_rid_id = identifiers.get(REPAIRED_RID, 0)
         self._transport_id = identifiers.get(TRANSPORT_CC, 0)
 
-    def receive(self, plain: Sequence[tuple[Buffer, bytes]], now: float) -> None:
+    def receive(self, plain: Sequence[tuple[bytes, bytes]], now: float) -> None:
         """Take a burst of (header, payload), in order."""
         streams, arrivals, transport_id = self._streams, self._arrivals.waiting, self._transport_id
-        counters, dropped = self._counters, self._counters.dropped
+        counters, dropped, elements = self._counters, self._counters.dropped, self._layouts.elements
         run: list[Packet] = []
         current: Stream | None = None
         size = 0
         for header, payload in plain:
             size += len(payload) + len(header)
             first, second, sequence, timestamp, ssrc = _fixed(header)
-            found = elements(header) if first & 0x10 else _nothing
+            found = elements(header)
             place = found.get(transport_id)
             if place is not None and place[1] - place[0] >= 2:
                 arrivals[header[place[0]] << 8 | header[place[0] + 1]] = now
@@ -179,7 +178,7 @@ class Uplink:
 
     # -- telling streams apart ---------------------------------------------------------------------
 
-    def _learn(self, ssrc: int, payload_type: int, header: Buffer, found: dict[int, tuple[int, int]]) -> Stream | None:
+    def _learn(self, ssrc: int, payload_type: int, header: bytes, found: dict[int, tuple[int, int]]) -> Stream | None:
         """Whose SSRC this is (RFC 9143, 9.2; RFC 8852, 3); None when nothing says so."""
         mid = self._text(header, found, self._mid_id)
         rid = self._text(header, found, self._rid_id)
@@ -208,7 +207,7 @@ class Uplink:
         return stream
 
     @staticmethod
-    def _text(header: Buffer, found: dict[int, tuple[int, int]], identifier: int) -> str:
+    def _text(header: bytes, found: dict[int, tuple[int, int]], identifier: int) -> str:
         start, end = found.get(identifier, (0, 0))
         return bytes(header[start:end]).decode("ascii", "replace")
 

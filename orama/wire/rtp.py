@@ -109,7 +109,7 @@ def elements(header: Buffer) -> dict[int, tuple[int, int]]:
             if byte == 0:
                 continue
             stop = at + (byte & 0x0F) + 1
-            if byte >> 4 == 15 or stop > end:
+            if not 0 < byte >> 4 < 15 or stop > end:  # ids 0 (with a length) and 15 end it (RFC 8285, 4.2)
                 break
             found[byte >> 4] = (at, stop)
             at = stop
@@ -127,6 +127,43 @@ def elements(header: Buffer) -> dict[int, tuple[int, int]]:
             found[identifier] = (at + 1, stop)
             at = stop
     return found
+
+
+class Layouts:
+    """:func:`elements`, remembering where they lay.
+
+    The packets of a stream differ in the values of their elements, not in their places: one masked comparison (0.3 µs)
+    answers for a walk along the block (1.0 µs with three elements).
+    """
+
+    __slots__ = ("_known",)
+
+    #: Lengths of headers that are remembered: a client has a handful.
+    MOST = 32
+
+    def __init__(self) -> None:
+        # length of the header → bits that say where elements lie, their values, the answer
+        self._known: dict[int, tuple[int, int, dict[int, tuple[int, int]]]] = {}
+
+    def elements(self, header: bytes) -> dict[int, tuple[int, int]]:
+        """The same as :func:`elements`; the answer is shared, so it is not to be changed."""
+        known = self._known.get(len(header))
+        if known is not None and int.from_bytes(header, "big") & known[0] == known[1]:
+            return known[2]
+        found = elements(header)
+        # Whatever is no value decides: the flags and counts of the first byte, and all else behind the sources.
+        mask = bytearray(len(header))
+        if header:
+            mask[0] = 0x1F
+            start = min(len(header), FIXED_HEADER + 4 * (header[0] & 0x0F))
+            mask[start:] = b"\xff" * (len(header) - start)
+            for begin, end in found.values():
+                mask[begin:end] = bytes(end - begin)
+        bits = int.from_bytes(mask, "big")
+        if len(self._known) >= self.MOST:
+            self._known.clear()
+        self._known[len(header)] = (bits, int.from_bytes(header, "big") & bits, found)
+        return found
 
 
 def extension_block(items: Iterable[tuple[int, bytes]]) -> bytes:
