@@ -405,8 +405,12 @@ class _Sctp(RTCSctpTransport):  # type: ignore[misc]
 
     def discard(self, channel: RTCDataChannel) -> None:
         """Forget what waits to be sent on *channel*, but for its own opening."""
-        kept = deque(item for item in self._data_channel_queue if item[0] is not channel or item[1] == WEBRTC_DCEP)
-        self._data_channel_queue = kept
+        queue, self._data_channel_queue = self._data_channel_queue, deque()
+        for item in queue:
+            if item[0] is channel and item[1] != WEBRTC_DCEP:
+                channel._addBufferedAmount(-len(item[2]))
+            else:
+                self._data_channel_queue.append(item)
 
     async def _handle_data(self, data: bytes) -> None:
         try:

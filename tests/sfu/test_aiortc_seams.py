@@ -699,6 +699,7 @@ class DataTests(LoopCase):
         self.assertGreater(ours.buffered, 1_700_000)
         self.assertEqual(call.sctp.buffered, ours.buffered)
         ours.abort()
+        self.assertEqual((ours.buffered, call.sctp.buffered), (0, 0))
         self.assertLess(sum(len(item[2]) for item in call.sctp._sctp._data_channel_queue), 1000)
         await call.close()
         await self.assert_nothing_left()
