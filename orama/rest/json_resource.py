@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from orama.errors import BadRequest, NotAuthenticated, OramaError, RateLimited
+from orama.errors import BadRequest, NotAuthenticated, NotFound, OramaError, RateLimited
 from orama.rest.origins import Origins
 
 JSON = "application/json"
@@ -174,6 +174,11 @@ class JsonResource(Resource):
             send(request, Reply(405, reply, {"Allow": ", ".join(self.allowed)}))
         else:
             self._run(request, coroutine, cancellable=method in ("GET", "HEAD"))
+        return NOT_DONE_YET
+
+    def missing(self, request: Request) -> int:
+        """Answer that there is nothing here."""
+        send(request, error_reply(NotFound("not_found", "there is nothing at this address")))
         return NOT_DONE_YET
 
     def _run(self, request: Request, coroutine: Callable[[Request], Awaitable[Reply]], cancellable: bool) -> None:

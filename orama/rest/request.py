@@ -27,6 +27,7 @@ class Request(server.Request):
     """A request of our :class:`~orama.rest.site.Site`, which knows the limits."""
 
     site: Site
+    content: BytesIO
     _received = 0
     _refused = False
     _linger: Any = None
@@ -34,7 +35,8 @@ class Request(server.Request):
     def gotLength(self, length: int | None) -> None:
         """The headers are complete. A body that says itself that it is too long ends here."""
         self.content = BytesIO()
-        self.site = self.channel.site
+        channel: Any = self.channel
+        self.site = channel.site
         if length is not None and length > self.site.max_body:
             # Nobody is told to continue with what we refuse (RFC 9110, 10.1.1).
             self.requestHeaders.removeHeader(b"Expect")

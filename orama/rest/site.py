@@ -12,7 +12,7 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.web import server
+from twisted.web import http, server
 from twisted.web.resource import IResource, Resource
 
 from orama.cluster.namespaces import Namespaces
@@ -77,9 +77,10 @@ class Site(server.Site):
         wait = self._buckets.take(bucket_key(client_address(request)), self.clock.seconds())
         if wait > 0:
             return _Refusal(ceil(wait))
-        return super().getResourceFor(request)
+        found: IResource = super().getResourceFor(request)
+        return found
 
-    def log(self, request: server.Request) -> None:
+    def log(self, request: http.Request) -> None:
         """One event per answer. The query stays out of it: it may hold a key."""
         _log.debug(
             "{method} {path} {status}",

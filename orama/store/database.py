@@ -102,7 +102,7 @@ class Database:
     def _defer(self, function: Callable[..., T], *arguments: Any) -> Deferred[T]:
         """Run *function* on a thread. Who cancels the Deferred stops waiting; the thread goes on."""
         assert self._threads is not None
-        answer: Deferred[T] = Deferred(lambda _: None)
+        answer: Deferred[T] = Deferred()
         self._running += 1
 
         def done(result: Any) -> None:

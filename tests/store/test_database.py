@@ -1,0 +1,276 @@
+"""Transactions, migrations and failures of the database, the same on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import Any
+
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, insert, select, text
+from sqlalchemy.exc import IntegrityError
+from twisted.internet import reactor
+from twisted.internet.defer import gatherResults
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from orama.errors import StartError, Unavailable
+from orama.store.database import Database
+from orama.store.tables import metadata, namespaces, webrtc_port_allocations
+from tests.store.databases import DatabaseCase, OnPostgres, OnSQLite
+
+
+def add(name: str) -> Any:
+    return lambda connection: connection.execute(insert(namespaces).values(name=name, created_at=1.0))
+
+
+def names(connection: Connection) -> list[str]:
+    return list(connection.execute(select(namespaces.c.name).order_by(namespaces.c.name)).scalars())
+
+
+class DatabaseTests(DatabaseCase):
+    """What holds on every database."""
+
+    async def test_commits(self) -> None:
+        """What a transaction wrote is there for the next one, and after another start."""
+        await self.database.transact(add("one"))
+        self.assertEqual(await self.database.read(names), ["one"])
+        await self.database.stop()
+        again = await self.open(self.url)
+        self.assertEqual(await again.read(names), ["one"])
+
+    async def test_rolls_back(self) -> None:
+        """A function that raises has written nothing, and its exception arrives as it is."""
+
+        def work(connection: Connection) -> None:
+            add("one")(connection)
+            raise KeyError("mine")
+
+        with self.assertRaises(KeyError):
+            await self.database.transact(work)
+        self.assertEqual(await self.database.read(names), [])
+
+    async def test_own_threads(self) -> None:
+        """Work runs on threads of the database, neither on the reactor's nor on its pool's."""
+        there = await self.database.transact(lambda _: threading.current_thread())
+        pooled = await deferToThread(threading.current_thread)
+        self.assertIsNot(there, threading.current_thread())
+        self.assertIsNot(there, pooled)
+
+    async def test_constraints(self) -> None:
+        """A duplicate, a row of a missing namespace and a block that somebody has are IntegrityErrors."""
+        await self.database.transact(add("one"))
+        await self.database.transact(add("two"))
+
+        def port(node: str, namespace: str, block: int) -> Any:
+            times = {"first_port": 1, "last_port": 2, "allocated_at": 1.0}
+            row = {"node_id": node, "namespace": namespace, "kind": "turn-relay", "host": "h", "block": block}
+            return lambda connection: connection.execute(insert(webrtc_port_allocations).values(**row, **times))
+
+        await self.database.transact(port("n", "one", 0))
+        for work in (add("one"), port("n", "nobody", 1), port("n", "two", 0)):
+            with self.assertRaises(IntegrityError):
+                await self.database.transact(work)
+
+    async def test_cascade(self) -> None:
+        """What belongs to a namespace goes with it."""
+        await self.database.transact(add("one"))
+        key = "INSERT INTO api_keys VALUES ('i', 'one', 'owner', 'k', 'h', 1.0)"
+        await self.database.transact(lambda connection: connection.execute(text(key)))
+        await self.database.transact(lambda connection: connection.execute(text("DELETE FROM namespaces")))
+        left = await self.database.read(lambda connection: connection.execute(text("SELECT * FROM api_keys")).all())
+        self.assertEqual(left, [])
+
+    async def test_many_writers(self) -> None:
+        """Writers at the same time wait for each other and all succeed."""
+        await gatherResults([self.database.transact(add(f"n{number:03}")) for number in range(50)])
+        self.assertEqual(len(await self.database.read(names)), 50)
+
+    async def test_two_processes_worth(self) -> None:
+        """Two programs on one database see each other's rows; only one gets a name."""
+        other = await self.open(self.url)
+        both = await gatherResults(
+            [one.transact(add("same")).addErrback(lambda f: f.trap(IntegrityError)) for one in (self.database, other)]
+        )
+        self.assertIn(IntegrityError, both)
+        self.assertEqual(await other.read(names), ["same"])
+
+    async def test_migrations_build_the_tables(self) -> None:
+        """The migrations give exactly the tables that the program works with."""
+
+        def differences(connection: Connection) -> list[Any]:
+            return list(compare_metadata(MigrationContext.configure(connection), metadata))
+
+        self.assertEqual(await self.database.transact(differences), [])
+
+    async def test_newer_database(self) -> None:
+        """A database of a newer program is refused with a line that says so, and left as it is."""
+        newer = text("UPDATE alembic_version SET version_num = '9999'")
+        await self.database.transact(lambda connection: connection.execute(newer))
+        await self.database.stop()
+        with self.assertRaises(StartError) as caught:
+            await self.open(self.url)
+        self.assertIn("newer version (9999)", caught.exception.message)
+        self.assertNotIn("\n", caught.exception.message)
+
+    async def test_starting_together(self) -> None:
+        """Several programs that start on an empty database at once all come up."""
+        url = self.new_url()
+        await gatherResults([_opened(self, url) for _ in range(3)])
+
+    async def test_stop_waits(self) -> None:
+        """Stopping lets running work finish, and leaves no thread behind."""
+        started, go = threading.Event(), threading.Event()
+
+        def slow(connection: Connection) -> str:
+            started.set()
+            go.wait(10)
+            return str(threading.current_thread().name)
+
+        running = self.database.transact(slow)
+        await deferToThread(started.wait, 10)
+        stopping = self.database.stop()
+        self.assertNoResult(stopping)
+        go.set()
+        name = await running
+        await stopping
+        self.assertNotIn(name, [thread.name for thread in threading.enumerate()])
+
+    async def test_closed(self) -> None:
+        """A database that is not open says so."""
+        await self.database.stop()
+        with self.assertRaises(Unavailable) as caught:
+            await self.database.read(names)
+        self.assertEqual(caught.exception.code, "store_unavailable")
+
+    async def test_cancel(self) -> None:
+        """Who stops waiting does not disturb the work, and stopping still waits for it."""
+        started, go = threading.Event(), threading.Event()
+
+        def slow(connection: Connection) -> None:
+            started.set()
+            go.wait(10)
+            add("late")(connection)
+
+        running = self.database.transact(slow)
+        await deferToThread(started.wait, 10)
+        running.cancel()
+        go.set()
+        await self.assertFailure(running, Exception)
+        await self.database.stop()
+        again = await self.open(self.url)
+        self.assertEqual(await again.read(names), ["late"])
+
+
+def _opened(case: DatabaseCase, url: str) -> Any:
+    database = Database(url, reactor)
+    case.addCleanup(database.stop)
+    return database.start()
+
+
+class SQLiteDatabaseTests(OnSQLite, DatabaseTests):
+    async def test_wal(self) -> None:
+        """SQLite runs in WAL mode with foreign keys and a patient writer; its file is for us alone."""
+        pragmas = {}
+        for name in ("journal_mode", "foreign_keys", "busy_timeout"):
+            pragmas[name] = await self.database.read(lambda c, name=name: c.execute(text(f"PRAGMA {name}")).scalar())
+        self.assertEqual(pragmas, {"journal_mode": "wal", "foreign_keys": 1, "busy_timeout": 10_000})
+        mode = stat.S_IMODE(os.stat(self.url.removeprefix("sqlite:///")).st_mode)
+        self.assertEqual(mode, 0o600)
+
+    async def test_readers_do_not_wait(self) -> None:
+        """A reader answers while a writer is in the middle of its transaction."""
+        started, go = threading.Event(), threading.Event()
+
+        def slow(connection: Connection) -> None:
+            add("late")(connection)
+            started.set()
+            go.wait(10)
+
+        writing = self.database.transact(slow)
+        await deferToThread(started.wait, 10)
+        self.assertEqual(await self.database.read(names), [])
+        go.set()
+        await writing
+        self.assertEqual(await self.database.read(names), ["late"])
+
+
+class PostgresDatabaseTests(OnPostgres, DatabaseTests):
+    async def test_away(self) -> None:
+        """A server that goes away is Unavailable, and the program goes on when it is back."""
+        kill = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        other = await self.open(self.url)
+        await self.database.read(names)
+        await other.transact(lambda connection: connection.execute(kill).all())
+        self.assertEqual(await self.database.read(names), [])
+        suicide = text("SELECT pg_terminate_backend(pg_backend_pid())")
+        with self.assertRaises(Unavailable):
+            await self.database.transact(lambda connection: connection.execute(suicide))
+        await self.database.transact(add("one"))
+        self.assertEqual(await other.read(names), ["one"])
+
+
+del DatabaseTests
+
+
+class MemoryTests(TestCase):
+    async def test_one_database(self) -> None:
+        """``sqlite://`` is one database for all threads, not one for each."""
+        database = Database("sqlite://", reactor)
+        self.addCleanup(database.stop)
+        await database.start()
+        await database.transact(add("one"))
+        found = await gatherResults([database.read(names) for _ in range(20)])
+        self.assertEqual(found, [["one"]] * 20)
+
+
+class RefusedTests(TestCase):
+    """What a database cannot be opened for is one line, without the password."""
+
+    async def refused(self, url: str) -> str:
+        database = Database(url, reactor)
+        with self.assertRaises(StartError) as caught:
+            await database.start()
+        message = caught.exception.message
+        self.assertNotIn("\n", message)
+        return message
+
+    async def test_no_url(self) -> None:
+        """Something that is no URL."""
+        self.assertIn("database", await self.refused("nonsense"))
+
+    async def test_no_dialect(self) -> None:
+        """A database that SQLAlchemy does not know."""
+        self.assertIn("nosuch", await self.refused("nosuch://h/d"))
+
+    async def test_no_folder(self) -> None:
+        """A SQLite file in a folder that is not there."""
+        self.assertIn("No such file or directory", await self.refused("sqlite:////nonexistent/folder/x.db"))
+
+    async def test_no_database(self) -> None:
+        """A file that is something else."""
+        file = Path(self.mktemp())
+        file.write_bytes(b"This is not a database. " * 100)
+        self.assertIn("not a database", await self.refused(f"sqlite:///{file.absolute()}"))
+
+    async def test_no_server(self) -> None:
+        """A PostgreSQL that does not answer; the password is not told."""
+        message = await self.refused("postgresql+psycopg://me:Geheim77@127.0.0.1:13899/db")
+        self.assertIn("127.0.0.1", message)
+        self.assertNotIn("Geheim77", message)
+
+
+class UpgradeTests(SynchronousTestCase):
+    def test_every_revision_is_packaged(self) -> None:
+        """Revisions form one line from nothing to the head."""
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+
+        config = Config()
+        config.set_main_option("script_location", "orama.store:migrations")
+        script = ScriptDirectory.from_config(config)
+        self.assertEqual(len(script.get_heads()), 1)
+        self.assertEqual([r.revision for r in script.walk_revisions()][-1], "0001")
