@@ -29,6 +29,8 @@ SUBPROTOCOL = "orama"
 CLOSE_TIMEOUT = 3.0
 #: A closing frame is a control frame of 125 bytes at most, two of them the code (RFC 6455, 5.5).
 MAX_REASON = 123
+#: RFC 6455, 5.2.
+_CONTINUATION, _TEXT = 0, 1
 
 _log = Logger()
 
@@ -141,7 +143,11 @@ class SignalProtocol(WebSocketServerProtocol):
             return
         # What UTF-8 cannot say (half a surrogate pair) is left as the escape that JSON has for it.
         payload = text.encode("utf-8", "backslashreplace")
-        self.sendMessage(payload)
+        # Not sendMessage, which holds what we say to the limit of what we take: a description of a full room is longer.
+        size = self._settings.max_frame
+        for begin in range(0, len(payload), size):
+            opcode = _CONTINUATION if begin else _TEXT
+            self.sendFrame(opcode, payload[begin : begin + size], fin=begin + size >= len(payload))
         self._backlog.wrote(len(payload))
         if self._backlog.waiting > self._settings.send_queue:
             self._abort("it does not read")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from attrs import evolve
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import SSL4ClientEndpoint
+from twisted.internet.ssl import CertificateOptions
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 
 from orama.errors import NotFound
+from orama.net.tls import ServerCertificates
 from orama.rest.auth import Authenticator
 from orama.rest.site import Site
 from orama.rest.tokens import Tokens, new_key
@@ -73,10 +77,13 @@ class SiteTestCase(TestCase):
         authenticator = Authenticator(self.keys, self.tokens)
         tree.putChild(b"signal", SignalResource(self.service, settings, authenticator, webrtc))
         self.service.startService()
-        listening = reactor.listenTCP(0, Site(root, settings, reactor), interface="127.0.0.1")
+        listening = self.listen(Site(root, settings, reactor))
         self.port = listening.getHost().port
         self.pages: list[Page | Raw] = []
         self.addCleanup(self._stop, listening)
+
+    def listen(self, site: Site) -> Any:
+        return reactor.listenTCP(0, site, interface="127.0.0.1")
 
     async def _stop(self, listening: Any) -> None:
         for page in self.pages:
@@ -508,6 +515,29 @@ class LivenessTests(SiteTestCase):
         await page._waiter.until(lambda: len(page.received) >= 2 + sent or None)
         self.assertEqual(slow.calls, [("detach",)])
         self.assertIsNone(page.code)
+
+
+class SecureTests(SiteTestCase):
+    """The same over TLS, where the transport is another one."""
+
+    def listen(self, site: Site) -> Any:
+        self.certificates = ServerCertificates(Path(self.mktemp()), ("127.0.0.1",), reactor)
+        return reactor.listenSSL(0, site, self.certificates.context_factory(), interface="127.0.0.1")
+
+    async def test_a_call(self) -> None:
+        """wss, from the handshake to the closing code, with messages of every size in between."""
+        endpoint = SSL4ClientEndpoint(reactor, "127.0.0.1", self.port, CertificateOptions(verify=False))
+        page = await open_page(self.port, f"?room=room&api_key={KEY}", endpoint=endpoint)
+        self.pages.append(page)
+        await page.until_open()
+        page.say("join", metadata={"name": "x" * 4000})
+        await page.until("turn-credentials")
+        page.say("answer", sdp="x" * 60_000)
+        self.node.rooms.everybody[0].tell(events.Offer("y" * 500_000))
+        self.assertEqual(len((await page.until("offer"))["sdp"]), 500_000)
+        page.say("leave")
+        self.assertEqual(await page.until_closed(), 1000)
+        self.assertEqual(self.node.rooms.everybody[0].calls[0], ("answer", "x" * 60_000))
 
 
 class OfferedTests(SiteTestCase):

@@ -87,9 +87,14 @@ class Page(WebSocketClientProtocol):
 
 
 async def open_page(
-    port: int, query: str = "", headers: dict[str, str] | None = None, protocols: Sequence[str] = (), **options: Any
+    port: int,
+    query: str = "",
+    headers: dict[str, str] | None = None,
+    protocols: Sequence[str] = (),
+    endpoint: Any = None,
+    **options: Any,
 ) -> Page:
-    """Connect; done when the TCP connection stands."""
+    """Connect, by TCP or to *endpoint*; done when the connection stands."""
     factory = WebSocketClientFactory(
         f"ws://127.0.0.1:{port}/v1/webrtc/signal{query}",
         headers=headers or {},
@@ -101,7 +106,7 @@ async def open_page(
     factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0, serverConnectionDropTimeout=0)
     factory.protocol = Page
     factory.noisy = False
-    page: Page = await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(factory)
+    page: Page = await (endpoint or TCP4ClientEndpoint(reactor, "127.0.0.1", port)).connect(factory)
     return page
 
 
