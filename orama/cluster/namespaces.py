@@ -275,7 +275,7 @@ class Namespaces:
             .where(config_table.c.namespace == name, config_table.c.enabled.is_(False))
             .values(**wanted, enabled_at=self._clock.seconds(), disabled_at=None)
         )
-        if not await self._database.transact(lambda connection: connection.execute(statement).rowcount):
+        if await self._database.transact(lambda connection: connection.execute(statement).rowcount) != 1:
             raise Conflict("already_enabled", "WebRTC is enabled in this namespace already")
         try:
             await self._ports.claim(name)
@@ -312,7 +312,7 @@ class Namespaces:
         def work(connection: Connection) -> bool:
             unwanted = {"enabled": False, "turn_secret_encrypted": None, "disabled_at": self._clock.seconds()}
             mine = update(config_table).where(config_table.c.namespace == name, config_table.c.enabled.is_(True))
-            if not connection.execute(mine.values(**unwanted)).rowcount:
+            if connection.execute(mine.values(**unwanted)).rowcount != 1:
                 return False
             connection.execute(delete(tables.webrtc_rooms).where(tables.webrtc_rooms.c.namespace == name))
             return True

@@ -75,7 +75,7 @@ class RoomDirectory:
     async def release(self, namespace: str, room_id: str) -> bool:
         """Forget the room; False when there was none."""
         gone = delete(table).where(table.c.namespace == namespace, table.c.room_id == room_id)
-        return bool(await self._database.transact(lambda connection: connection.execute(gone).rowcount))
+        return await self._database.transact(lambda connection: connection.execute(gone).rowcount) == 1
 
     async def find(self, namespace: str, room_id: str) -> RoomRecord | None:
         one = select(table).where(table.c.namespace == namespace, table.c.room_id == room_id)
@@ -113,4 +113,5 @@ def _insert(connection: Connection, room: RoomRecord, explicit: bool) -> bool:
     if not explicit:
         values = values.where(config.c.rooms_on_join)
     columns = ["namespace", "room_id", "node_id", "max_participants", "participants", "created_at"]
-    return bool(connection.execute(insert(table).from_select(columns, values)).rowcount)
+    statement = insert(table).from_select(columns, values).execution_options(preserve_rowcount=True)
+    return connection.execute(statement).rowcount == 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from pathlib import Path
 from typing import Any
 
 from alembic.autogenerate import compare_metadata
@@ -252,9 +251,10 @@ class RefusedTests(TestCase):
 
     async def test_no_database(self) -> None:
         """A file that is something else."""
-        file = Path(self.mktemp())
-        file.write_bytes(b"This is not a database. " * 100)
-        self.assertIn("not a database", await self.refused(f"sqlite:///{file.absolute()}"))
+        file = os.path.abspath(self.mktemp())
+        with open(file, "wb") as other:  # noqa: ASYNC230
+            other.write(b"This is not a database. " * 100)
+        self.assertIn("not a database", await self.refused(f"sqlite:///{file}"))
 
     async def test_no_server(self) -> None:
         """A PostgreSQL that does not answer; the password is not told."""
