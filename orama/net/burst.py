@@ -69,6 +69,10 @@ class BurstCounters:
 class BurstSocket:
     """A bound UDP socket in the reactor.
 
+    CPU of a 1200-byte packet received here and sent on, loopback, one core of a shared 2-core machine
+    (``bench/burst.py``): 5.7 µs plain whatever the burst; with offload 6.3 µs single, 1.2 µs in bursts of
+    10, 0.5 µs in bursts of 40. The same without this class, reactor and fabric: 0.9 µs in bursts of 10.
+
     :param received: called with each burst and its source; the packets are slices of a buffer that
         the next read overwrites.
     :param offload: False keeps to one datagram a system call.
