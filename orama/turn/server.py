@@ -15,18 +15,16 @@ from typing import Any
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
-from orama.net.fabric import Address, AddressInUse, Buffer, Burst, Fabric
+from orama.net.fabric import Address, Buffer, Burst, Fabric
 from orama.settings import TurnSettings
-from orama.turn.allocation import Allocation, ChannelConflict, Full, Traffic
+from orama.turn.allocation import Allocation, ChannelConflict, Full
+from orama.turn.allocations import Allocations, NoPort, OverQuota
 from orama.turn.authentication import Authenticator, Identity, Refused
 from orama.turn.nonce import Nonces
 from orama.turn.peers import Peers
-from orama.turn.ports import RelayPorts
-from orama.turn.quota import Quota
 from orama.turn.ratelimit import RateLimit
-from orama.turn.relay import Link, OpenSocket, Relay, RelayUnavailable
+from orama.turn.relay import Link, OpenSocket, RelayUnavailable
 from orama.turn.tenants import Tenant, Tenants
 from orama.wire import stun
 from orama.wire.channeldata import FIRST_CHANNEL, HEADER, LAST_CHANNEL
@@ -40,8 +38,6 @@ _FIRST_CHANNEL_BYTE = FIRST_CHANNEL >> 8
 _NONCE_KEY_BITS = 256
 
 _Attributes = list[tuple[Attribute[Any], Any]]
-
-_log = Logger()
 
 
 @frozen
@@ -58,7 +54,7 @@ class Request:
 
 
 class Server:
-    """All allocations of one process.
+    """One process's TURN server.
 
     :param random: for relay ports, tokens and the nonce key; not to be guessed in production.
     :param open_socket: binds a relay address in the kernel.
@@ -78,35 +74,31 @@ class Server:
         open_socket: OpenSocket,
     ) -> None:
         self._clock = clock
-        self._random = random
         self._settings = settings
-        self._relay_ip = relay_ip
         self._family = Family.IPV6 if ":" in relay_ip else Family.IPV4
-        self._tenants = tenants
         self._peers = peers
         self._fabric = fabric
-        self._open_socket = open_socket
-        nonces = Nonces(
-            random.getrandbits(_NONCE_KEY_BITS).to_bytes(_NONCE_KEY_BITS // 8, "big"), settings.nonce_lifetime
-        )
+        nonce_key = random.getrandbits(_NONCE_KEY_BITS).to_bytes(_NONCE_KEY_BITS // 8, "big")
+        nonces = Nonces(nonce_key, settings.nonce_lifetime)
         self._authenticator = Authenticator(tenants, nonces, realm, settings.default_namespace)
         self._strangers = RateLimit(settings.unauthenticated_rate, settings.unauthenticated_burst)
-        self._quota = Quota(
-            settings.allocations_per_user,
-            settings.allocations_per_namespace,
-            settings.bandwidth_per_user,
-            settings.bandwidth_per_namespace,
-        )
-        self._ports = RelayPorts(random)
-        #: By five-tuple: the link stands for the transport and our own address.
-        self._allocations: dict[tuple[Link, Address], Allocation] = {}
         self._draining = False
-        self._ended: dict[str, Traffic] = {}
+        #: Packets lost, by reason.
         self.drops: Counter[str] = Counter()
-        #: Answers to requests that nobody stood behind, and error responses by code.
+        #: Answers that nobody's credentials stood behind, and error responses by code.
         self.unauthenticated = 0
         self.refusals: Counter[int] = Counter()
-        tenants.watch(self._tenant_changed)
+        self._allocations = Allocations(
+            clock=clock,
+            random=random,
+            settings=settings,
+            relay_ip=relay_ip,
+            tenants=tenants,
+            peers=peers,
+            fabric=fabric,
+            open_socket=open_socket,
+            drops=self.drops,
+        )
 
     # ---- from clients -----------------------------------------------------------------------
 
@@ -116,7 +108,7 @@ class Server:
         :param verified: the client's address cannot be forged (it is on a stream).
         """
         now = self._clock.seconds()
-        allocation = self._live(link, client, now)
+        allocation = self._allocations.find(link, client, now)
         at, count = 0, len(packets)
         while at < count:
             packet = packets[at]
@@ -129,24 +121,17 @@ class Server:
                 self.drops["no_allocation"] += 1
             else:
                 self._stun(link, packet, client, allocation, now, verified)
-                allocation = self._live(link, client, now)
+                allocation = self._allocations.find(link, client, now)
             at += 1
 
     def disconnected(self, link: Link, client: Address) -> None:
         """The client's stream is gone, and its allocation with it (RFC 8656, 7)."""
-        allocation = self._allocations.get((link, client))
+        allocation = self._allocations.find(link, client, self._clock.seconds())
         if allocation is not None:
-            self._end(allocation, "disconnected")
+            self._allocations.end(allocation, "disconnected")
 
     def has_allocation(self, link: Link, client: Address) -> bool:
-        return (link, client) in self._allocations
-
-    def _live(self, link: Link, client: Address, now: float) -> Allocation | None:
-        allocation = self._allocations.get((link, client))
-        if allocation is not None and allocation.expires <= now:
-            self._end(allocation, "expired")
-            return None
-        return allocation
+        return self._allocations.find(link, client, self._clock.seconds()) is not None
 
     def _stun(
         self, link: Link, packet: Buffer, client: Address, allocation: Allocation | None, now: float, verified: bool
@@ -229,8 +214,7 @@ class Server:
 
     def _allocate(self, request: Request) -> _Attributes:
         """RFC 8656, 7.2; the numbers are its steps. Authentication, 1, is behind us."""
-        message, identity, now = request.message, request.identity, request.now
-        tenant, user = identity.tenant, identity.username.user
+        message, now = request.message, request.now
         there = request.allocation
         if there is not None:  # 2
             if there.transaction_id == message.transaction_id:
@@ -254,40 +238,30 @@ class Server:
             raise Refused(400)
         if self._draining:
             raise Refused(508)
-        share = self._quota.take(tenant.namespace, user, now)
-        if share is None:  # 11
-            raise Refused(486)
-        allocation = Allocation(
-            clock=self._clock,
-            random=self._random,
-            link=request.link,
-            client=request.client,
-            tenant=tenant,
-            user=user,
-            share=share,
-            peers=self._peers,
-            drops=self.drops,
-            created=now,
-        )
-        if token is not None:
-            relay = self._reserved_relay(allocation, token, now)
-        else:
-            relay = self._any_relay(allocation, even is not None, bool(even))
-        if relay is None:  # 5, 8
-            self._quota.release(share)
-            raise Refused(508)
-        allocation.relay = relay
+        try:
+            allocation = self._allocations.make(
+                request.link,
+                request.client,
+                request.identity.tenant,
+                request.identity.username.user,
+                now,
+                even=even is not None,
+                pair=bool(even),
+                token=token,
+            )
+        except OverQuota:  # 11
+            raise Refused(486) from None
+        except NoPort:  # 5, 8
+            raise Refused(508) from None
         lifetime = self._lifetime(allocation, message, now)
         allocation.expires = now + lifetime
-        self._allocations[request.link, request.client] = allocation
         answer: _Attributes = [
-            (stun.XOR_RELAYED_ADDRESS, relay.address),
+            (stun.XOR_RELAYED_ADDRESS, allocation.relay.address),
             (stun.LIFETIME, lifetime),
             (stun.XOR_MAPPED_ADDRESS, request.client),
         ]
         if even:
-            reserved = self._ports.reserve(tenant.namespace, relay.address[1] + 1, now)
-            answer.append((stun.RESERVATION_TOKEN, reserved))
+            answer.append((stun.RESERVATION_TOKEN, self._allocations.reserve(allocation, now)))
         if additional is not None and self._family != Family.IPV6:
             answer.append((stun.ADDRESS_ERROR_CODE, (Family.IPV6, 440)))
         allocation.transaction_id, allocation.answer = message.transaction_id, answer
@@ -300,7 +274,7 @@ class Server:
         if family is not None and family != self._family:
             raise Refused(443)
         if request.message.get(stun.LIFETIME) == 0:
-            self._end(allocation, "released")
+            self._allocations.end(allocation, "released")
             return [(stun.LIFETIME, 0)]
         lifetime = self._lifetime(allocation, request.message, now)
         allocation.expires = now + lifetime
@@ -390,45 +364,15 @@ class Server:
         lifetime = max(DEFAULT_LIFETIME, min(asked, self._settings.max_lifetime))
         return max(0, min(lifetime, int(allocation.created + self._settings.max_age - now)))
 
-    def _any_relay(self, allocation: Allocation, even: bool, pair: bool) -> Relay | None:
-        refused: list[int] = []
-        try:
-            while True:
-                port = self._ports.take(allocation.tenant.relay_ports, even=even, pair=pair)
-                if port is None:
-                    return None
-                relay = self._relay(allocation, port)
-                if relay is not None:
-                    return relay
-                refused.append(port)
-        finally:
-            for port in refused:
-                self._ports.release(port)
+    # ---- from outside -----------------------------------------------------------------------
 
-    def _reserved_relay(self, allocation: Allocation, token: bytes, now: float) -> Relay | None:
-        port = self._ports.redeem(allocation.tenant.namespace, token, now)
-        if port is None:
-            return None
-        relay = self._relay(allocation, port)
-        if relay is None:
-            self._ports.release(port)
-        return relay
-
-    def _relay(self, allocation: Allocation, port: int) -> Relay | None:
-        try:
-            return Relay((self._relay_ip, port), self._fabric, self._open_socket, allocation.receive)
-        except AddressInUse:
-            return None
-
-    # ---- the end of allocations -------------------------------------------------------------
+    def __len__(self) -> int:
+        """How many allocations there are."""
+        return len(self._allocations)
 
     def tick(self) -> None:
         """End what has expired; to be called about once a second."""
-        now = self._clock.seconds()
-        for allocation in [each for each in self._allocations.values() if each.expires <= now]:
-            self._end(allocation, "expired")
-        self._ports.expire(now)
-        self._quota.forget_idle(now)
+        self._allocations.expire(self._clock.seconds())
 
     def drain(self) -> None:
         """Make no new allocations; the ones that are there go on."""
@@ -436,64 +380,11 @@ class Server:
 
     def stop(self) -> None:
         """End every allocation."""
-        self._tenants.unwatch(self._tenant_changed)
-        for allocation in list(self._allocations.values()):
-            self._end(allocation, "stopped")
-
-    def _tenant_changed(self, namespace: str) -> None:
-        tenant = self._tenants.get(namespace)
-        for allocation in [each for each in self._allocations.values() if each.tenant.namespace == namespace]:
-            if tenant is None:
-                self._end(allocation, "namespace_removed")
-            elif not tenant.relay_ports[0] <= allocation.relay.address[1] <= tenant.relay_ports[1]:
-                self._end(allocation, "block_moved")
-            else:
-                allocation.revise(tenant)
-
-    def _end(self, allocation: Allocation, reason: str) -> None:
-        del self._allocations[allocation.link, allocation.client]
-        allocation.relay.close()
-        self._ports.release(allocation.relay.address[1])
-        self._quota.release(allocation.share)
-        namespace, traffic = allocation.tenant.namespace, allocation.traffic
-        self._ended.setdefault(namespace, Traffic()).add(traffic)
-        _log.info(
-            "allocation of {namespace} user {user!r} ended ({reason}) after {seconds:.0f} s: "
-            "{bytes_up} bytes up, {bytes_down} bytes down",
-            namespace=namespace,
-            user=allocation.user,
-            reason=reason,
-            seconds=self._clock.seconds() - allocation.created,
-            bytes_up=traffic.bytes_up,
-            bytes_down=traffic.bytes_down,
-        )
-
-    # ---- figures ----------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        """How many allocations there are."""
-        return len(self._allocations)
-
-    def traffic(self) -> Mapping[str, Traffic]:
-        """What each namespace has relayed since the start."""
-        totals: dict[str, Traffic] = {tenant.namespace: Traffic() for tenant in self._tenants}
-        for namespace, ended in self._ended.items():
-            totals.setdefault(namespace, Traffic()).add(ended)
-        for allocation in self._allocations.values():
-            totals.setdefault(allocation.tenant.namespace, Traffic()).add(allocation.traffic)
-        return totals
+        self._allocations.stop()
 
     def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
         """Name, labels and value of every figure, for Prometheus."""
-        for namespace, traffic in self.traffic().items():
-            labels = {"namespace": namespace}
-            yield "orama_turn_allocations", labels, self._quota.held(namespace)
-            for direction, octets, packets in (
-                ("up", traffic.bytes_up, traffic.packets_up),
-                ("down", traffic.bytes_down, traffic.packets_down),
-            ):
-                yield "orama_turn_bytes_total", {**labels, "direction": direction}, octets
-                yield "orama_turn_packets_total", {**labels, "direction": direction}, packets
+        yield from self._allocations.samples()
         for reason, count in sorted(self.drops.items()):
             yield "orama_turn_dropped_total", {"reason": reason}, count
         for code, count in sorted(self.refusals.items()):

@@ -1,0 +1,228 @@
+"""Every allocation of the process, by five-tuple: made with a port and a share of the quota, ended with both returned.
+
+What a request may have is decided in ``server``; here it is found, kept, counted and taken down again.
+"""
+
+from __future__ import annotations
+
+import random as _random
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from orama.net.fabric import Address, AddressInUse, Fabric
+from orama.settings import TurnSettings
+from orama.turn.allocation import Allocation, Traffic
+from orama.turn.peers import Peers
+from orama.turn.ports import RelayPorts
+from orama.turn.quota import Quota
+from orama.turn.relay import Link, OpenSocket, Relay
+from orama.turn.tenants import Tenant, Tenants
+
+_log = Logger()
+
+
+class OverQuota(Exception):
+    """The namespace or the user has enough already."""
+
+
+class NoPort(Exception):
+    """No relay port as it was asked for."""
+
+
+class Allocations:
+    """The registry.
+
+    :param random: for relay ports and tokens; not to be guessed in production.
+    :param relay_ip: where relays are.
+    :param open_socket: binds a relay address in the kernel.
+    :param drops: packets lost, by reason.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: IReactorTime,
+        random: _random.Random,
+        settings: TurnSettings,
+        relay_ip: str,
+        tenants: Tenants,
+        peers: Peers,
+        fabric: Fabric,
+        open_socket: OpenSocket,
+        drops: Counter[str],
+    ) -> None:
+        self._clock = clock
+        self._random = random
+        self._relay_ip = relay_ip
+        self._tenants = tenants
+        self._peers = peers
+        self._fabric = fabric
+        self._open_socket = open_socket
+        self._drops = drops
+        self._quota = Quota(
+            settings.allocations_per_user,
+            settings.allocations_per_namespace,
+            settings.bandwidth_per_user,
+            settings.bandwidth_per_namespace,
+        )
+        self._ports = RelayPorts(random)
+        #: The link stands for the transport and for our own address.
+        self._live: dict[tuple[Link, Address], Allocation] = {}
+        self._ended: dict[str, Traffic] = {}
+        tenants.watch(self._tenant_changed)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def find(self, link: Link, client: Address, now: float) -> Allocation | None:
+        """The allocation of that five-tuple, unless it has expired."""
+        allocation = self._live.get((link, client))
+        if allocation is not None and allocation.expires <= now:
+            self.end(allocation, "expired")
+            return None
+        return allocation
+
+    def make(
+        self,
+        link: Link,
+        client: Address,
+        tenant: Tenant,
+        user: str,
+        now: float,
+        *,
+        even: bool = False,
+        pair: bool = False,
+        token: bytes | None = None,
+    ) -> Allocation:
+        """A new allocation, attached to the fabric, that has yet to be told when it expires.
+
+        :param even: on an even port; :param pair: and one whose successor is free.
+        :param token: on the port that was reserved under it.
+        :raises OverQuota: nothing was made.
+        :raises NoPort: nothing was made.
+        """
+        share = self._quota.take(tenant.namespace, user, now)
+        if share is None:
+            raise OverQuota
+        allocation = Allocation(
+            clock=self._clock,
+            random=self._random,
+            link=link,
+            client=client,
+            tenant=tenant,
+            user=user,
+            share=share,
+            peers=self._peers,
+            drops=self._drops,
+            created=now,
+        )
+        if token is not None:
+            relay = self._reserved_relay(allocation, token, now)
+        else:
+            relay = self._any_relay(allocation, even, pair)
+        if relay is None:
+            self._quota.release(share)
+            raise NoPort
+        allocation.relay = relay
+        self._live[link, client] = allocation
+        return allocation
+
+    def reserve(self, allocation: Allocation, now: float) -> bytes:
+        """Keep the port above the allocation's; gives the token."""
+        return self._ports.reserve(allocation.tenant.namespace, allocation.relay.address[1] + 1, now)
+
+    def end(self, allocation: Allocation, reason: str) -> None:
+        """Take an allocation down and say so in the log."""
+        del self._live[allocation.link, allocation.client]
+        allocation.relay.close()
+        self._ports.release(allocation.relay.address[1])
+        self._quota.release(allocation.share)
+        namespace, traffic = allocation.tenant.namespace, allocation.traffic
+        self._ended.setdefault(namespace, Traffic()).add(traffic)
+        _log.info(
+            "allocation of {namespace} user {user!r} ended ({reason}) after {seconds:.0f} s: "
+            "{bytes_up} bytes up, {bytes_down} bytes down",
+            namespace=namespace,
+            user=allocation.user,
+            reason=reason,
+            seconds=self._clock.seconds() - allocation.created,
+            bytes_up=traffic.bytes_up,
+            bytes_down=traffic.bytes_down,
+        )
+
+    def expire(self, now: float) -> None:
+        """End what is over; to be called about once a second."""
+        for allocation in [each for each in self._live.values() if each.expires <= now]:
+            self.end(allocation, "expired")
+        self._ports.expire(now)
+        self._quota.forget_idle(now)
+
+    def stop(self) -> None:
+        """End them all."""
+        self._tenants.unwatch(self._tenant_changed)
+        for allocation in list(self._live.values()):
+            self.end(allocation, "stopped")
+
+    def traffic(self) -> Mapping[str, Traffic]:
+        """What each namespace has relayed since the start."""
+        totals: dict[str, Traffic] = {tenant.namespace: Traffic() for tenant in self._tenants}
+        for namespace, ended in self._ended.items():
+            totals.setdefault(namespace, Traffic()).add(ended)
+        for allocation in self._live.values():
+            totals.setdefault(allocation.tenant.namespace, Traffic()).add(allocation.traffic)
+        return totals
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Name, labels and value of the figures of each namespace."""
+        for namespace, traffic in self.traffic().items():
+            labels = {"namespace": namespace}
+            yield "orama_turn_allocations", labels, self._quota.held(namespace)
+            for direction, octets, packets in (
+                ("up", traffic.bytes_up, traffic.packets_up),
+                ("down", traffic.bytes_down, traffic.packets_down),
+            ):
+                yield "orama_turn_bytes_total", {**labels, "direction": direction}, octets
+                yield "orama_turn_packets_total", {**labels, "direction": direction}, packets
+
+    def _tenant_changed(self, namespace: str) -> None:
+        tenant = self._tenants.get(namespace)
+        for allocation in [each for each in self._live.values() if each.tenant.namespace == namespace]:
+            if tenant is None:
+                self.end(allocation, "namespace_removed")
+            elif not tenant.relay_ports[0] <= allocation.relay.address[1] <= tenant.relay_ports[1]:
+                self.end(allocation, "block_moved")
+            else:
+                allocation.revise(tenant)
+
+    def _any_relay(self, allocation: Allocation, even: bool, pair: bool) -> Relay | None:
+        refused: list[int] = []
+        try:
+            while True:
+                port = self._ports.take(allocation.tenant.relay_ports, even=even, pair=pair)
+                if port is None:
+                    return None
+                relay = self._relay(allocation, port)
+                if relay is not None:
+                    return relay
+                refused.append(port)
+        finally:
+            for port in refused:
+                self._ports.release(port)
+
+    def _reserved_relay(self, allocation: Allocation, token: bytes, now: float) -> Relay | None:
+        port = self._ports.redeem(allocation.tenant.namespace, token, now)
+        if port is None:
+            return None
+        relay = self._relay(allocation, port)
+        if relay is None:
+            self._ports.release(port)
+        return relay
+
+    def _relay(self, allocation: Allocation, port: int) -> Relay | None:
+        try:
+            return Relay((self._relay_ip, port), self._fabric, self._open_socket, allocation.receive)
+        except AddressInUse:
+            return None
