@@ -1026,6 +1026,30 @@ class SeamTests(LoopCase):
         await call.close()
 
     @on_loop
+    async def test_loose_tasks(self) -> None:
+        """aiortc sends from tasks that nobody awaits: what they meet on a closed DTLS must not surface there."""
+        call = SctpCall()
+        await call.connect()
+        ours = call.sctp.open("ours")
+        await call.until(lambda: "ours" in call.client_channels)
+        dtls, sctp = call.server._dtls, call.sctp._sctp
+        call.wire.lose = lambda datagram, up: not up
+        ours.send("into the void")
+        late: list[int] = []
+
+        def timer() -> None:
+            if dtls.state == "closed":
+                late.append(len(sctp._sent_queue))
+                sctp._t3_expired()
+
+        dtls.on("statechange", timer)
+        await call.client.stop()
+        await call.state("closed")
+        self.assertEqual(late, [1])
+        await call.close()
+        await self.assert_nothing_left()
+
+    @on_loop
     async def test_opening_counts_characters(self) -> None:
         """aiortc still gives lengths in characters, so that ours still has to be there; it queues the OPEN last."""
         call = SctpCall()

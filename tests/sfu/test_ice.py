@@ -411,6 +411,7 @@ class RestartTests(PortCase):
         self.through_fabric(check(self.agent, ufrag=first, pwd=pwd))
         self.assertEqual(self.dropped(), {"unknown_ufrag": 1})
         self.assertEqual(len(self.agent.ufrags()), 2)
+        self.assertEqual(set(self.port._ufrags), set(self.agent.ufrags()))
 
     def test_removal(self) -> None:
         """Of a removed client nothing is left: its checks are unknown, and so are its addresses."""
