@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 
 from orama.errors import ConfigurationError, OramaError
 from orama.hierarchy import Node
-from orama.logs import json_observer
+from orama.logs import observer
 from orama.settings import Settings
 
 
@@ -45,6 +45,7 @@ class Daemon(Service):
     """The service that ``twistd`` runs.
 
     :param load: reads the settings anew, for SIGHUP.
+    :param log_stream: where the log goes; None leaves that to twistd.
     :param refuse: called with the exit status when the start has failed.
     """
 
@@ -57,12 +58,14 @@ class Daemon(Service):
         settings: Settings,
         load: Callable[[], Settings],
         *,
+        log_stream: TextIO | None = None,
         stderr: TextIO | None = None,
         refuse: Callable[[int], None] = leave_with,
     ) -> None:
         self._reactor = reactor
         self._settings = settings
         self._load = load
+        self._log_stream = log_stream
         self._stderr = sys.stderr if stderr is None else stderr
         self._refuse = refuse
         self._starting: Deferred[None] | None = None
@@ -71,9 +74,9 @@ class Daemon(Service):
         self.node = Node(reactor, settings)
 
     def setServiceParent(self, parent: Any) -> None:
-        """Join the application; with JSON logs, its observer too, before twistd starts to log."""
-        if self._settings.log_format == "json" and isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, json_observer(sys.stdout))
+        """Join the application and bring the observer of its log, before twistd begins to log."""
+        if self._log_stream is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, observer(self._settings.log_format, self._log_stream))
         super().setServiceParent(parent)
 
     def startService(self) -> None:
@@ -153,4 +156,11 @@ class Daemon(Service):
             self._log.error("the configuration stays as it was: {why}", why=error.message)
             return
         reloading = Deferred.fromCoroutine(self.node.reload(settings))
-        reloading.addErrback(lambda failure: self._log.failure("the reload failed", failure))
+        reloading.addErrback(self._not_reloaded)
+
+    def _not_reloaded(self, failure: Failure) -> None:
+        error = failure.value
+        if isinstance(error, OramaError):
+            self._log.error("the configuration stays as it was: {why}", why=error.message)
+        else:
+            self._log.failure("the reload failed", failure)

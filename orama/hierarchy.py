@@ -13,7 +13,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 
 from orama import __version__
@@ -22,16 +22,17 @@ from orama.cluster.ports import PortBlocks, bindable
 from orama.cluster.rooms import RoomDirectory
 from orama.cluster.turn_access import TurnAccess
 from orama.errors import StartError
-from orama.listening import busy, listen, page_url, server_endpoints
+from orama.listening import busy, listen, page_url, require_local, server_endpoints
 from orama.metrics import LoopLag, Metrics
 from orama.net.fabric import Fabric
 from orama.net.tls import ServerCertificates
 from orama.rest.auth import Authenticator
-from orama.rest.site import make_site
+from orama.rest.control import control_site, listen_control
+from orama.rest.site import Site, make_site
 from orama.rest.tokens import Tokens
 from orama.rest.tokens import new_key as new_token_key
-from orama.serving import LiveRooms, ServedNamespaces
-from orama.settings import Settings
+from orama.serving import LiveRooms, Require, ServedNamespaces
+from orama.settings import Settings, reloaded
 from orama.sfu.room import Rooms
 from orama.signaling.resource import SignalResource
 from orama.signaling.service import SignalingService
@@ -42,6 +43,8 @@ from orama.store.sealing import new_key as new_node_key
 from orama.turn.listeners import TurnService
 from orama.turn.tenants import Tenants
 
+_PORTS = ("turn_port", "turns_port")
+
 _log = Logger()
 
 
@@ -50,7 +53,7 @@ class Node:
 
     def __init__(self, reactor: Any, settings: Settings) -> None:
         self._reactor = reactor
-        self.settings = settings
+        self.settings = self._given = settings
         self.metrics = Metrics()
         #: Why the node takes no calls; empty when it does.
         self.unready = "the node is starting"
@@ -101,7 +104,10 @@ class Node:
         self._running.append((name, stop))
 
     async def _start(self) -> None:
-        endpoints = server_endpoints(self._reactor, self.settings.http)
+        settings = self.settings
+        for option, ip in (("--internal-ip", settings.internal_ip), ("turn.relay_ip:", settings.relay_ip)):
+            require_local(option, ip)
+        endpoints = server_endpoints(self._reactor, settings.http)
         await self._start_store()
         await self._start_media()
         await self._start_signaling()
@@ -154,25 +160,43 @@ class Node:
         self.settings = evolve(settings, turn_port=self.turn.udp_port, turns_port=self.turn.tls_port)
 
     async def _start_signaling(self) -> None:
-        access = TurnAccess(self.settings, self.namespaces, self._reactor)
-        self.signaling = SignalingService(self._reactor, self.settings, self.rooms, self.directory, access)
+        self.access = TurnAccess(self.settings, self.namespaces, self._reactor)
+        self.signaling = SignalingService(self._reactor, self.settings, self.rooms, self.directory, self.access)
         self.signaling.startService()
         self._started("signalling", self.signaling.stopService)
         self.served = ServedNamespaces(
-            self._reactor,
-            self.settings,
-            self.tenants,
-            self.rooms,
-            lambda require: SignalResource(self.signaling, self.settings, self.authenticator, require),
-            self.namespaces.require_webrtc,
+            self._reactor, self.settings, self.tenants, self.rooms, self._signal, self.namespaces.require_webrtc
         )
         self._started("namespaces", self.served.stop)
         for config in await self.namespaces.configs():
             await self.served.apply(config.namespace, config)
         self.namespaces.changed.append(self.served.apply)
 
-    async def _start_http(self, endpoints: Mapping[str, Any]) -> None:
-        signal = SignalResource(self.signaling, self.settings, self.authenticator, self.namespaces.require_webrtc)
+    async def _start_http(self, endpoints: Mapping[str, IStreamServerEndpoint]) -> None:
+        self.site = self._site()
+        for description, endpoint in endpoints.items():
+            port = await listen(description, endpoint, self.site)
+            self._started(f"--http {description}", port.stopListening)
+            self.http.append(port)
+        self.url = page_url(self.settings.http[0], self.http[0], self.settings.public_ip)
+        control = control_site(
+            self._reactor,
+            self.settings,
+            self.namespaces,
+            self.authenticator.tokens,
+            self.access,
+            observed=self.observed,
+            nodes=self.nodes,
+        )
+        control.noisy = False
+        socket = listen_control(self._reactor, self.data.path, control)
+        self._started("control socket", socket.stopListening)
+
+    def _signal(self, settings: Settings, require: Require) -> SignalResource:
+        return SignalResource(self.signaling, settings, self.authenticator, require)
+
+    def _site(self) -> Site:
+        """What answers on the HTTP endpoints, with the settings as they are now."""
         site = make_site(
             self._reactor,
             self.settings,
@@ -180,17 +204,14 @@ class Node:
             self.namespaces,
             self.directory,
             LiveRooms(self.rooms),
-            signal=signal,
+            signal=self._signal(self.settings, self.namespaces.require_webrtc),
             health=self.health,
             ready=lambda: self.unready,
             metrics=self.metrics.text,
             observed=self.observed,
         )
-        for description, endpoint in endpoints.items():
-            port = await listen(description, endpoint, site)
-            self._started(f"--http {description}", port.stopListening)
-            self.http.append(port)
-        self.url = page_url(self.settings.http[0], self.http[0], self.settings.public_ip)
+        site.noisy = False
+        return site
 
     def _watch(self) -> None:
         for source in (self.turn.samples, self.rooms.samples, self.signaling.samples):
@@ -210,6 +231,16 @@ class Node:
         up = self.served.serves(namespace)
         yield {"node_id": self.directory.node_id, "sfu_up": up, "turn_up": up and self.turn.running == 1}
 
+    def nodes(self) -> Iterable[Mapping[str, Any]]:
+        """For ``orama node list``."""
+        yield {
+            "node_id": self.directory.node_id,
+            "status": self.unready or "ready",
+            "public_ip": self.settings.public_ip,
+            "internal_ip": self.settings.internal_ip,
+            "version": __version__,
+        }
+
     def _emptied(self, namespace: str, room_id: str) -> None:
         """A room has been empty for too long: its claim goes too."""
         releasing = Deferred.fromCoroutine(self.directory.release(namespace, room_id))
@@ -217,11 +248,27 @@ class Node:
 
     # -- while it runs ----------------------------------------------------------------------------
 
-    async def reload(self, settings: Settings) -> None:
-        """Take over what can change while the node runs; the log names what cannot.
+    async def reload(self, read: Settings) -> None:
+        """Take over what can change while the node runs, and read certificates and keys again.
 
-        :raises OramaError: something in it cannot be used; what was in use stays.
+        The log names what waits for the next start.
+
+        :raises OramaError: a key file cannot be used; then nothing changes.
         """
         async with self._changing:
+            # Port 0 became a real one when TURN started; read again, it is the same wish.
+            ports = {name: getattr(self.settings, name) for name in _PORTS if _same(name, read, self._given)}
+            settings, waiting = reloaded(self.settings, evolve(read, **ports))
             self.authenticator.tokens.reload(settings.auth)
             self.certificates.reload_if_changed()
+            self.settings = settings
+            self.signaling.lobby.settings = settings.signaling
+            self.served.configure(settings)
+            self.site.adopt(self._site())
+            _log.info("the configuration was read again")
+            if waiting:
+                _log.warn("configuration that waits for the next start: {keys}", keys=", ".join(waiting))
+
+
+def _same(name: str, one: Settings, other: Settings) -> bool:
+    return bool(getattr(one, name) == getattr(other, name))

@@ -10,7 +10,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from twisted.logger import FileLogObserver, LogEvent, formatEvent
+from twisted.logger import (
+    FileLogObserver,
+    FilteringLogObserver,
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    LogLevelFilterPredicate,
+    formatEvent,
+    textFileLogObserver,
+)
 from twisted.python.reflect import safe_str
 
 #: Keys that ``twisted.logger`` and the legacy log put into every event.
@@ -50,6 +59,7 @@ def json_line(event: LogEvent) -> str | None:
     return json.dumps(line) + "\n"
 
 
-def json_observer(stream: TextIO) -> FileLogObserver:
-    """An observer that writes :func:`json_line` to *stream*."""
-    return FileLogObserver(stream, json_line)
+def observer(log_format: str, stream: TextIO) -> ILogObserver:
+    """What writes events to *stream* as ``text`` or ``json``: all but those of level debug."""
+    writer = FileLogObserver(stream, json_line) if log_format == "json" else textFileLogObserver(stream)
+    return FilteringLogObserver(writer, [LogLevelFilterPredicate(LogLevel.info)])

@@ -35,11 +35,15 @@ _log = Logger()
 @define
 class _Served:
     config: WebRtcConfig
+    site: Site
     port: IListeningPort
 
 
 class ServedNamespaces:
-    """:param signal: makes the signalling resource of the namespaces that a :data:`Require` lets in."""
+    """:param signal: makes the signalling resource of the namespaces that a :data:`Require` lets in.
+
+    :param require: whether a namespace has WebRTC at all.
+    """
 
     def __init__(
         self,
@@ -47,7 +51,7 @@ class ServedNamespaces:
         settings: Settings,
         tenants: Tenants,
         rooms: Rooms,
-        signal: Callable[[Require], IResource],
+        signal: Callable[[Settings, Require], IResource],
         require: Require,
     ) -> None:
         self._reactor = reactor
@@ -74,19 +78,22 @@ class ServedNamespaces:
         await self._withdraw(namespace)
         if config is None:
             return
+        site = self._site(namespace)
         try:
-            port = self._start(config)
+            self._rooms.start_namespace(namespace, config.blocks.media, config.blocks.relay)
+            port = self._reactor.listenTCP(config.blocks.signaling[0], site, interface=self._settings.internal_ip)
         except CannotListenError as error:
             await self._rooms.stop_namespace(namespace)
             raise Unavailable("port_in_use", f"{namespace} cannot be served: {busy(error)}") from None
         self._tenants.put(self._tenant(config))
-        self._served[namespace] = _Served(config, port)
+        self._served[namespace] = _Served(config, site, port)
         _log.info("{namespace} is served", namespace=namespace)
 
     def configure(self, settings: Settings) -> None:
-        """Take over the peers that relays may reach."""
+        """Take over the limits, and the peers that relays may reach."""
         self._settings = settings
-        for served in self._served.values():
+        for namespace, served in self._served.items():
+            served.site.adopt(self._site(namespace))
             self._tenants.put(self._tenant(served.config))
 
     async def stop(self) -> None:
@@ -94,22 +101,22 @@ class ServedNamespaces:
         for namespace in tuple(self._served):
             await self._withdraw(namespace)
 
-    def _start(self, config: WebRtcConfig) -> IListeningPort:
-        """Bind the media port and the signalling port.
-
-        :raises CannotListenError: one is taken.
-        """
-        namespace, blocks = config.namespace, config.blocks
+    def _site(self, namespace: str) -> Site:
+        """What answers on the signalling port of *namespace*: its signalling and nothing else."""
 
         async def require(asked: str) -> None:
             if asked != namespace:
                 raise NotFound("namespace_not_found", "another namespace is served here")
             await self._require(asked)
 
-        self._rooms.start_namespace(namespace, blocks.media, blocks.relay)
-        site = Site(_at_signal(self._signal(require), self._settings), self._settings, self._reactor)
-        port: IListeningPort = self._reactor.listenTCP(blocks.signaling[0], site, interface=self._settings.internal_ip)
-        return port
+        origins = Origins(self._settings.limits.origins)
+        root, version, webrtc = (JsonResource(origins) for _ in range(3))
+        root.putChild(b"v1", version)
+        version.putChild(b"webrtc", webrtc)
+        webrtc.putChild(b"signal", self._signal(self._settings, require))
+        site = Site(root, self._settings, self._reactor)
+        site.noisy = False
+        return site
 
     def _tenant(self, config: WebRtcConfig) -> Tenant:
         return Tenant(
@@ -145,13 +152,3 @@ class LiveRooms:
     def participants(self, namespace: str, room_id: str) -> int:
         room = self._rooms.get(namespace, room_id)
         return 0 if room is None else room.participants
-
-
-def _at_signal(resource: IResource, settings: Settings) -> JsonResource:
-    """A tree with *resource* at ``/v1/webrtc/signal`` and nothing else."""
-    origins = Origins(settings.limits.origins)
-    root, version, webrtc = (JsonResource(origins) for _ in range(3))
-    root.putChild(b"v1", version)
-    version.putChild(b"webrtc", webrtc)
-    webrtc.putChild(b"signal", resource)
-    return root

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve, field, frozen
+from attrs import evolve, field, fields, frozen, has
 
 from orama import configuration
 
@@ -175,3 +175,42 @@ def load(config: Path | None = None, options: Mapping[str, Any] | None = None) -
 def _canonical(ip: str) -> str:
     """The spelling that :data:`orama.net.fabric.Address` uses."""
     return str(ip_address(ip)) if ip else ""
+
+
+#: What a running node takes over when its configuration is read again; a name with ``*`` is a whole table.
+LIVE = frozenset(
+    {
+        "auth.*",
+        "limits.*",
+        "web.*",
+        "turn.allowed_peers",
+        "signaling.message_rate",
+        "signaling.message_burst",
+        "signaling.join_timeout",
+        "signaling.ping_interval",
+        "signaling.ping_timeout",
+        "signaling.send_queue",
+        "signaling.drain_deadline",
+    }
+)
+
+
+def reloaded(running: Settings, read: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """*running* with what can be taken over from *read*, and the changed keys that wait for the next start."""
+    waiting: list[str] = []
+    tables: dict[str, Any] = {}
+    for top in fields(Settings):
+        old, new = getattr(running, top.name), getattr(read, top.name)
+        if not has(type(old)):
+            waiting += [top.name] if old != new else []
+            continue
+        taken = {}
+        for each in fields(type(old)):
+            key, value = f"{top.name}.{each.name}", getattr(new, each.name)
+            if value != getattr(old, each.name):
+                if key in LIVE or f"{top.name}.*" in LIVE:
+                    taken[each.name] = value
+                else:
+                    waiting.append(key)
+        tables[top.name] = evolve(old, **taken)
+    return evolve(running, **tables), tuple(waiting)

@@ -7,11 +7,13 @@ it is one line on stderr and exit status 1.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TextIO
 
 from twisted.application.service import IService
 from twisted.python import usage
+from twisted.python.logfile import LogFile
 
 import twisted
 from orama import __version__, reactors
@@ -104,4 +106,13 @@ def makeService(options: Options) -> IService:
 
     from orama.daemon import Daemon
 
-    return Daemon(reactor, options.settings, options.load)
+    return Daemon(reactor, options.settings, options.load, log_stream=_log_stream(options))
+
+
+def _log_stream(options: Options) -> TextIO | None:
+    """Where the log goes: the file that twistd was told, or stdout; None when twistd knows better (syslog, daemon)."""
+    twistd = getattr(options, "parent", None)
+    if twistd is None or twistd.get("syslog") or not twistd.get("nodaemon"):
+        return None
+    file = twistd.get("logfile") or "-"
+    return sys.stdout if file == "-" else LogFile.fromFullPath(file)

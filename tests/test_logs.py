@@ -9,13 +9,13 @@ from twisted.logger import Logger, LogLevel, LogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from orama.logs import json_line, json_observer
+from orama.logs import json_line, observer
 
 
 class JsonLogTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.stream = io.StringIO()
-        publisher = LogPublisher(json_observer(self.stream))
+        publisher = LogPublisher(observer("json", self.stream))
         self.log = Logger("orama.part", observer=publisher)
 
     def lines(self) -> list[dict[str, object]]:
@@ -60,6 +60,16 @@ class JsonLogTests(SynchronousTestCase):
         [line] = self.lines()
         self.assertEqual((line["level"], line["message"]), ("critical", "it broke"))
         self.assertIn("ValueError: of the test", str(line["traceback"]))
+
+    def test_debug_is_left_out(self) -> None:
+        """What only says what every request did is not written; text is filtered alike."""
+        self.log.debug("one more request")
+        text = io.StringIO()
+        Logger("orama.part", observer=LogPublisher(observer("text", text))).debug("one more request")
+        Logger("orama.part", observer=LogPublisher(observer("text", text))).info("up")
+        self.assertEqual(self.lines(), [])
+        self.assertEqual(len(text.getvalue().splitlines()), 1)
+        self.assertIn("[orama.part#info] up", text.getvalue())
 
     def test_unformattable(self) -> None:
         """An event whose fields cannot be shown is still a line."""

@@ -66,6 +66,10 @@ class Site(server.Site):
         self.max_body = settings.limits.max_body
         self._buckets = TokenBuckets(settings.limits.request_rate, settings.limits.request_burst)
 
+    def adopt(self, other: Site) -> None:
+        """Answer as *other* does from now on; connections stay."""
+        self.resource, self.max_body, self._buckets = other.resource, other.max_body, other._buckets
+
     def decorate(self, request: server.Request) -> None:
         """Put the safe headers on *request*'s answer and take the server's name and version off."""
         request.responseHeaders.removeHeader("Server")
