@@ -1,0 +1,230 @@
+"""Quota, bandwidth, nonces, the rate limit and the relay ports: the small parts that say no."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from orama.turn.nonce import Nonces
+from orama.turn.ports import RESERVATION_TIME, RelayPorts
+from orama.turn.quota import MIN_BURST, Bucket, Quota
+from orama.turn.ratelimit import RateLimit
+
+CLIENT = ("203.0.113.9", 40000)
+
+
+class QuotaTests(SynchronousTestCase):
+    def test_per_user_and_namespace(self) -> None:
+        """The namespace's limit and each user's count by themselves; what is released is free again."""
+        quota = Quota(per_user=2, per_namespace=3)
+        ann = quota.take("n", "ann", 0)
+        assert ann is not None
+        self.assertIsNotNone(quota.take("n", "ann", 0))
+        self.assertIsNone(quota.take("n", "ann", 0))
+        self.assertIsNotNone(quota.take("n", "bob", 0))
+        self.assertIsNone(quota.take("n", "bob", 0), "the namespace is full")
+        self.assertIsNotNone(quota.take("m", "ann", 0), "another namespace's ann is somebody else")
+        quota.release(ann)
+        self.assertIsNotNone(quota.take("n", "bob", 0))
+        self.assertEqual((quota.held("n"), quota.held("n", "ann"), quota.held("n", "bob")), (3, 1, 2))
+
+    def test_refusal_takes_nothing(self) -> None:
+        """A refused take leaves the counts as they were."""
+        quota = Quota(per_user=1, per_namespace=9)
+        quota.take("n", "ann", 0)
+        for _ in range(5):
+            self.assertIsNone(quota.take("n", "ann", 0))
+        self.assertEqual(quota.held("n"), 1)
+
+    def test_nobody(self) -> None:
+        """Names without a user part count for the namespace alone."""
+        quota = Quota(per_user=1, per_namespace=2)
+        self.assertIsNotNone(quota.take("n", "", 0))
+        self.assertIsNotNone(quota.take("n", "", 0))
+        self.assertIsNone(quota.take("n", "", 0))
+
+    def test_no_limit(self) -> None:
+        """0 is no limit."""
+        quota = Quota(0, 0)
+        self.assertTrue(all(quota.take("n", "u", 0) for _ in range(5000)))
+
+    def test_bandwidth_is_shared(self) -> None:
+        """All allocations of a user draw on one bucket, all users of a namespace on another."""
+        quota = Quota(0, 0, user_bandwidth=10**6, namespace_bandwidth=2 * 10**6)
+        shares = [quota.take("n", user, 0) for user in ("ann", "ann", "bob")]
+        first, second, third = (share.buckets for share in shares if share is not None)
+        self.assertEqual([len(first), len(second), len(third)], [2, 2, 2])
+        self.assertIs(first[0], third[0])
+        self.assertIs(first[1], second[1])
+        self.assertIsNot(first[1], third[1])
+
+    def test_over_bandwidth(self) -> None:
+        """Who owes bytes gets no new allocation until they are paid; new credentials change nothing."""
+        quota = Quota(0, 0, user_bandwidth=10**5)
+        share = quota.take("n", "ann", 0)
+        assert share is not None
+        (bucket,) = share.buckets
+        self.assertTrue(bucket.take(2 * 10**5, 0))
+        quota.release(share)
+        quota.forget_idle(0)
+        self.assertIsNone(quota.take("n", "ann", 0.5))
+        self.assertIsNotNone(quota.take("n", "ann", 1.5))
+
+    def test_buckets_are_forgotten(self) -> None:
+        """A user who is gone and owes nothing leaves nothing behind."""
+        quota = Quota(0, 0, user_bandwidth=10**5)
+        for user in range(100):
+            share = quota.take("n", str(user), 0)
+            assert share is not None
+            quota.release(share)
+        quota.forget_idle(1)
+        self.assertEqual(len(quota._buckets), 0)
+
+    @given(st.lists(st.tuples(st.integers(1, 3000), st.floats(0, 0.01)), max_size=200), st.integers(1000, 10**6))
+    def test_bucket(self, takes: list[tuple[int, float]], rate: int) -> None:
+        """Over any stretch no more passes than the rate, one full bucket and one burst."""
+        bucket = Bucket(rate, 0.0)
+        now, passed = 0.0, 0
+        for amount, pause in takes:
+            now += pause
+            if bucket.take(amount, now):
+                passed += amount
+        self.assertLessEqual(passed, rate * now + max(rate, MIN_BURST) + 3000)
+
+    def test_clock_that_goes_back(self) -> None:
+        """A clock that is set back gives no credit and takes none away."""
+        bucket = Bucket(1000, 1000.0)
+        self.assertTrue(bucket.take(10, 500.0))
+
+
+class NonceTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.nonces = Nonces(b"k" * 32, 3600)
+
+    def test_lifetime(self) -> None:
+        """A nonce is good for its lifetime and not longer."""
+        nonce = self.nonces.issue(CLIENT, 1000.9)
+        self.assertTrue(self.nonces.good(nonce, CLIENT, 1000.9))
+        self.assertTrue(self.nonces.good(nonce, CLIENT, 4600))
+        self.assertFalse(self.nonces.good(nonce, CLIENT, 4601))
+
+    def test_comes_not_back(self) -> None:
+        """When the sixteen bits of time come round, the old nonce stays dead; nor is one good before its time."""
+        nonce = self.nonces.issue(CLIENT, 70000)
+        self.assertFalse(self.nonces.good(nonce, CLIENT, 70000 + 0x10000))
+        self.assertFalse(self.nonces.good(nonce, CLIENT, 70000 - 10))
+
+    def test_bound_to_address(self) -> None:
+        """It is good for the address and port that it was issued to."""
+        nonce = self.nonces.issue(CLIENT, 0)
+        for other in (("203.0.113.9", 40001), ("203.0.113.8", 40000), ("203.0.113.94", 0)):
+            self.assertFalse(self.nonces.good(nonce, other, 0))
+
+    def test_of_another_process(self) -> None:
+        """It is good under the key that made it: a fleet that shares the key shares its nonces."""
+        nonce = self.nonces.issue(CLIENT, 0)
+        self.assertTrue(Nonces(b"k" * 32, 60).good(nonce, CLIENT, 0))
+        self.assertFalse(Nonces(b"l" * 32, 60).good(nonce, CLIENT, 0))
+
+    def test_length(self) -> None:
+        """Eight characters, whatever the time: the 401 has to stay small."""
+        for now in (0, 0xFFFF, 0x10000, 2**33):
+            self.assertEqual(len(self.nonces.issue(CLIENT, now)), 8)
+
+    def test_lifetime_has_an_end(self) -> None:
+        """A lifetime beyond what the sixteen bits can tell apart is cut."""
+        nonces = Nonces(b"k", 10**6)
+        nonce = nonces.issue(CLIENT, 0)
+        self.assertFalse(nonces.good(nonce, CLIENT, 0xF000))
+
+    @given(st.binary(max_size=12))
+    def test_forged(self, nonce: bytes) -> None:
+        """Any bytes are refused without an exception."""
+        self.assertFalse(self.nonces.good(nonce, CLIENT, 5000))
+
+
+class RateLimitTests(SynchronousTestCase):
+    def test_burst_then_rate(self) -> None:
+        """So many at once, then so many a second, for each address by itself."""
+        limit = RateLimit(10, 20)
+        self.assertEqual(sum(limit.take("198.51.100.1", 0) for _ in range(100)), 20)
+        self.assertEqual(sum(limit.take("198.51.100.1", 1.0) for _ in range(100)), 10)
+        self.assertTrue(limit.take("198.51.100.2", 1.0))
+
+    def test_bounded(self) -> None:
+        """The table does not grow beyond its size, however many sources there are."""
+        limit = RateLimit(10, 20, max_sources=100)
+        for number in range(10000):
+            limit.take(f"10.0.{number >> 8}.{number & 255}", 0)
+        self.assertEqual(len(limit), 100)
+
+    def test_ipv6_by_network(self) -> None:
+        """A /64 is one source: its owner has all of its addresses."""
+        limit = RateLimit(1, 1)
+        self.assertTrue(limit.take("2001:db8::1", 0))
+        self.assertFalse(limit.take("2001:db8::2", 0))
+        self.assertTrue(limit.take("2001:db8:0:1::2", 0))
+
+    def test_no_limit(self) -> None:
+        """Rate 0 is no limit, and keeps nothing."""
+        limit = RateLimit(0, 1)
+        self.assertTrue(all(limit.take("198.51.100.1", 0) for _ in range(1000)))
+        self.assertEqual(len(limit), 0)
+
+
+class RelayPortsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.ports = RelayPorts(random.Random(3))
+
+    def test_all_of_the_block(self) -> None:
+        """Every port of the block is given once, none outside, then there is none."""
+        given_ports = [self.ports.take((50000, 50099)) for _ in range(100)]
+        self.assertEqual(sorted(port for port in given_ports if port is not None), list(range(50000, 50100)))
+        self.assertIsNone(self.ports.take((50000, 50099)))
+        self.ports.release(50042)
+        self.assertEqual(self.ports.take((50000, 50099)), 50042)
+
+    def test_not_to_be_guessed(self) -> None:
+        """The order has no step that repeats."""
+        ports = [self.ports.take((50000, 50799)) or 0 for _ in range(400)]
+        steps = {second - first for first, second in itertools.pairwise(ports)}
+        self.assertGreater(len(steps), 250)
+
+    def test_even(self) -> None:
+        """EVEN-PORT gives even ports as long as there are any; freed ones come back (never 508 too early)."""
+        for _ in range(20):
+            ports = [self.ports.take((50000, 50009), even=True) for _ in range(5)]
+            self.assertEqual(sorted(port or 0 for port in ports), [50000, 50002, 50004, 50006, 50008])
+            self.assertIsNone(self.ports.take((50000, 50009), even=True))
+            for port in ports:
+                self.ports.release(port or 0)
+
+    def test_pair(self) -> None:
+        """With the next port reserved, it goes to who shows the token, once, within the time, in the namespace."""
+        port = self.ports.take((50000, 50001), even=True, pair=True)
+        self.assertEqual(port, 50000)
+        token = self.ports.reserve("n", 50001, 100.0)
+        self.assertEqual(len(token), 8)
+        self.assertIsNone(self.ports.take((50000, 50001)))
+        self.assertIsNone(self.ports.redeem("m", token, 100.0))
+        self.assertIsNone(self.ports.redeem("n", bytes(8), 100.0))
+        self.assertEqual(self.ports.redeem("n", token, 100.0), 50001)
+        self.assertIsNone(self.ports.redeem("n", token, 100.0))
+        self.ports.release(50001)
+        self.assertEqual(self.ports.take((50000, 50001)), 50001)
+
+    def test_reservation_expires(self) -> None:
+        """A reserved port nobody came for is free again."""
+        self.ports.take((50000, 50001), even=True, pair=True)
+        token = self.ports.reserve("n", 50001, 100.0)
+        self.assertIsNone(self.ports.redeem("n", token, 100.0 + RESERVATION_TIME))
+        self.ports.expire(100.0 + RESERVATION_TIME)
+        self.assertEqual(self.ports.take((50000, 50001)), 50001)
+
+    def test_pair_inside_the_block(self) -> None:
+        """The second port of a pair is never the neighbour's."""
+        self.assertIsNone(self.ports.take((50000, 50000), even=True, pair=True))

@@ -1,0 +1,66 @@
+"""The registry of tenants."""
+
+from __future__ import annotations
+
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from orama.turn.tenants import Tenants
+from tests.turn.world import INTERNAL_IP, MYAPP, OTHER
+
+
+class TenantsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.tenants = Tenants(INTERNAL_IP)
+        self.tenants.put(MYAPP)
+        self.tenants.put(OTHER)
+
+    def test_get(self) -> None:
+        """Tenants are found by namespace, until they are removed; removing twice is nothing."""
+        self.assertIs(self.tenants.get("myapp"), MYAPP)
+        self.tenants.remove("myapp")
+        self.tenants.remove("myapp")
+        self.assertIsNone(self.tenants.get("myapp"))
+        self.assertEqual(list(self.tenants), [OTHER])
+
+    def test_owner_of(self) -> None:
+        """A relay address belongs to the namespace whose block its port is in, and to nobody outside of the blocks."""
+        for port, owner in (
+            (49999, None),
+            (50000, "myapp"),
+            (50799, "myapp"),
+            (50800, "other"),
+            (51599, "other"),
+            (51600, None),
+            (0, None),
+        ):
+            self.assertEqual(self.tenants.owner_of((INTERNAL_IP, port)), owner, port)
+        self.assertIsNone(self.tenants.owner_of(("10.0.0.9", 50000)))
+
+    def test_owner_without_relay_ip(self) -> None:
+        """A registry that does not know the relay IP goes by the port."""
+        tenants = Tenants()
+        self.assertIsNone(tenants.owner_of(("10.0.0.9", 50000)))
+        tenants.put(MYAPP)
+        self.assertEqual(tenants.owner_of(("10.0.0.9", 50000)), "myapp")
+
+    def test_media_owner_of(self) -> None:
+        """An SFU address belongs to the namespace whose media block it is in."""
+        self.assertEqual(self.tenants.media_owner_of((INTERNAL_IP, 20499)), "myapp")
+        self.assertEqual(self.tenants.media_owner_of((INTERNAL_IP, 20500)), "other")
+        self.assertIsNone(self.tenants.media_owner_of(("10.0.0.2", 20500)))
+
+    def test_watch(self) -> None:
+        """Watchers hear of each put and each remove that changed something, until they stop."""
+        heard: list[str] = []
+        self.tenants.watch(heard.append)
+        self.tenants.put(evolve(MYAPP, secrets=("new",)))
+        self.tenants.remove("other")
+        self.tenants.remove("nobody")
+        self.tenants.unwatch(heard.append)
+        self.tenants.put(OTHER)
+        self.assertEqual(heard, ["myapp", "other"])
+
+    def test_secrets_are_not_shown(self) -> None:
+        """A tenant's representation keeps its secrets to itself."""
+        self.assertNotIn("north", repr(MYAPP))
