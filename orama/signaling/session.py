@@ -152,7 +152,6 @@ class Session:
             return
         self.state = State.CLOSED
         self._refresh_at = None
-        self._waiting.clear()
         self._lobby.counters.closed[code] += 1
         self._socket.close(code, reason)
         seat, self._seat = self._seat, None

@@ -374,6 +374,20 @@ class TalkTests(SiteTestCase):
         self.assertEqual(samples["orama_signaling_errors_total", (("code", "invalid_message"),)], 1)
         self.assertNotIn("ann", str(samples))
 
+    async def test_autobahn_sees_no_credential(self) -> None:
+        """The request that Autobahn is given, and could log, has neither the query nor a credential."""
+        token = self.tokens.issue("default", "ann", ttl=60)
+        for how in (
+            {"query": f"?room=room&token={token}", "headers": {"X-Other": "1"}},
+            {"query": "?room=room", "protocols": ["orama", f"auth.{token}"]},
+            {"query": "?room=room", "headers": {"Authorization": f"Bearer {token}", "Cookie": token}},
+        ):
+            await (await self.page(**how)).until_open()  # type: ignore[arg-type]
+        self.assertEqual(len(self.service.sockets), 3)
+        for socket in self.service.sockets:
+            self.assertNotIn(token.encode(), socket.http_request_data)
+            self.assertEqual(socket.http_request_uri, "/")
+
     async def test_nothing_secret_is_logged(self) -> None:
         """Neither a key, a token, a query nor an SDP is in any log event, whatever the level."""
         token = self.tokens.issue("default", "ann", ttl=60)
