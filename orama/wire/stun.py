@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-import socket
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -143,13 +142,13 @@ def _pack_address(address: Address, _: bytes) -> bytes:
     host, port = address
     if ":" in host:
         return struct.pack("!xBH", Family.IPV6, port) + ipaddress.IPv6Address(host).packed
-    return struct.pack("!xBH", Family.IPV4, port) + socket.inet_aton(host)
+    return struct.pack("!xBH", Family.IPV4, port) + bytes(map(int, host.split(".")))
 
 
 def _unpack_address(value: bytes, _: bytes) -> Address:
     family, port = struct.unpack_from("!xBH", value)
     if family == Family.IPV4 and len(value) == 8:
-        return socket.inet_ntoa(value[4:]), port
+        return ".".join(map(str, value[4:])), port
     if family == Family.IPV6 and len(value) == 20:
         return str(ipaddress.IPv6Address(value[4:])), port
     raise StunError(f"address family {family} in {len(value)} bytes")
