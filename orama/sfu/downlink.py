@@ -67,8 +67,8 @@ class Downlink:
         self.packets_lost = 0
         self._octets = 0
         self._outbox = outbox
-        self._numbering = numbering
-        self._repair_numbering = repair_numbering
+        self.numbering = numbering
+        self.repair_numbering = repair_numbering
         self._random = random
         self._round_trip = round_trip
         self._counters = counters
@@ -126,7 +126,7 @@ class Downlink:
             self._target.ignore(self)
         self._target = chosen
         chosen.listen(self)
-        if chosen is not current:
+        if self.waiting:
             chosen.request_keyframe(now)
 
     def lost(self, stream: Stream) -> None:
@@ -144,7 +144,7 @@ class Downlink:
     @property
     def waiting(self) -> bool:
         """A keyframe of the chosen stream is needed and has not come."""
-        if self._target is None or self.track.muted:
+        if self._target is None or self.track.muted or not self._types:
             return False
         return self._span is None or self._span.stream is not self._target
 
@@ -164,7 +164,7 @@ class Downlink:
         if before is not None and before.stream is not stream:
             before.stream.ignore(self)
         turn = self._turn(before, stream, packets[at], now)
-        self._span, self._before = self._numbering.begin(stream, packets[at].index, turn), None
+        self._span, self._before = self.numbering.begin(stream, packets[at].index, turn), None
         if stream.clock is not None:
             self._last_timestamp = (packets[at].timestamp + turn) & 0xFFFFFFFF
             self.report(stream, now)
@@ -197,7 +197,7 @@ class Downlink:
             span = self._span
             if not packets or span is None:
                 return
-        seal, numbering, outbox, extensions = self._seal, self._numbering, self._outbox, self._extensions
+        seal, numbering, outbox, extensions = self._seal, self.numbering, self._outbox, self._extensions
         if seal is None:
             return
         used = before = outbox.room(len(packets))
@@ -243,8 +243,8 @@ class Downlink:
         self._counters.nacks_received += len(numbers)
         dropped = self._counters.dropped
         for number in numbers:
-            index = nearest(number, self._numbering.highest)
-            span = self._numbering.find(index)
+            index = nearest(number, self.numbering.highest)
+            span = self.numbering.find(index)
             packet = None if span is None else span.stream.store.get(index - span.shift)
             if span is None or packet is None or packet.index < span.origin:
                 dropped["resend_gone"] += 1
@@ -259,7 +259,7 @@ class Downlink:
                 dropped["resend_limit"] += 1
 
     def _resend(self, packet: Packet, payload_type: int, number: int, turn: int, seal: Seal) -> None:
-        outbox, numbering, block = self._outbox, self._repair_numbering, self._extensions.of(packet)
+        outbox, numbering, block = self._outbox, self.repair_numbering, self._extensions.of(packet)
         numbering.highest += 1
         outbox.transport_sequence = (outbox.transport_sequence + self._extensions.step) & 0xFFFF
         slot = outbox.slots[outbox.room(1)]
@@ -323,11 +323,10 @@ class Downlink:
         self.closed = True
         self.track.part(self)
         self._span = self._before = self._target = None
-        self._numbering.forget()
         self._ended(self)
 
 
-#: Writers of a whole header, by length of the extension block; the longest block has three elements of 255 bytes.
+#: Writers of a whole header, by length of the extension block; the shortest is none.
 _packers = [Struct(f"!BBHII{length}sH").pack_into for length in range(MAX_HEADER - 12)]
 
 

@@ -64,8 +64,8 @@ class PeerMedia:
         self._uplink = Uplink(clock, random.getrandbits(32), self._outbox.rtcp, counters)
         self._downlinks: dict[str, Downlink] = {}
         self._by_ssrc: dict[int, Downlink] = {}
-        # Every SSRC that was ever sent under: see Numbering.highest.
-        self._numberings: dict[int, Numbering] = {}
+        # SSRC → the last index that it was used with, of subscriptions that have ended: see Numbering.highest.
+        self._used: dict[int, int] = {}
         self._round_trip = RoundTrip()
         self._packets_sent = 0
         self._closed = False
@@ -90,7 +90,10 @@ class PeerMedia:
             self._uplink.publish(tracks)
 
     def subscribe(self, track: Track, downlinked: Downlinked) -> None:
-        """Forward *track* of another client to this one; again for the same track replaces the m-line's values."""
+        """Forward *track* of another client to this one; again for the same track replaces the m-line's values.
+
+        :raises ValueError: an SSRC of another subscription of this client.
+        """
         if self._closed or track.closed:
             return
         known = self._downlinks.get(downlinked.track_id)
@@ -99,6 +102,10 @@ class PeerMedia:
                 known.configure(downlinked)
                 return
             known.close()
+        taken = {ssrc for each in self._downlinks.values() for ssrc in (each.ssrc, each.rtx_ssrc)}
+        if downlinked.ssrc in taken or (downlinked.rtx_ssrc is not None and downlinked.rtx_ssrc in taken):
+            # Two streams under one SSRC would protect two packets with one index.
+            raise ValueError("this SSRC belongs to another subscription of the client")
         downlink = Downlink(
             track,
             downlinked,
@@ -213,14 +220,14 @@ class PeerMedia:
         )
 
     def _numbering(self, ssrc: int) -> Numbering:
-        numbering = self._numberings.get(ssrc)
-        if numbering is None:
-            # Below 2¹⁵ so that the receiver's first guess of the rollover counter is right (RFC 3711, 3.3.1).
-            numbering = self._numberings[ssrc] = Numbering(self._random.getrandbits(14))
-        return numbering
+        # A first number below 2¹⁵, so that the receiver's guess of the rollover counter is right (RFC 3711, 3.3.1).
+        return Numbering(self._used[ssrc] if ssrc in self._used else self._random.getrandbits(14))
 
     def _ended(self, downlink: Downlink) -> None:
         self._packets_sent += downlink.packets_sent
+        self._used[downlink.ssrc] = downlink.numbering.highest
+        if downlink.rtx_ssrc is not None:
+            self._used[downlink.rtx_ssrc] = downlink.repair_numbering.highest
         if self._by_ssrc.get(downlink.ssrc) is downlink:
             del self._by_ssrc[downlink.ssrc]
         for track_id, each in list(self._downlinks.items()):

@@ -13,11 +13,12 @@ from orama.sfu.counters import MediaCounters
 from orama.sfu.packet import MAX_PAYLOAD
 from orama.sfu.srtp import TAG, Sender
 
-#: Two full GSO sends. A client's slots take 264 KB at most, and only as many are made as were once needed.
+#: Two full GSO sends. A client's slots take 267 KB at most, and only as many are made as were once needed.
 MOST = 128
-#: Header with the largest extension block that a downlink writes.
-MAX_HEADER = 12 + 4 + 512
-SLOT = MAX_HEADER + MAX_PAYLOAD + TAG
+#: Header with the largest extension block that a downlink writes: MID and dependency descriptor of 255 bytes each.
+MAX_HEADER = 12 + 4 + 544
+#: The two bytes are RTX's original sequence number.
+SLOT = MAX_HEADER + 2 + MAX_PAYLOAD + TAG
 
 
 class Outbox:

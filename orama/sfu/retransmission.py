@@ -43,9 +43,10 @@ class PacketStore:
         packet = self._slots[index & self._mask]
         return packet if packet is not None and packet.index == index else None
 
-    def has(self, index: int) -> bool:
+    def seen(self, index: int) -> bool:
+        """Whether it is here, or older than what has been let go: then a second one is never taken for new."""
         packet = self._slots[index & self._mask]
-        return packet is not None and packet.index == index
+        return index < self._oldest or (packet is not None and packet.index == index)
 
     def expire(self, highest: int, now: float) -> None:
         """Let go of what is too old; *highest* is the newest index added."""

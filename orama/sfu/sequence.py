@@ -32,9 +32,8 @@ class Span:
 class Numbering:
     """The spans of one subscription, the last one current.
 
-    :ivar highest: the highest index given out in this SSRC's space; the SRTP packet index too (RFC 3711, 3.3.1). It
-        outlives the subscription: an SSRC that is used again goes on from here, because one index
-        must never protect two packets.
+    :ivar highest: the highest index given out in this SSRC's space; the SRTP packet index too (RFC 3711, 3.3.1). An
+        SSRC that is used again must go on from here, because one index never protects two packets.
     """
 
     __slots__ = ("_spans", "highest")
@@ -58,7 +57,3 @@ class Numbering:
             if index >= span.start:
                 return span
         return None
-
-    def forget(self) -> None:
-        """Let go of the streams; the numbers stay used."""
-        self._spans.clear()

@@ -82,25 +82,25 @@ class Stream:
         """
         reception = self.reception
         if reception is None:
-            reception = self.reception = Reception(_ROUND + sequence)
+            reception = self.reception = Reception(sequence)
             self.highest = _ROUND + sequence - 1
         highest, payload_type, track = self.highest, second & 0x7F, self.track
         index = highest + ((sequence - highest + 0x8000) & 0xFFFF) - 0x8000
-        if index <= highest and (index <= highest - self.store.size or self.store.has(index)):
+        if index <= highest and (index <= highest - self.store.size or self.store.seen(index)):
             return None
         reception.received += 1
         self.last_arrival = now
         level, dependency, orientation = None, b"", b""
         if found:
             place = found.get(track.level_id)
-            if place is not None:
+            if place is not None and place[1] == place[0] + 1:
                 level = header[place[0]]
                 track.level.heard(level, now)
             place = found.get(track.descriptor_id)
             if place is not None:
                 dependency = header[place[0] : place[1]]
             place = found.get(track.orientation_id)
-            if place is not None:
+            if place is not None and place[1] == place[0] + 1:
                 orientation = header[place[0] : place[1]]
         keyframe = 0
         detect = self._detectors.get(payload_type)
@@ -112,22 +112,24 @@ class Stream:
             index, timestamp, second & 0x80, payload_type, payload, keyframe, now, level, dependency, orientation
         )
         self.store.add(packet)
-        if index == highest + 1:
+        if index > highest:
             self.highest = index
-        elif index > highest:
-            self.highest = index
-            if payload_type in self._nack and not self.missing.gap(highest + 1, index, now):
-                self.request_keyframe(now)
+            if index > highest + 1 and self.listeners and payload_type in self._nack:
+                self._gap(highest + 1, index, now)
+            if timestamp != self._last_timestamp:
+                self._last_timestamp = timestamp
+                reception.frame(timestamp, now, self.rates.get(payload_type, self.rate))
         elif self.missing:
             self.missing.came(index)
-        if timestamp != self._last_timestamp:
-            self._last_timestamp = timestamp
-            reception.frame(timestamp, now, self.rates.get(payload_type, self.rate))
         if keyframe:
             self.requests.satisfied()
             if keyframe == Keyframe.START:
                 self.missing.forget_before(index)
         return packet
+
+    def _gap(self, start: int, end: int, now: float) -> None:
+        if not self.missing.gap(start, end, now):
+            self.request_keyframe(now)
 
     def request_keyframe(self, now: float) -> None:
         """Somebody needs a keyframe of this stream."""
@@ -144,7 +146,7 @@ class Stream:
         """What to say of it in a receiver report; None before its first packet."""
         if self.reception is None:
             return None
-        return self.reception.block(self.ssrc, self.highest, self.clock, now)
+        return self.reception.block(self.ssrc, self.highest - _ROUND, self.clock, now)
 
     def listen(self, downlink: Downlink) -> None:
         if downlink not in self.listeners:

@@ -21,7 +21,7 @@ class StoreTests(SynchronousTestCase):
         self.assertIs(store.get(70000), kept)
         self.assertIsNone(store.get(70000 - store.size))
         self.assertIsNone(store.get(70000 + store.size))
-        self.assertFalse(store.has(70001))
+        self.assertFalse(store.seen(70001))
 
     def test_bounded_in_packets(self) -> None:
         """It never holds more than its size, the newest."""
@@ -30,8 +30,8 @@ class StoreTests(SynchronousTestCase):
             for index in range(3 * store.size):
                 store.add(packet(index))
             self.assertEqual(len(store), store.size)
-            self.assertTrue(store.has(3 * store.size - 1))
-            self.assertFalse(store.has(2 * store.size - 1))
+            self.assertIsNotNone(store.get(3 * store.size - 1))
+            self.assertIsNone(store.get(2 * store.size - 1))
 
     def test_bounded_in_time(self) -> None:
         """What is older than two seconds goes, the rest stays; gaps do not stop it."""
@@ -39,9 +39,18 @@ class StoreTests(SynchronousTestCase):
         for index in (*range(100, 150), *range(160, 200)):
             store.add(packet(index, time=index / 50))
         store.expire(199, 3.5 + VIDEO_AGE)
-        self.assertEqual([index for index in range(90, 210) if store.has(index)], list(range(176, 200)))
+        self.assertEqual([index for index in range(90, 210) if store.get(index)], list(range(176, 200)))
         store.expire(199, 100.0)
         self.assertEqual(len(store), 0)
+
+    def test_what_was_let_go_stays_seen(self) -> None:
+        """A copy of a packet that comes when the first has gone is no new packet; neither is what never came by then."""
+        store = PacketStore("video")
+        for index in (100, 101, 103):
+            store.add(packet(index, 1.0))
+        self.assertFalse(store.seen(102))
+        store.expire(103, 10.0)
+        self.assertEqual([store.seen(index) for index in range(100, 105)], [True] * 4 + [False])
 
     def test_expiry_after_a_jump(self) -> None:
         """A jump of many numbers leaves nothing behind."""
