@@ -17,10 +17,9 @@ def show(answer: Any) -> None:
 
 def rows(columns: Sequence[str], items: Sequence[Mapping[str, Any]]) -> None:
     """One line an item, under the names of its *columns*."""
-    from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.replace("_", " "), no_wrap=True)
     for item in items:

@@ -222,6 +222,7 @@ def listen_control(reactor: Any, data_dir: Path, site: Site) -> IListeningPort:
         path.unlink(missing_ok=True)
         port: IListeningPort = reactor.listenUNIX(str(path), site, mode=0o600)
     except (OSError, CannotListenError) as error:
+        site.doStop()  # listenUNIX starts the factory before it binds
         # Unix socket addresses have 108 bytes (unix(7)); Python says so, the kernel would too.
         raise StartError(f"control socket {path}: {getattr(error, 'socketError', error)}") from None
     return port

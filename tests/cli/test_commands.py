@@ -24,7 +24,7 @@ from orama.cli.main import main
 from orama.cluster.namespaces import Namespaces
 from orama.cluster.ports import PortBlocks
 from orama.cluster.turn_access import TurnAccess
-from orama.errors import Unavailable
+from orama.errors import StartError, Unavailable
 from orama.rest.control import control_site, listen_control
 from orama.rest.tokens import Tokens, new_key
 from orama.settings import Settings
@@ -62,7 +62,7 @@ class ControlTestCase(TestCase):
         self.changes: list[tuple[str, bool]] = []
         self.namespaces.changed.append(lambda name, config: self.changes.append((name, config is not None)))
         self.tokens = Tokens(settings.auth, new_key(), reactor)
-        site = control_site(
+        self.site = control_site(
             reactor,
             settings,
             self.namespaces,
@@ -79,7 +79,7 @@ class ControlTestCase(TestCase):
                 }
             ],
         )
-        port = listen_control(reactor, self.dir, site)
+        port = listen_control(reactor, self.dir, self.site)
         self.addCleanup(port.stopListening)
 
     async def run_it(self, *arguments: str, data_dir: Path | None = None) -> Result:
@@ -125,7 +125,7 @@ class NamespaceTests(ControlTestCase):
         made = await self.good("namespace", "create", "alpha")
         self.assertRegex(made, r"name +alpha")
         listed = await self.good("namespace", "list")
-        self.assertRegex(listed.splitlines()[1], r"name +webrtc +created at")
+        self.assertRegex(listed.splitlines()[0], r"name +webrtc +created at")
         self.assertRegex(listed, r"alpha +yes +20\d\d-")
         self.assertEqual(await self.good("namespace", "delete", "alpha"), "namespace alpha is deleted\n")
 
@@ -318,3 +318,22 @@ class SocketTests(ControlTestCase):
         status = (self.dir / "control.sock").stat()
         self.assertTrue(stat.S_ISSOCK(status.st_mode))
         self.assertEqual(stat.S_IMODE(status.st_mode), 0o600)
+
+    async def test_left_behind(self) -> None:
+        """The socket of a node that died is in nobody's way."""
+        with socket.socket(socket.AF_UNIX) as dead:
+            (self.dir / "again").mkdir()
+            dead.bind(str(self.dir / "again" / "control.sock"))
+        port = listen_control(reactor, self.dir / "again", self.site)
+        result = await self.run_it("node", "list", data_dir=self.dir / "again")
+        self.assertEqual(result.exit_code, 0)
+        await port.stopListening()
+        self.assertFalse((self.dir / "again" / "control.sock").exists())
+
+    def test_cannot_be_bound(self) -> None:
+        """A directory that takes no socket is one line, which names it."""
+        for directory in (self.dir / ("x" * 120), self.dir / "missing"):
+            with self.assertRaises(StartError) as caught:
+                listen_control(reactor, directory, self.site)
+            self.assertIn(str(directory / "control.sock"), caught.exception.message)
+            self.assertNotIn("\n", caught.exception.message)
