@@ -184,12 +184,12 @@ class JsonResource(Resource):
     def _run(self, request: Request, coroutine: Callable[[Request], Awaitable[Reply]], cancellable: bool) -> None:
         """Answer with what *coroutine* returns. A reader that goes away is cancelled; a change is finished."""
         gone = False
-        answer: Deferred[Reply] = Deferred.fromCoroutine(_awaited(coroutine, request))
+        answer: Deferred[Reply] | None = None
 
         def disconnected(_: Failure) -> None:
             nonlocal gone
             gone = True
-            if cancellable:
+            if cancellable and answer is not None:
                 answer.cancel()
 
         def failed(failure: Failure) -> Reply | None:
@@ -202,9 +202,10 @@ class JsonResource(Resource):
                 send(request, reply)
 
         request.notifyFinish().addErrback(disconnected)
-        answer.addErrback(failed)
-        answer.addCallback(answered)
-        answer.addErrback(lambda failure: _log.failure("an answer could not be sent", failure=failure))
+        answer = Deferred.fromCoroutine(_awaited(coroutine, request))
+        answer.addErrback(failed).addCallback(answered).addErrback(
+            lambda failure: _log.failure("an answer could not be sent", failure=failure)
+        )
 
     def _allow_origin(self, request: Request) -> None:
         """CORS (Fetch, 3.2): name the page's origin when it may read the answer."""

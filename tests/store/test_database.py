@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from pathlib import Path
 from typing import Any
 
 from alembic.autogenerate import compare_metadata
@@ -237,6 +238,11 @@ class RefusedTests(TestCase):
         self.assertNotIn("\n", message)
         return message
 
+    def other_file(self) -> Path:
+        file = Path(self.mktemp()).absolute()
+        file.write_bytes(b"This is not a database. " * 100)
+        return file
+
     async def test_no_url(self) -> None:
         """Something that is no URL."""
         self.assertIn("database", await self.refused("nonsense"))
@@ -251,10 +257,7 @@ class RefusedTests(TestCase):
 
     async def test_no_database(self) -> None:
         """A file that is something else."""
-        file = os.path.abspath(self.mktemp())
-        with open(file, "wb") as other:  # noqa: ASYNC230
-            other.write(b"This is not a database. " * 100)
-        self.assertIn("not a database", await self.refused(f"sqlite:///{file}"))
+        self.assertIn("not a database", await self.refused(f"sqlite:///{self.other_file()}"))
 
     async def test_no_server(self) -> None:
         """A PostgreSQL that does not answer; the password is not told."""
