@@ -162,12 +162,13 @@ class Node:
     async def _start_signaling(self) -> None:
         self.access = TurnAccess(self.settings, self.namespaces, self._reactor)
         self.signaling = SignalingService(self._reactor, self.settings, self.rooms, self.directory, self.access)
-        self.signaling.startService()
-        self._started("signalling", self.signaling.stopService)
         self.served = ServedNamespaces(
             self._reactor, self.settings, self.tenants, self.rooms, self._signal, self.namespaces.require_webrtc
         )
         self._started("namespaces", self.served.stop)
+        # Stopped before the rooms are, so that clients hear that the node goes, not that their room was closed.
+        self.signaling.startService()
+        self._started("signalling", self.signaling.stopService)
         for config in await self.namespaces.configs():
             await self.served.apply(config.namespace, config)
         self.namespaces.changed.append(self.served.apply)
