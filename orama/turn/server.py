@@ -217,7 +217,7 @@ class Server:
         message, now = request.message, request.now
         there = request.allocation
         if there is not None:  # 2
-            if there.transaction_id == message.transaction_id:
+            if there.transaction_id == message.transaction_id and _same_user(there, request.identity):
                 return there.answer
             raise Refused(437)
         transport = message.get(stun.REQUESTED_TRANSPORT)
@@ -333,11 +333,11 @@ class Server:
     # ---- what the methods share -------------------------------------------------------------
 
     def _own(self, request: Request) -> Allocation:
-        """The five-tuple's allocation, when it is the sender's (RFC 8656, 5), with whichever credentials."""
-        allocation, identity = request.allocation, request.identity
+        """The five-tuple's allocation, when it is the sender's (RFC 8656, 5)."""
+        allocation = request.allocation
         if allocation is None:
             raise Refused(437)
-        if (allocation.tenant.namespace, allocation.user) != (identity.tenant.namespace, identity.username.user):
+        if not _same_user(allocation, request.identity):
             raise Refused(441)
         return allocation
 
@@ -390,6 +390,11 @@ class Server:
         for code, count in sorted(self.refusals.items()):
             yield "orama_turn_refused_total", {"code": str(code)}, count
         yield "orama_turn_unauthenticated_total", {}, self.unauthenticated
+
+
+def _same_user(allocation: Allocation, identity: Identity) -> bool:
+    """Whether they are one's own, with whichever credentials."""
+    return (allocation.tenant.namespace, allocation.user) == (identity.tenant.namespace, identity.username.user)
 
 
 _METHODS: Mapping[int, Callable[[Server, Request], _Attributes]] = {
