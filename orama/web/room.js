@@ -60,10 +60,10 @@ function show(screen) {
   document.body.dataset.screen = screen;
 }
 
-async function openLobby(problem = "") {
+async function openLobby(problem = "", refused = false) {
   show("lobby");
   document.title = page.room ? `${page.room} · Orama` : "Orama room";
-  const needsKey = !(await findAccess());
+  const needsKey = refused || !(await findAccess());
   await lobby.show({ ...page, problem, needsKey });
 }
 
@@ -71,7 +71,7 @@ async function openLobby(problem = "") {
 async function enter({ room: roomId, name, key = "", media = null }) {
   Object.assign(page, { room: roomId, name });
   if (!(await findAccess(key))) {
-    await openLobby("This server wants a key or a token.");
+    await openLobby("This server wants a key or a token.", true);
     return;
   }
   const transport = query.get("transport") ?? undefined;
@@ -92,8 +92,7 @@ async function enter({ room: roomId, name, key = "", media = null }) {
     media?.then(({ video, audio }) => [video, audio].forEach((track) => track?.stop()));
     const refused = error.code === "not_authenticated";
     if (refused) forgetAccess();
-    await openLobby(explain(error));
-    if (refused) lobby.needKey(true);
+    await openLobby(explain(error), refused);
     return;
   }
   mine.addEventListener("state", ({ detail }) => detail.state === "closed" && ended(mine, end));
