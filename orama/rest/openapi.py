@@ -53,7 +53,7 @@ def describe(settings: Settings) -> _Schema:
         "paths": {
             "/v1/webrtc/turn/credentials": {"post": _turn_credentials()},
             "/v1/webrtc/rooms": {"get": _list_rooms(), "post": _create_room(), "delete": _close_room()},
-            "/v1/webrtc/signal": {"get": _signal()},
+            "/v1/webrtc/signal": _signal(),
             "/v1/webrtc/guest": {"post": _guest()},
             "/v1/namespace/webrtc/enable": {"post": _enable()},
             "/v1/namespace/webrtc/disable": {"post": _disable()},
@@ -121,19 +121,38 @@ def _close_room() -> _Schema:
 
 
 def _signal() -> _Schema:
+    """A path without operations: OpenAPI has no words for an upgrade, so they stand in an extension."""
+    secret = {"type": "string"}
     operation = _operation(
         "webrtc",
         "signal",
         "The WebSocket of the signalling",
         {101: {"description": "The WebSocket is open."}},
-        (400, 401, 403, 404, 426, 503),
+        (400, 401, 404, 426, 503),
     )
     operation["parameters"] = [
         _query("room", False),
-        {"name": "api_key", "in": "query", "required": False, "schema": {"type": "string"}},
-        {"name": "token", "in": "query", "required": False, "schema": {"type": "string"}},
+        {"name": "api_key", "in": "query", "required": False, "schema": secret},
+        {"name": "token", "in": "query", "required": False, "schema": secret},
     ]
-    return operation
+    operation["subprotocols"] = {
+        "orama": "The only one that is ever selected; a client that names none is served too.",
+        "auth.{key or token}": "Beside `orama`: a credential, for browsers, which cannot set headers.",
+    }
+    operation["closingCodes"] = {
+        "1001": "The node drains.",
+        "4401": "Not authenticated.",
+        "4403": "Forbidden: this origin, or not this room.",
+        "4404": "The namespace or the room is not known.",
+        "4408": "Nothing came in time.",
+        "4409": "Replaced by another socket.",
+        "4429": "Too many messages.",
+    }
+    return {
+        "summary": "A WebSocket (RFC 6455): GET with an upgrade",
+        "description": "JSON text frames. What is no upgrade is answered with 426, or with the error that it deserves.",
+        "x-websocket": operation,
+    }
 
 
 def _guest() -> _Schema:
