@@ -76,7 +76,7 @@ class ServerCertificates:
         else:
             files = directory / "self-signed.crt", directory / "self-signed.key"
             self._keep_self_signed(*files)
-        self._default = _load(*files)
+        self._default = self._load(*files)
         self._by_name: dict[str, _Entry] = {}
 
     def add(self, name: str, certificate: str | Path, private_key: str | Path) -> None:
@@ -84,7 +84,7 @@ class ServerCertificates:
 
         :raises ConfigurationError: they cannot be used.
         """
-        self._by_name[_normal(name)] = _load(Path(certificate), Path(private_key))
+        self._by_name[_normal(name)] = self._load(Path(certificate), Path(private_key))
 
     def remove(self, name: str) -> None:
         """Serve *name* with the default again; nothing happens when it was not there."""
@@ -104,7 +104,7 @@ class ServerCertificates:
                 continue
             entry.stamps = stamps
             try:
-                entry.context = _context(entry.certificate, entry.private_key)
+                entry.context = self._read(entry.certificate, entry.private_key)
             except ConfigurationError as error:
                 _log.error("certificate kept as it was: {error}", error=error.message)
             else:
@@ -124,6 +124,21 @@ class ServerCertificates:
             if entry is not None:
                 return entry.context
         return self._default.context
+
+    def _named(self, connection: SSL.Connection) -> None:
+        """A client has said which name it wants (RFC 6066, 3)."""
+        name = connection.get_servername()
+        if name:
+            connection.set_context(self.choose(name.decode("ascii", "replace")))
+
+    def _read(self, certificate: Path, private_key: Path) -> SSL.Context:
+        context = _context(certificate, private_key)
+        context.set_tlsext_servername_callback(self._named)
+        return context
+
+    def _load(self, certificate: Path, private_key: Path) -> _Entry:
+        stamps = _stamp(certificate), _stamp(private_key)
+        return _Entry(certificate, private_key, stamps, self._read(certificate, private_key))
 
     def _keep_self_signed(self, certificate: Path, private_key: Path) -> None:
         """Make the self-signed certificate unless there is one that will do."""
@@ -161,14 +176,7 @@ class ConnectionCreator:
 
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         self._certificates.reload_if_changed()
-        context = self._certificates.choose(None)
-        context.set_tlsext_servername_callback(self._named)
-        return SSL.Connection(context, None)
-
-    def _named(self, connection: SSL.Connection) -> None:
-        name = connection.get_servername()
-        if name:
-            connection.set_context(self._certificates.choose(name.decode("ascii", "replace")))
+        return SSL.Connection(self._certificates.choose(None), None)
 
 
 def _normal(name: str) -> str:
@@ -191,11 +199,6 @@ def _stamp(file: Path) -> _Stamp | None:
     except OSError:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _load(certificate: Path, private_key: Path) -> _Entry:
-    stamps = _stamp(certificate), _stamp(private_key)
-    return _Entry(certificate, private_key, stamps, _context(certificate, private_key))
 
 
 def _context(certificate: Path, private_key: Path) -> SSL.Context:
