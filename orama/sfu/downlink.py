@@ -30,6 +30,9 @@ from orama.wire.rtp import nearest, wrap_rtx
 
 #: Packets that may come late: half of the replay window of libsrtp in browsers, which refuses older ones.
 LATEST = 512
+#: A hole of more packets is no loss to be repaired: what follows it begins anew. Without that bound the subscriber's
+#: rollover counter (RFC 3711, 3.3.1) would go wrong for good after a hole of half a round.
+FARTHEST = 1024
 #: Largest believable step of the RTP clock when another layer takes over, seconds.
 MOST_SKEW = 5.0
 
@@ -152,13 +155,13 @@ class Downlink:
         """Start a span at the first packet that can be decoded by itself; what of *packets* is in it."""
         if stream is not self._target:
             return ()
-        at = 0
-        if self.track.kind == "video":
-            while at < len(packets) and not packets[at].keyframe:
-                at += 1
+        at, types, video = 0, self._types, self.track.kind == "video"
+        while at < len(packets) and (packets[at].payload_type not in types or (video and not packets[at].keyframe)):
+            at += 1
         if at == len(packets):
             if self._span is None:
-                self._counters.dropped["no_keyframe_yet"] += at
+                reason = "no_keyframe_yet" if packets[0].payload_type in types else "codec"
+                self._counters.dropped[reason] += at
             return ()
         before = self._span or self._before
         if before is not None and before.stream is not stream:
@@ -205,16 +208,20 @@ class Downlink:
         highest, shift, turn, origin = numbering.highest, span.shift, span.turn, span.origin
         ssrc, types, varies, block = self.ssrc, self._types, extensions.varies, extensions.plain
         (first, pack, head), octets = _shape(block), 0
+        rest: Sequence[Packet] = ()
         for packet in packets:
-            index = packet.index + shift
-            if index > highest:
-                highest = index
-            elif packet.index < origin or index <= highest - LATEST:
-                self._counters.dropped["too_late"] += 1
-                continue
             second = types.get(packet.payload_type)
             if second is None:
                 self._counters.dropped["codec"] += 1
+                continue
+            index = packet.index + shift
+            if index > highest:
+                if index > highest + FARTHEST:
+                    rest = packets[packets.index(packet) :]
+                    break
+                highest = index
+            elif packet.index < origin or index <= highest - LATEST:
+                self._counters.dropped["too_late"] += 1
                 continue
             if varies:
                 block = extensions.of(packet)
@@ -237,6 +244,9 @@ class Downlink:
         self._octets += octets
         self._counters.forwarded += used - before
         self._counters.forwarded_bytes += octets
+        if rest:
+            self.pause()
+            self.forward(stream, rest, now)
 
     def nack(self, numbers: Sequence[int], now: float) -> None:
         """The subscriber misses these: send them again by RTX, or not at all."""

@@ -23,7 +23,7 @@ class StreamClock:
 
     def rtp_at(self, ntp_time: int, rate: int) -> int:
         """RTP time of the stream when its sender's wall clock showed *ntp_time*."""
-        return (self.rtp_time + (ntp_time - self.ntp_time) * rate // _SECOND) & 0xFFFFFFFF
+        return (self.rtp_time + ((ntp_time - self.ntp_time) * rate + _SECOND // 2) // _SECOND) & 0xFFFFFFFF
 
     def ntp_at(self, rtp_time: int, rate: int) -> int:
         """Wall clock of the sender when its RTP time was *rtp_time*, which is less than 2³¹ away."""

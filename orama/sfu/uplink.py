@@ -26,6 +26,8 @@ from orama.wire.rtp import Layouts
 
 #: Packets that go to the downlinks together: what one GSO send takes.
 RUN = 64
+#: A repair of a packet that is so far ahead repairs nothing of this stream.
+AHEAD = 256
 #: Seconds between two receiver reports.
 REPORT_INTERVAL = 1.0
 
@@ -105,6 +107,9 @@ class Uplink:
                     dropped["padding"] += 1  # a probe: RTX without an original
                     continue
                 sequence, payload, second = payload[0] << 8 | payload[1], payload[2:], second & 0x80 | original
+                if stream.reception is None or AHEAD < (sequence - stream.highest) & 0xFFFF < 0x8000:
+                    dropped["stray_repair"] += 1
+                    continue
             if len(payload) > MAX_PAYLOAD:
                 dropped["too_long"] += 1
                 continue
