@@ -14,6 +14,7 @@ import treq
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
@@ -67,6 +68,7 @@ class NodeTestCase(TestCase):
 class LifeTests(NodeTestCase):
     async def test_nothing_left_behind(self) -> None:
         """A node that has been used and stopped leaves no delayed call, descriptor, thread, socket file or lock."""
+        await deferLater(reactor, 0)  # trial's reactor runs from here on, with descriptors of its own
         files, threads = _descriptors(), _threads()
         node = Node(reactor, self.settings())
         await node.start()
