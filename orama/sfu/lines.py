@@ -108,11 +108,11 @@ class Local:
     address: Address
 
 
-def written(line: Line, local: Local, *, answering: bool, tagged: bool, max_bitrate: int = 0) -> sdp.Media:
-    """The section for *line* in an answer or an offer; *tagged* is the one that carries the candidate."""
+def written(line: Line, local: Local, *, answering: bool, max_bitrate: int = 0) -> sdp.Media:
+    """The section for *line* in an answer or an offer."""
     if line.stopped:
         return sdp.Media(line.kind, 0, line.protocol, line.formats, (("mid", line.mid), ("inactive", "")))
-    attributes = list(_transport(line, local, answering, tagged))
+    attributes = list(_transport(line, local, answering))
     if line.kind == "application":
         attributes.append(("sctp-port", str(SCTP_PORT)))
         attributes.append(("max-message-size", str(MAX_MESSAGE)))
@@ -134,17 +134,17 @@ def written(line: Line, local: Local, *, answering: bool, tagged: bool, max_bitr
     return sdp.Media(line.kind, 9, RTP, formats, attributes, max(1, max_bitrate // 1000) if capped else None)
 
 
-def _transport(line: Line, local: Local, answering: bool, tagged: bool) -> Iterator[sdp.Attribute]:
+def _transport(line: Line, local: Local, answering: bool) -> Iterator[sdp.Attribute]:
     yield "mid", line.mid
     yield "ice-ufrag", local.ufrag
     yield "ice-pwd", local.pwd
     yield "fingerprint", f"sha-256 {local.fingerprint}"
     yield "setup", "passive" if answering else "actpass"
-    if tagged:
-        host, port = local.address
-        # The priority of a single host candidate (RFC 8445, 5.1.2).
-        yield "candidate", f"1 1 udp 2130706431 {host} {port} typ host"
-        yield "end-of-candidates", ""
+    # On every m-line: the first alone would do with browsers, but aiortc takes those of the last in the bundle.
+    host, port = local.address
+    # The priority of a single host candidate (RFC 8445, 5.1.2).
+    yield "candidate", f"1 1 udp 2130706431 {host} {port} typ host"
+    yield "end-of-candidates", ""
 
 
 def _direction(sends: bool, receives: bool) -> str:

@@ -503,16 +503,7 @@ class Negotiator:
         local = Local(self._ice.local_ufrag, self._ice.local_pwd, self._fingerprint, self._address)
         live = [line.mid for line in lines if not line.stopped]
         self._version += 1
-        media = tuple(
-            written(
-                line,
-                local,
-                answering=answering,
-                tagged=bool(live) and line.mid == live[0] and not line.stopped,
-                max_bitrate=self._max_bitrate,
-            )
-            for line in lines
-        )
+        media = tuple(written(line, local, answering=answering, max_bitrate=self._max_bitrate) for line in lines)
         attributes = (("group", " ".join(("BUNDLE", *live))), ("ice-lite", ""))
         return sdp.Session(self._session_id, self._version, attributes, media).serialise()
 
