@@ -568,6 +568,7 @@ class LayerTests(DownlinkTestCase):
     def test_times_by_the_clocks(self) -> None:
         """With both layers' reports a switch keeps the wall clock exactly."""
         for number, layer in enumerate(self.layers):
+            layer.timestamp = 7_000_000 * number - 3000
             self.alice.send(*layer.frame(1, key=True))
             self.alice.send_rtcp(SenderReport(layer.ssrc, 100 * NTP, 7_000_000 * number, 0, 0))
         self.room.wait(0.1)
@@ -578,9 +579,9 @@ class LayerTests(DownlinkTestCase):
         low = self.bob.rtp[-1].timestamp
         self.bob.media.set_layer("camera", "high")
         self.room.wait(0.5)
-        for number, layer in enumerate(self.layers):
-            layer.timestamp = 7_000_000 * number + 2 * 90_000 - 3000
-            self.alice.send(*layer.frame(1, key=True))
+        high = self.layers[2]
+        high.timestamp = 14_000_000 + 2 * 90_000 - 3000
+        self.alice.send(*high.frame(1, key=True))
         self.assertEqual(self.seen(), 2)
         self.assertEqual((self.bob.rtp[-1].timestamp - low) & 0xFFFFFFFF, 90_000)
 
