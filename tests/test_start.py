@@ -11,10 +11,12 @@ import stat
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
+from websocket import WebSocket, create_connection
 
-from tests.node import NodeProcess
+from tests.node import PATIENCE, NodeProcess
 
 
 class NodeTestCase(SynchronousTestCase):
@@ -214,6 +216,55 @@ class SignalTests(NodeTestCase):
             node = self.started()
             node.signal(number)
             self.assertEqual((node.wait(), node.errors), (0, ""))
+
+    def joined(self, node: NodeProcess) -> WebSocket:
+        """A client in a room of *node*."""
+        client = create_connection(
+            f"ws://{node.authority}/v1/webrtc/signal?room=r&api_key={node.key}", timeout=PATIENCE
+        )
+        self.addCleanup(client.close)
+        client.send('{"type": "join"}')
+        self.heard(client, "turn-credentials")
+        return client
+
+    def heard(self, client: WebSocket, kind: str) -> dict[str, Any]:
+        message: dict[str, Any] = {}
+        while message.get("type") != kind:
+            message = json.loads(client.recv())
+        return message
+
+    def test_drain(self) -> None:
+        """On SIGTERM a peer is told and has its time; nobody new gets in; the process ends when the last one leaves."""
+        node = self.started()
+        client = self.joined(node)
+        node.signal(signal.SIGTERM)
+        self.assertGreater(self.heard(client, "server-draining")["deadlineMs"], 20_000)
+        late = create_connection(f"ws://{node.authority}/v1/webrtc/signal?room=r&api_key={node.key}", timeout=PATIENCE)
+        self.addCleanup(late.close)
+        self.assertEqual(json.loads(late.recv())["type"], "server-draining")
+        self.assertEqual(late.recv_data()[1][:2], (1001).to_bytes(2, "big"))
+        self.assertIsNone(node.process.poll())
+        client.send('{"type": "leave"}')
+        self.assertEqual((node.wait(), node.errors), (0, ""))
+
+    def test_drain_deadline(self) -> None:
+        """Who does not leave is put out with 1001 when the time is over."""
+        node = self.started(config="[signaling]\ndrain_deadline = 1\n")
+        client = self.joined(node)
+        node.signal(signal.SIGTERM)
+        self.heard(client, "server-draining")
+        self.assertEqual(client.recv_data()[1][:2], (1001).to_bytes(2, "big"))
+        self.assertEqual((node.wait(), node.errors), (0, ""))
+
+    def test_second_signal(self) -> None:
+        """A second signal does not wait for anybody."""
+        node = self.started()
+        client = self.joined(node)
+        node.signal(signal.SIGTERM)
+        self.heard(client, "server-draining")
+        node.signal(signal.SIGTERM)
+        self.assertEqual(client.recv_data()[1][:2], (1001).to_bytes(2, "big"))
+        self.assertEqual((node.wait(), node.errors), (0, ""))
 
     def test_reload(self) -> None:
         """SIGHUP re-reads the configuration; the node goes on."""
