@@ -241,6 +241,7 @@ class SignalTests(NodeTestCase):
         self.assertGreater(self.heard(client, "server-draining")["deadlineMs"], 20_000)
         late = create_connection(f"ws://{node.authority}/v1/webrtc/signal?room=r&api_key={node.key}", timeout=PATIENCE)
         self.addCleanup(late.close)
+        late.send('{"type": "join"}')
         self.assertEqual(json.loads(late.recv())["type"], "server-draining")
         self.assertEqual(late.recv_data()[1][:2], (1001).to_bytes(2, "big"))
         self.assertIsNone(node.process.poll())
