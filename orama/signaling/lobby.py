@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 from orama.settings import Settings
 from orama.signaling.interfaces import Access, Directory, Rooms, Socket, Visitor
 from orama.signaling.messages import ServerDraining
-from orama.signaling.seats import Seats
+from orama.signaling.seats import Seat, Seats
 from orama.signaling.session import GOING_AWAY, Session, State
 
 
@@ -95,10 +95,16 @@ class Lobby:
     def drain(
         self, reason: str, seconds: float, now: float, done: Callable[[], None], reconnect_url: str | None = None
     ) -> None:
-        """Tell everybody, take nobody new, and say *done* when the last has left or after *seconds*."""
+        """Tell everybody, take nobody new, and say *done* when the last has left or after *seconds*.
+
+        A peer whose socket is away at that moment has left: nothing could tell it, and nobody waits for it.
+        """
         self.draining, self._done = Drain(reason, now + seconds, reconnect_url), done
         for session in self:
             session.drain(self.draining.message(now))
+        for seat in self.seats:
+            if seat.session is None:
+                self._vacate(seat)
         self._drained()
 
     def close(self, reason: str) -> None:
@@ -106,9 +112,12 @@ class Lobby:
         for session in self:
             session.end(GOING_AWAY, reason)
         for seat in self.seats:
-            self.seats.give_up(seat)
-            seat.peer.leave()
+            self._vacate(seat)
         self._drained()
+
+    def _vacate(self, seat: Seat) -> None:
+        self.seats.give_up(seat)
+        seat.peer.leave()
 
     def _drained(self) -> None:
         if self._done is not None and not self.seats and not any(session.state is State.JOINING for session in self):

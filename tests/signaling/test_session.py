@@ -842,22 +842,26 @@ class DrainTests(SynchronousTestCase):
         self.assertTrue(client.peer.left)
         self.assertEqual(len(self.ended), 1)
 
-    def test_resume_during_a_drain(self) -> None:
-        """A peer whose socket was away when the drain began is no new one: it may come back and is told."""
-        client = self.node.join()
+    def test_nobody_waits_for_a_socket_that_is_away(self) -> None:
+        """A peer whose socket dropped before the drain has left, for the others too, and does not hold up the end."""
+        client, other = self.node.join(), self.node.join()
         client.drop()
         self.drain()
+        self.assertTrue(client.peer.left)
+        self.assertEqual(other.socket.last("peer-left")["reason"], "left")
         self.assertEqual(self.ended, [])
-        again = self.node.join(resume=client.resume)
-        self.assertEqual(again.socket.types, ["welcome", "turn-credentials", "server-draining"])
+        other.say("leave")
+        other.drop()
+        self.assertEqual(self.ended, [self.node.now])
 
-    def test_vacant_seats_hold_up_the_end_for_their_time_alone(self) -> None:
-        """A peer without a socket that never comes back delays the end by 15 s at most."""
+    def test_no_resume_during_a_drain(self) -> None:
+        """Its token is worth nothing from then on: who comes back goes elsewhere."""
         client = self.node.join()
         client.drop()
         self.drain()
-        self.node.advance(15)
         self.assertEqual(len(self.ended), 1)
+        again = self.node.join(resume=client.resume)
+        self.assertEqual((again.socket.types, again.socket.code), (["server-draining"], 1001))
 
 
 class CounterTests(SynchronousTestCase):
