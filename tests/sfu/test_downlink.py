@@ -385,6 +385,14 @@ class WishTests(DownlinkTestCase):
         self.assertEqual([each.media_ssrc for each in self.alice.take(PictureLoss)], [1])  # type: ignore[union-attr]
         self.assertEqual(self.room.counters.keyframe_requests_received, 20)
 
+    def test_one_receiver_too_often(self) -> None:
+        """Two wishes of one receiver within 200 ms are one."""
+        self.bob.send_rtcp(PictureLoss(9, 5000))
+        self.room.wait(0.1)
+        self.bob.send_rtcp(PictureLoss(9, 5000))
+        self.room.wait(2)
+        self.assertEqual(len(self.alice.take(PictureLoss)), 1)
+
     def test_not_after_the_keyframe(self) -> None:
         """A wish that a keyframe has answered meanwhile is not passed up."""
         self.bob.send_rtcp(PictureLoss(9, 5000))
@@ -540,6 +548,8 @@ class LayerTests(DownlinkTestCase):
             self.play(1.2, *self.layers)
             self.assertEqual(self.seen(), expected)
         self.assert_continuous()
+        listening = [len(stream.listeners) for stream in self.alice.media.tracks["camera"].ranked()]
+        self.assertEqual(listening, [1, 0, 0])
         self.assertLess(len([each for each in self.bob.rtp if each.payload[:2] == KEY]), 12)
 
     def test_not_before_the_keyframe(self) -> None:
