@@ -20,6 +20,7 @@ from orama.cluster.rooms import RoomDirectory
 from orama.cluster.turn_access import TurnAccess
 from orama.errors import RateLimited
 from orama.rest.auth import Authenticator
+from orama.rest.channel import Channel
 from orama.rest.json_resource import JsonResource, error_reply, header, send
 from orama.rest.openapi import describe
 from orama.rest.origins import Origins
@@ -57,8 +58,10 @@ _log = Logger()
 class Site(server.Site):
     """Serves *root* within *settings*; time comes from *clock*."""
 
+    protocol = Channel  # type: ignore[assignment]
     requestFactory = Request
     displayTracebacks = False
+    noisy = False
 
     def __init__(self, root: Resource, settings: Settings, clock: IReactorTime) -> None:
         super().__init__(root, requestFactory=Request, parsePOSTFormSubmission=False, reactor=clock)

@@ -123,6 +123,30 @@ class HeaderTests(ServiceCase):
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
 
 
+class MalformedTests(ServiceCase):
+    async def test_no_http(self) -> None:
+        """What is no HTTP gets a 400 in JSON, and the connection ends."""
+        for sent in (
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+            b"GET\r\n\r\n",
+            b"GET / HTTP/1.1\r\nno colon here\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X: y\r\n" * 600 + b"\r\n",
+            b"GET /" + b"x" * 20000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 20000 + b"\r\n\r\n",
+            HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+            HEAD + b"Content-Length: -5\r\n\r\nhello",
+            HEAD + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nhello",
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n",
+        ):
+            raw = await connect(self.port)
+            raw.transport.write(sent)
+            head, _, body = (await raw.closed).partition(b"\r\n\r\n")
+            self.assertTrue(head.startswith(b"HTTP/1.1 400 "), sent[:60])
+            self.assertIn(b"Content-Type: application/json", head)
+            self.assertIn(b'"code": "malformed_request"', body)
+        self.assertEqual((await self.call("GET", "/health")).status, 200)
+
+
 class RateTests(ServiceCase):
     settings = evolve(Settings(), limits=LimitSettings(request_rate=2, request_burst=3))
 
