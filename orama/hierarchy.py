@@ -243,8 +243,12 @@ class Node:
         }
 
     def _emptied(self, namespace: str, room_id: str) -> None:
-        """A room has been empty for too long: its claim goes too."""
-        releasing = Deferred.fromCoroutine(self.directory.release(namespace, room_id))
+        """A room has been empty for too long: its claim goes too, unless somebody joins it anew by then."""
+
+        def back() -> bool:
+            return self.rooms.get(namespace, room_id) is not None
+
+        releasing = Deferred.fromCoroutine(self.directory.release(namespace, room_id, unless=back))
         releasing.addErrback(lambda failure: _log.failure("the claim of an empty room stays", failure))
 
     # -- while it runs ----------------------------------------------------------------------------

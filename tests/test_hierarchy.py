@@ -20,7 +20,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 
 from orama.errors import Conflict, StartError
 from orama.hierarchy import Node
-from orama.settings import Settings
+from orama.settings import Settings, SfuSettings
 from tests.signaling.wire import Page, open_page
 
 
@@ -174,6 +174,43 @@ class NamespaceTests(NodeTestCase):
         await node.served.apply("default", None)
         [seen] = (await self.get(node, "/v1/namespace/webrtc/status", self.key()))[1]["observed"]["nodes"]
         self.assertEqual((seen["sfu_up"], seen["turn_up"]), (False, False))
+
+
+class EmptyRoomTests(NodeTestCase):
+    async def released(self, node: Node) -> None:
+        """Come back when a release that has begun is done: this one, which changes nothing, waits for it."""
+        await node.directory.release("default", "r", unless=lambda: True)
+
+    async def test_goes(self) -> None:
+        """A room that nobody is in goes after its time, for REST too."""
+        node = await self.running(sfu=SfuSettings(empty_room_timeout=0.05))
+        gone: Deferred[None] = Deferred()
+        forget = node.rooms.on_empty
+
+        def emptied(namespace: str, room_id: str) -> None:
+            forget(namespace, room_id)
+            gone.callback(None)
+
+        node.rooms.on_empty = emptied
+        page = await self.page(node)
+        page.say("join")
+        await page.until("turn-credentials")
+        self.assertEqual(len((await self.get(node, "/v1/webrtc/rooms", self.key()))[1]["rooms"]), 1)
+        page.say("leave")
+        await gone
+        await self.released(node)
+        self.assertEqual(await self.get(node, "/v1/webrtc/rooms", self.key()), (200, {"rooms": []}))
+
+    async def test_joined_in_that_moment(self) -> None:
+        """A room that somebody has joined again keeps its claim."""
+        node = await self.running()
+        page = await self.page(node)
+        page.say("join")
+        await page.until("turn-credentials")
+        node.rooms.on_empty("default", "r")
+        await self.released(node)
+        [room] = (await self.get(node, "/v1/webrtc/rooms", self.key()))[1]["rooms"]
+        self.assertEqual((room["room_id"], room["participants"]), ("r", 1))
 
 
 class DrainTests(NodeTestCase):

@@ -5,9 +5,13 @@ Who is in a room is the business of the SFU that has it; this directory only kno
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
 from attrs import frozen
 from sqlalchemy import Connection, Double, Integer, String, delete, insert, literal, select, update
 from sqlalchemy.exc import IntegrityError
+from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
 from orama.errors import Conflict, NotFound
@@ -39,6 +43,7 @@ class RoomDirectory:
         self.node_id = node_id
         self._clock = clock
         self._max_participants = max_participants
+        self._locks: dict[tuple[str, str], DeferredLock] = {}
 
     async def start(self) -> None:
         """Forget the rooms that this node had: they ended with the process that it was."""
@@ -50,6 +55,8 @@ class RoomDirectory:
     ) -> RoomRecord:
         """Make the room and take it to this node, or find where it is.
 
+        Whoever waits for this may count on the row until it lets go of the reactor: :meth:`release` waits its turn.
+
         :param explicit: somebody asks for a new room by name; otherwise somebody joins it.
         :raises Conflict: ``room_exists``, only when *explicit*.
         :raises NotFound: ``webrtc_not_enabled``, or ``room_not_found`` where rooms do not come with joining.
@@ -57,25 +64,36 @@ class RoomDirectory:
         room = RoomRecord(
             namespace, room_id, self.node_id, max_participants or self._max_participants, 0, self._clock.seconds()
         )
+        async with self._alone(namespace, room_id):
+            return await self._claim(room, explicit)
+
+    async def _claim(self, room: RoomRecord, explicit: bool) -> RoomRecord:
         try:
             made = await self._database.transact(lambda connection: _insert(connection, room, explicit))
         except IntegrityError:
             if explicit:
                 raise Conflict("room_exists", "there is a room of that name") from None
-            return await self.find(namespace, room_id) or await self.claim(namespace, room_id, max_participants)
+            return await self.find(room.namespace, room.room_id) or await self._claim(room, explicit)
         if made:
             return room
-        existing = await self.find(namespace, room_id)
+        existing = await self.find(room.namespace, room.room_id)
         if existing is not None and not explicit:
             return existing
-        if await self._enabled(namespace):
+        if await self._enabled(room.namespace):
             raise NotFound("room_not_found", "there is no such room, and joining does not make one here")
         raise NotFound("webrtc_not_enabled", "WebRTC is not enabled in this namespace")
 
-    async def release(self, namespace: str, room_id: str) -> bool:
-        """Forget the room; False when there was none."""
+    async def release(self, namespace: str, room_id: str, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Forget the room; False when there was none, or when it is kept.
+
+        :param unless: whether the room is to be kept after all; asked when whoever claimed it has used it.
+        """
         gone = delete(table).where(table.c.namespace == namespace, table.c.room_id == room_id)
-        return await self._database.transact(lambda connection: connection.execute(gone).rowcount) == 1
+        async with self._alone(namespace, room_id):
+            # The look into the database gives whoever claimed the room just now its turn of the reactor.
+            if await self.find(namespace, room_id) is None or unless():
+                return False
+            return await self._database.transact(lambda connection: connection.execute(gone).rowcount) == 1
 
     async def find(self, namespace: str, room_id: str) -> RoomRecord | None:
         one = select(table).where(table.c.namespace == namespace, table.c.room_id == room_id)
@@ -94,6 +112,18 @@ class RoomDirectory:
             table.c.namespace == namespace, table.c.room_id == room_id, table.c.node_id == self.node_id
         )
         await self._database.transact(lambda connection: connection.execute(row.values(participants=participants)))
+
+    @asynccontextmanager
+    async def _alone(self, namespace: str, room_id: str) -> AsyncIterator[None]:
+        """One after the other: who claims or releases the same room of this node."""
+        key = namespace, room_id
+        lock = self._locks.setdefault(key, DeferredLock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked:
+                self._locks.pop(key, None)
 
     async def _enabled(self, namespace: str) -> bool:
         one = select(config.c.enabled).where(config.c.namespace == namespace)

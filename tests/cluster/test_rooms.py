@@ -80,6 +80,28 @@ class RoomDirectoryTests(DatabaseCase):
         self.assertFalse(await self.rooms.release("tenant", "r"))
         self.assertIsNone(await self.rooms.find("tenant", "r"))
 
+    async def test_release_and_claim_cross(self) -> None:
+        """A room that is joined while it is given up has its row afterwards, whichever comes first."""
+        for order in (1, -1):
+            made: set[str] = set()
+
+            async def join(made: set[str] = made) -> None:
+                made.add((await self.rooms.claim("tenant", "r")).room_id)
+
+            async def give_up(made: set[str] = made) -> None:
+                await self.rooms.release("tenant", "r", unless=lambda: "r" in made)
+
+            await self.rooms.claim("tenant", "r")
+            await gatherResults([ensureDeferred(each()) for each in (join, give_up)[::order]])
+            self.assertEqual(made, {"r"})
+            self.assertIsNotNone(await self.rooms.find("tenant", "r"))
+
+    async def test_release_unless_it_is_back(self) -> None:
+        """A room that is to be kept after all is kept."""
+        await self.rooms.claim("tenant", "r")
+        self.assertFalse(await self.rooms.release("tenant", "r", unless=lambda: True))
+        self.assertIsNotNone(await self.rooms.find("tenant", "r"))
+
     async def test_count(self) -> None:
         """A node writes how many are in its rooms, for the others to see."""
         other = StoredNode(self, self.database, self.clock, node_id="node-2").directory
