@@ -224,8 +224,10 @@ class Downlink:
                 self._counters.dropped["too_late"] += 1
                 continue
             if varies:
-                block = extensions.of(packet)
-                first, pack, head = _shape(block)
+                own = extensions.of(packet) if packet.extended else extensions.plain
+                if own is not block:
+                    block = own
+                    first, pack, head = _shape(block)
             transport = (transport + step) & 0xFFFF
             slot, payload, timestamp = slots[used], packet.payload, (packet.timestamp + turn) & 0xFFFFFFFF
             pack(slot, 0, first, second | packet.marker, index & 0xFFFF, timestamp, ssrc, block, transport)

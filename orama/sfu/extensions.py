@@ -15,14 +15,25 @@ class ExtensionBlocks:
     """Blocks without their last two bytes.
 
     Those are the transport-wide sequence number where it was negotiated, otherwise padding, so that one
-    ``pack_into`` writes a whole header (0.15 µs; header and block apart take 0.28).
+    ``pack_into`` writes a whole header (0.09 µs; header and block apart take 0.27).
 
     :ivar plain: the block of a packet that brings no extension of its own; empty for no block at all.
     :ivar step: what each packet adds to the transport-wide sequence number: 0 where it is not written.
     :ivar varies: whether packets can have blocks of their own, from :meth:`of`.
     """
 
-    __slots__ = ("_descriptor", "_fixed", "_level", "_orientation", "_transport", "plain", "step", "varies")
+    __slots__ = (
+        "_around",
+        "_by_level",
+        "_descriptor",
+        "_fixed",
+        "_level",
+        "_orientation",
+        "_transport",
+        "plain",
+        "step",
+        "varies",
+    )
 
     def __init__(self, downlinked: Downlinked) -> None:
         identifiers = downlinked.extensions
@@ -35,22 +46,42 @@ class ExtensionBlocks:
         self.step = 1 if self._transport else 0
         self.varies = bool(self._level or self._descriptor or self._orientation)
         self.plain = self._block([])
+        # Audio comes with a level and nothing else: 0.1 µs to find its block, 2 to make it.
+        self._by_level: dict[int, bytes] = {}
+        # What stands around a descriptor of a length: 0.15 µs to join them, 2 to make the block.
+        self._around: dict[int, tuple[bytes, bytes]] = {}
 
     def of(self, packet: Packet) -> bytes:
         """The block of *packet*."""
-        own = []
-        if self._level and packet.level is not None:
-            own.append((self._level, bytes((packet.level,))))
-        if self._orientation and packet.orientation:
-            own.append((self._orientation, packet.orientation))
-        if self._descriptor and packet.descriptor:
-            own.append((self._descriptor, packet.descriptor))
-        return self._block(own) if own else self.plain
+        level = packet.level if self._level else None
+        descriptor = packet.descriptor if self._descriptor else b""
+        orientation = packet.orientation if self._orientation else b""
+        if orientation or (descriptor and level is not None):
+            own = [(self._level, bytes((level,)))] if level is not None else []
+            own += [(self._orientation, orientation)] if orientation else []
+            own += [(self._descriptor, descriptor)] if descriptor else []
+            return self._block(own)
+        if descriptor:
+            around = self._around.get(len(descriptor))
+            if around is None:
+                front, back = self._parts([(self._descriptor, descriptor)])
+                around = self._around[len(descriptor)] = front[: -len(descriptor)], back
+            return around[0] + descriptor + around[1]
+        if level is None:
+            return self.plain
+        block = self._by_level.get(level)
+        if block is None:
+            block = self._by_level[level] = self._block([(self._level, bytes((level,)))])
+        return block
 
     def _block(self, own: list[tuple[int, bytes]]) -> bytes:
+        return b"".join(self._parts(own))
+
+    def _parts(self, own: list[tuple[int, bytes]]) -> tuple[bytes, bytes]:
+        """The block up to the end of its last element, and what follows that."""
         items, transport = self._fixed + own, self._transport
         if not items and not transport:
-            return b""
+            return b"", b""
         if transport <= 14 and all(identifier <= 14 and len(value) <= 16 for identifier, value in items):
             profile = ONE_BYTE
             body = b"".join(bytes((identifier << 4 | len(value) - 1,)) + value for identifier, value in items)
@@ -61,4 +92,4 @@ class ExtensionBlocks:
             last = bytes((transport, 2)) if transport else b""
         padding = -(len(body) + len(last) + 2) % 4
         words = (len(body) + padding + len(last) + 2) // 4
-        return profile.to_bytes(2, "big") + words.to_bytes(2, "big") + body + bytes(padding) + last
+        return profile.to_bytes(2, "big") + words.to_bytes(2, "big") + body, bytes(padding) + last

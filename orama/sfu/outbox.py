@@ -50,7 +50,7 @@ class Outbox:
         self._transmit = transmit
         self._later = later
         self._counters = counters
-        #: Bound once: the fabric knows flushes by identity, and binding takes 0.04 µs.
+        #: Bound once: the fabric knows flushes by identity, and binding takes 0.03 µs.
         self.flush = self._flush
         self.queue: list[Buffer] = []
         self.slots: list[memoryview] = []

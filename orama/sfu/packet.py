@@ -28,3 +28,5 @@ class Packet:
     #: Dependency descriptor and video orientation as they came, empty without.
     descriptor: bytes = b""
     orientation: bytes = b""
+    #: Whether there is any of these three.
+    extended: bool = False

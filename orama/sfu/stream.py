@@ -90,26 +90,27 @@ class Stream:
             return None
         reception.received += 1
         self.last_arrival = now
-        level, dependency, orientation = None, b"", b""
+        level, dependency, orientation, extended = None, b"", b"", False
         if found:
             place = found.get(track.level_id)
             if place is not None and place[1] == place[0] + 1:
-                level = header[place[0]]
+                level, extended = header[place[0]], True
                 track.level.heard(level, now)
             place = found.get(track.descriptor_id)
             if place is not None:
-                dependency = header[place[0] : place[1]]
+                dependency, extended = header[place[0] : place[1]], True
             place = found.get(track.orientation_id)
             if place is not None and place[1] == place[0] + 1:
-                orientation = header[place[0] : place[1]]
+                orientation, extended = header[place[0] : place[1]], True
         keyframe = 0
         detect = self._detectors.get(payload_type)
         if detect is not None:
             keyframe = detect(payload)
             if dependency and not keyframe:
                 keyframe = descriptor(dependency)
+        marker = second & 0x80
         packet = Packet(
-            index, timestamp, second & 0x80, payload_type, payload, keyframe, now, level, dependency, orientation
+            index, timestamp, marker, payload_type, payload, keyframe, now, level, dependency, orientation, extended
         )
         self.store.add(packet)
         if index > highest:

@@ -132,8 +132,8 @@ def elements(header: Buffer) -> dict[int, tuple[int, int]]:
 class Layouts:
     """:func:`elements`, remembering where they lay.
 
-    The packets of a stream differ in the values of their elements, not in their places: one masked comparison (0.3 µs)
-    answers for a walk along the block (1.0 µs with three elements).
+    The packets of a stream differ in the values of their elements, not in their places: one masked comparison (0.4 µs)
+    answers for a walk along the block (1.2 µs with three elements).
     """
 
     __slots__ = ("_known",)
