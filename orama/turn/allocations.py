@@ -189,8 +189,10 @@ class Allocations:
 
     def _tenant_changed(self, namespace: str) -> None:
         tenant = self._tenants.get(namespace)
-        for allocation in [each for each in self._live.values() if each.tenant.namespace == namespace]:
-            if tenant is None:
+        for allocation in list(self._live.values()):
+            if allocation.tenant.namespace != namespace:
+                allocation.forget_rules()
+            elif tenant is None:
                 self.end(allocation, "namespace_removed")
             elif not tenant.relay_ports[0] <= allocation.relay.address[1] <= tenant.relay_ports[1]:
                 self.end(allocation, "block_moved")

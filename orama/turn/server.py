@@ -28,6 +28,7 @@ from orama.turn.relay import Link, OpenSocket, RelayUnavailable
 from orama.turn.tenants import Tenant, Tenants
 from orama.wire import stun
 from orama.wire.channeldata import FIRST_CHANNEL, HEADER, LAST_CHANNEL
+from orama.wire.indications import unpack_send
 from orama.wire.stun import Attribute, Class, Family, Message, Method, StunError
 
 #: RFC 8656, 3.2: what an allocation gets that asks for less.
@@ -120,9 +121,26 @@ class Server:
                     continue
                 self.drops["no_allocation"] += 1
             else:
+                if allocation is not None and (end := self._send_run(allocation, packets, at, now)) > at:
+                    at = end
+                    continue
                 self._stun(link, packet, client, allocation, now, verified)
                 allocation = self._allocations.find(link, client, now)
             at += 1
+
+    def _send_run(self, allocation: Allocation, packets: Burst, start: int, now: float) -> int:
+        """Relay the run of plain Send indications for one peer that begins at *start*; gives where it ends."""
+        payloads: list[Buffer] = []
+        peer: Address | None = None
+        for packet in packets[start:]:
+            plain = unpack_send(packet)
+            if plain is None or (peer is not None and plain[0] != peer):
+                break
+            peer = plain[0]
+            payloads.append(plain[1])
+        if peer is not None:
+            allocation.send(payloads, peer, now)
+        return start + len(payloads)
 
     def disconnected(self, link: Link, client: Address) -> None:
         """The client's stream is gone, and its allocation with it (RFC 8656, 7)."""
@@ -328,7 +346,7 @@ class Server:
         elif allocation is None:
             self.drops["no_allocation"] += 1
         else:
-            allocation.send(data, peer, now)
+            allocation.send((data,), peer, now)
 
     # ---- what the methods share -------------------------------------------------------------
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
@@ -129,6 +131,39 @@ class RelayingTests(SynchronousTestCase):
         self.assertEqual(self.client.send(PEER, b"hello"), [])
         self.assertEqual(self.client.send((PEER[0], 9), b""), [])
         self.assertEqual(self.to_kernel(), [([b"hello"], PEER), ([b""], (PEER[0], 9))])
+
+    def test_send_burst(self) -> None:
+        """Send indications of one read for one peer leave as one burst, in order."""
+        self.client.permit(PEER)
+        other = (PEER[0], 9)
+        indications = [
+            stun.build(
+                Method.SEND,
+                Class.INDICATION,
+                bytes([n] * 12),
+                [(stun.XOR_PEER_ADDRESS, peer), (stun.DATA, bytes([n] * n))],
+            )
+            for n, peer in ((100, PEER), (101, PEER), (3, other), (7, PEER))
+        ]
+        self.client.give(*indications)
+        self.assertEqual(
+            self.to_kernel(),
+            [([bytes([100] * 100), bytes([101] * 101)], PEER), ([bytes([3] * 3)], other), ([bytes([7] * 7)], PEER)],
+        )
+
+    def test_ipv6_peers(self) -> None:
+        """Over an IPv6 relay Send and Data carry IPv6 peers."""
+        self.world = World(relay_ip="2001:4860::1")
+        peer = ("2606:4700::1111", 4000)
+        self.world.tenants.put(evolve(MYAPP, allowed_peers=(ip_network("2606:4700::/32"),)))
+        self.client = self.world.client()
+        self.client.allocate()
+        self.client.permit(peer)
+        self.client.send(peer, b"hello")
+        self.assertEqual(self.to_kernel(), [([b"hello"], peer)])
+        (packet,) = self.from_kernel(peer, b"hi")
+        message = stun.parse(packet)
+        self.assertEqual((message.get(stun.XOR_PEER_ADDRESS), message.get(stun.DATA)), (peer, b"hi"))
 
     def test_send_dont_fragment(self) -> None:
         """DONT-FRAGMENT in a Send indication is understood."""

@@ -674,6 +674,16 @@ class TenantTests(SynchronousTestCase):
         self.assertEqual(self.world.opened[self.client.relay][0].sent, [])
         self.assertEqual([packets for packets, _ in sent], [[b"to the SFU"]])
 
+    def test_neighbour_arrives(self) -> None:
+        """What becomes another namespace's SFU is shut from then on, though packets went there before."""
+        new = (INTERNAL_IP, 21000)
+        sent = self.world.sfu(new)
+        self.client.permit(new)
+        self.client.send(new, b"1")
+        self.world.tenants.put(evolve(MYAPP, namespace="new", relay_ports=(53000, 53799), sfu_media=((*new, 21499),)))
+        self.client.send(new, b"2")
+        self.assertEqual([packets for packets, _ in sent], [[b"1"]])
+
     def test_no_allocation_crosses(self) -> None:
         """Two namespaces never share a relay port, whatever they ask for."""
         world = World(unauthenticated_rate=0)
