@@ -19,7 +19,7 @@ from orama.errors import StartError
 #: Alembic keeps the upgrade that runs in module globals: one at a time in a process.
 _one_at_a_time = Lock()
 #: Any number that nobody else takes ("orama" in ASCII): the nodes of a cluster start together.
-_POSTGRES_LOCK = 0x6F72616D61
+POSTGRES_LOCK = 0x6F72616D61
 
 
 def upgrade(connection: Connection) -> None:
@@ -28,7 +28,7 @@ def upgrade(connection: Connection) -> None:
     :raises StartError: a newer program has been here.
     """
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _POSTGRES_LOCK})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": POSTGRES_LOCK})
     with as_file(files("orama.store") / "migrations") as folder, _one_at_a_time:
         config = Config()
         config.set_main_option("script_location", str(folder).replace("%", "%%"))

@@ -10,7 +10,6 @@ import treq
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ClientFactory, Protocol
-from twisted.internet.task import Clock
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IResponse
 from twisted.web.resource import IResource
@@ -173,6 +172,3 @@ def connect(port: int) -> Deferred[Raw]:
 
     reactor.connectTCP("127.0.0.1", port, Factory())
     return connected
-
-
-__all__ = ["Answer", "Clock", "CountedRooms", "Listener", "Raw", "ServiceCase", "ask", "connect"]

@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from orama.errors import StartError, Unavailable
 from orama.store.database import Database
 from orama.store.tables import metadata, namespaces, webrtc_port_allocations
+from orama.store.upgrade import POSTGRES_LOCK
 from tests.store.databases import DatabaseCase, OnPostgres, OnSQLite
 
 
@@ -211,6 +212,27 @@ class PostgresDatabaseTests(OnPostgres, DatabaseTests):
             await self.database.transact(lambda connection: connection.execute(suicide))
         await self.database.transact(add("one"))
         self.assertEqual(await other.read(names), ["one"])
+
+    async def test_upgrades_wait(self) -> None:
+        """While one program upgrades, another that starts waits for it to be done."""
+        held, go = threading.Event(), threading.Event()
+
+        def upgrading(connection: Connection) -> None:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": POSTGRES_LOCK})
+            held.set()
+            go.wait(10)
+
+        first = self.database.transact(upgrading)
+        await deferToThread(held.wait, 10)
+        second = Database(self.url, reactor)
+        self.addCleanup(second.stop)
+        starting = second.start()
+        waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        while not await self.database.read(lambda connection: connection.execute(waiting).scalar()):
+            self.assertNoResult(starting)
+        go.set()
+        await first
+        await starting
 
 
 del DatabaseTests
