@@ -278,14 +278,10 @@ class Allocation:
         self._reachable.add(peer)
         return True
 
-    def forget_rules(self) -> None:
-        """The rules may have changed: look again."""
-        self._reachable.clear()
-
     def revise(self, tenant: Tenant) -> None:
-        """Go by the rules of the changed *tenant* from now on."""
+        """Go by the rules for *tenant* as they are now."""
         self.tenant = tenant
-        self.forget_rules()
+        self._reachable.clear()
         for ip in [ip for ip in self._permissions if not self._peers.may_reach_ip(tenant, ip)]:
             del self._permissions[ip]
         for channel in [c for c in self._channels.values() if not self._peers.may_reach(tenant, c.peer)]:

@@ -191,7 +191,7 @@ class Allocations:
         tenant = self._tenants.get(namespace)
         for allocation in list(self._live.values()):
             if allocation.tenant.namespace != namespace:
-                allocation.forget_rules()
+                allocation.revise(allocation.tenant)  # what it reached may be the neighbour's now
             elif tenant is None:
                 self.end(allocation, "namespace_removed")
             elif not tenant.relay_ports[0] <= allocation.relay.address[1] <= tenant.relay_ports[1]:

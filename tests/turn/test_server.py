@@ -680,8 +680,10 @@ class TenantTests(SynchronousTestCase):
         sent = self.world.sfu(new)
         self.client.permit(new)
         self.client.send(new, b"1")
+        self.client.bind(0x4000, new)
         self.world.tenants.put(evolve(MYAPP, namespace="new", relay_ports=(53000, 53799), sfu_media=((*new, 21499),)))
         self.client.send(new, b"2")
+        self.client.data(0x4000, b"3")
         self.assertEqual([packets for packets, _ in sent], [[b"1"]])
 
     def test_no_allocation_crosses(self) -> None:
