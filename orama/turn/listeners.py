@@ -9,7 +9,8 @@ from __future__ import annotations
 import ipaddress
 import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
@@ -132,11 +133,8 @@ class TurnService(Service):
         return relay
 
     def _listen_udp(self, address: Address) -> int:
-        def received(packets: Burst, source: Address) -> None:
-            take(front, packets, source)
-
-        take: Callable[..., None] = self._server.received
-        front = BurstSocket(self._reactor, self._fabric, received, offload=self._settings.turn.offload)
+        front = BurstSocket(self._reactor, self._fabric, _nobody, offload=self._settings.turn.offload)
+        front.received = partial(self._server.received, front)
         front.listen(address)
         self._sockets.append(front)
         return front.address[1]
@@ -164,6 +162,10 @@ class TurnService(Service):
         closing = [port.stopListening() for port in self._ports]
         self._sockets, self._ports = [], []
         return [each for each in closing if each is not None]
+
+
+def _nobody(packets: Burst, source: Address) -> None:
+    """Takes what comes before there is somebody to take it."""
 
 
 def listening_hosts(public_ip: str) -> list[str]:
