@@ -32,6 +32,8 @@ from orama.turn.tenants import Tenants
 
 #: Connections that may wait to be accepted.
 BACKLOG = 511
+#: Times to look for a port that is free for both UDP and TCP, where any will do.
+ATTEMPTS = 20
 #: Seconds between looks for what has expired.
 TICK = 1.0
 
@@ -81,16 +83,14 @@ class TurnService(Service):
 
         :raises CannotListenError: a port is taken.
         """
-        tls = TLSMemoryBIOFactory(self._certificates.context_factory(), False, self._clients, clock=self._reactor)
-        tls.noisy = False
-        try:
-            for host in listening_hosts(self._settings.public_ip):
-                self.udp_port = self._listen_udp((host, self.udp_port))
-                self.tcp_port = self._listen_tcp((host, self.tcp_port), self._clients)
-                self.tls_port = self._listen_tcp((host, self.tls_port), tls)
-        except CannotListenError:
-            self._close()
-            raise
+        for attempt in range(ATTEMPTS, 0, -1):
+            try:
+                self._listen()
+                break
+            except CannotListenError:
+                self._close()
+                if self._settings.turn_port or attempt == 1:
+                    raise
         ips = {self._settings.public_ip, self._settings.internal_ip, self._settings.relay_ip}
         self._peers.listeners = frozenset(
             (ip, port) for ip in ips for port in (self.udp_port, self.tcp_port, self.tls_port)
@@ -122,6 +122,16 @@ class TurnService(Service):
         yield "orama_turn_stream_clients", {}, len(self._clients)
         lost = sum(each.counters.dropped for each in self._sockets)
         yield "orama_turn_dropped_total", {"reason": "socket_full"}, lost
+
+    def _listen(self) -> None:
+        """Bind UDP, TCP and TLS; port 0 becomes one that is free, the same for UDP and TCP."""
+        tls = TLSMemoryBIOFactory(self._certificates.context_factory(), False, self._clients, clock=self._reactor)
+        tls.noisy = False
+        self.udp_port, self.tls_port = self._settings.turn_port, self._settings.turns_port
+        for host in listening_hosts(self._settings.public_ip):
+            self.udp_port = self._listen_udp((host, self.udp_port))
+            self.tcp_port = self._listen_tcp((host, self.udp_port), self._clients)
+            self.tls_port = self._listen_tcp((host, self.tls_port), tls)
 
     def _look(self) -> None:
         self._server.tick()

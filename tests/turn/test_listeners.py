@@ -70,6 +70,7 @@ class ListenersTests(TestCase):
     async def test_transports(self) -> None:
         """Binding is answered over UDP, TCP and TLS with the client's own address."""
         service = self.started()
+        self.assertEqual(service.udp_port, service.tcp_port)
         for asked in (
             self.binding_udp(socket.AF_INET, ("127.0.0.1", service.udp_port)),
             self.binding_stream(service.tcp_port, tls=False),
