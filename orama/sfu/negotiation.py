@@ -3,7 +3,8 @@
 The client offers what it publishes, we offer what it is to receive; whoever speaks describes the whole connection.
 When both offer at once ours is forgotten, and made again after the answer. Everything is checked before anything is
 changed: a description that cannot be used raises :class:`SignalError` and leaves the last agreement in force.
-``lines`` has what one m-line is, ``payloads`` the codecs; sending, timeouts and media are ``peer``'s.
+``lines`` has what one m-line is, ``reading`` what the client says of it, ``payloads`` the codecs; sending, timeouts and
+media are ``connection``'s.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from attrs import evolve, frozen
 
 from orama.errors import SignalError
 from orama.net.fabric import Address
-from orama.sfu import payloads
-from orama.sfu.lines import CHANNELS, MAX_MESSAGE, SCTP_PORT, Line, Local, Sending, Wanted, written
+from orama.sfu import payloads, reading
+from orama.sfu.lines import Line, Local, Sending, Wanted, written
 from orama.sfu.media import RandomBits
 from orama.sfu.payloads import Numbers
+from orama.sfu.reading import Transport
 from orama.sfu.values import (
     AUDIO_LEVEL,
     DEPENDENCY_DESCRIPTOR,
@@ -27,7 +29,6 @@ from orama.sfu.values import (
     RID,
     TRANSPORT_CC,
     VIDEO_ORIENTATION,
-    Codec,
     Downlinked,
     Uplinked,
 )
@@ -36,13 +37,8 @@ from orama.wire.sdp import SdpError
 
 #: m-lines up to which we add some of our own: the client's answer to more would not fit a signalling frame.
 OFFERED_LINES = 64
-#: Layers of a simulcast that we take.
-MAX_RIDS = 3
-#: Codecs taken per m-line. One: what is sent is then known, and descriptions of large rooms stay small.
-CODECS = 1
-#: Hashes of RFC 8122 that are still good.
-HASHES = ("sha-256", "sha-384", "sha-512")
-
+#: Late answers that are forgiven.
+MAX_STALE = 16
 #: What we offer with a track. All of it, since Chromium offers on later m-lines of its own, on which it publishes, no
 #: extension that was missing on the earlier ones; ``lines.SENT`` is what packets to clients carry.
 OFFERED = {
@@ -93,14 +89,10 @@ class Proposed:
     added: Mapping[str, str]
 
 
-@frozen(repr=False)
-class _Transport:
-    ice: sdp.Ice
-    fingerprints: tuple[tuple[str, str], ...]
-
-
 @frozen
 class _Outstanding:
+    """An offer of ours, before its answer and after."""
+
     lines: tuple[Line, ...]
     sdp: str
     added: Mapping[str, str]
@@ -134,14 +126,13 @@ class Negotiator:
         self._address = address
         self._random = random
         self._name_track = name_track
-        self._may_publish = may_publish
-        self._may_use_data = may_use_data
+        self._rights = reading.Rights(may_publish, may_use_data)
         self._max_bitrate = max_bitrate
         self._session_id = random.getrandbits(62)
         self._version = 0
         self._lines: tuple[Line, ...] = ()
         self._outstanding: _Outstanding | None = None
-        self._transport: _Transport | None = None
+        self._transport: Transport | None = None
         self._wanted: dict[str, Wanted] = {}
         #: Where a track stood in an offer that was not answered: it stands there again in the next.
         self._promised: dict[str, str] = {}
@@ -149,6 +140,8 @@ class Negotiator:
         self._numbers = Numbers()
         self._mids = 0
         self._repeats = 0
+        #: The last offer that was answered, while its m-lines are in force.
+        self._answered: _Outstanding | None = None
         #: Answers that may still come to offers that we no longer wait on.
         self._stale = 0
         #: ``a=candidate`` lines of other types than relay, which are never used.
@@ -278,8 +271,9 @@ class Negotiator:
         self._learn(session, lines)
         if self._outstanding is not None:
             self._outstanding = None
-            self._stale += 1 + self._repeats
+            self._stale = min(MAX_STALE, self._stale + 1 + self._repeats)
             self._repeats = 0
+        self._answered = None
         self._take(transport, offered=True)
         self._lines = lines
         for track_id in declined:
@@ -292,78 +286,36 @@ class Negotiator:
             raise SdpError("it has no m-line")
         if len(session.media) < len(self._lines):
             raise SdpError("m-lines of the description before are missing")
-        group = frozenset(sdp.bundled(session))
+        places = {line.mid: index for index, line in enumerate(self._lines) if not line.stopped}
         lines: list[Line] = []
         forbidden: set[str] = set()
         named: set[str] = set()
         for index, media in enumerate(session.media):
-            old = self._lines[index] if index < len(self._lines) else None
-            line = self._read_offered(session, media, old, group, forbidden)
-            if line.kind == "application" and not line.stopped and any(_is_data(other) for other in lines):
+            place = places.get(media.attributes.get("mid") or "")
+            if place is not None and place != index:
+                raise SdpError("an m-line has changed its place")
+            # Another mid than ours: the client has stopped the m-line, and we have missed the answer that said so.
+            old = self._lines[index] if place is not None or (media.rejected and index < len(self._lines)) else None
+            read = reading.offered(session, media, old, self._wanted, self._rights)
+            line = read.line
+            if read.lacks is not None:
+                forbidden.add(read.lacks)
+            if _is_data(line) and any(_is_data(other) for other in lines):
                 raise SdpError("it has two data m-lines")
             if line.uplink is not None:
-                line = self._named(line, media, old, named)
+                line = self._named(line, media, old.uplink if old is not None else None, named)
             lines.append(line)
-        _check_mids(lines)
+        live = [line.mid for line in lines if not line.stopped]
+        if len(set(live)) != len(live):
+            raise SdpError("a mid is used twice")
         kept = {line.sending.wanted.track_id for line in lines if line.sending is not None}
         stopped = [old for old, line in zip(self._lines, lines, strict=False) if line.stopped and old.sending]
         ended = {old.sending.wanted.track_id for old in stopped if old.sending is not None}
         return tuple(lines), frozenset(ended - kept), frozenset(forbidden)
 
-    def _read_offered(
-        self, session: sdp.Session, media: sdp.Media, old: Line | None, group: frozenset[str], forbidden: set[str]
-    ) -> Line:
-        live = old if old is not None and not old.stopped else None
-        mid = live.mid if media.rejected and live is not None else sdp.mid(media)
-        if live is not None and (live.mid != mid or live.kind != media.kind):
-            raise SdpError("an m-line has changed its place")
-        refused = Line(mid, media.kind, stopped=True, protocol=media.protocol, formats=media.formats)
-        if media.rejected:
-            return refused
-        if mid not in group:
-            raise SdpError("an m-line is not in the BUNDLE group")
-        if media.kind == "application":
-            return self._read_data(media, refused, forbidden)
-        if media.kind not in ("audio", "video") or "RTP/SAVPF" not in media.protocol:
-            return refused
-        if "rtcp-mux" not in media.attributes:
-            raise SdpError("an m-line has no a=rtcp-mux")
-        theirs = payloads.offered(media.kind, media)
-        way = sdp.direction(session, media)
-        sending = live.sending if live is not None else None
-        if sending is not None and sending.wanted.track_id not in self._wanted:
-            sending = None
-        codecs: tuple[Codec, ...] = ()
-        if sending is not None and live is not None:
-            codecs = tuple(codec for codec in theirs if any(payloads.same(codec, ours) for ours in live.codecs))
-            sending = sending if codecs else None
-        codecs = codecs or theirs[:CODECS]
-        if not codecs:
-            return refused
-        sends = way in ("sendrecv", "sendonly")
-        if sends and not self._may_publish:
-            forbidden.add("publish")
-            sends = False
-        extensions = payloads.extensions(media)
-        uplink = None
-        if sends:
-            rids = sdp.simulcast(media, "send")[:MAX_RIDS] if media.kind == "video" else ()
-            uplink = Uplinked("", mid, media.kind, codecs, extensions, sdp.ssrcs(media), rids)
-        receives = way in ("sendrecv", "recvonly")
-        return Line(mid, media.kind, False, receives, codecs, extensions, uplink, sending)
-
-    def _read_data(self, media: sdp.Media, refused: Line, forbidden: set[str]) -> Line:
-        if not media.protocol.endswith("/DTLS/SCTP") or media.formats != (CHANNELS,):
-            return refused
-        if not self._may_use_data:
-            forbidden.add("data")
-            return refused
-        return evolve(_data(refused, media), stopped=False)
-
-    def _named(self, line: Line, media: sdp.Media, old: Line | None, named: set[str]) -> Line:
+    def _named(self, line: Line, media: sdp.Media, before: Uplinked | None, named: set[str]) -> Line:
         """*line* with a track id: the one that it had, or one made from its msid."""
         assert line.uplink is not None
-        before = old.uplink if old is not None and not old.stopped else None
         if before is not None:
             track_id = before.track_id
         else:
@@ -383,103 +335,61 @@ class Negotiator:
     # ---- the client's answers
 
     def remote_answer(self, text: str) -> Agreement | None:
-        """Take the client's answer; None when it is a late one to an offer that we no longer wait on.
+        """Take the client's answer; None when it is a late one that changes nothing.
 
-        :raises SignalError: ``invalid_answer``; the offer goes on waiting.
+        After a repeated offer more answers than one may come, the first of them perhaps while the next offer waits. So
+        one that comes when none waits is read as the last word on the offer before it.
+
+        :raises SignalError: ``invalid_answer``; an offer that waits goes on waiting.
         """
+        offer = self._outstanding or (self._answered if self._stale else None)
         try:
             session = sdp.parse(text)
         except SdpError as error:
             raise SignalError("invalid_answer", f"The answer cannot be used: {error}.") from None
         try:
-            if self._outstanding is None:
+            if offer is None:
                 raise SdpError("there is no offer that waits for it")
-            lines = self._read_answer(session, self._outstanding.lines)
+            lines = reading.answered(session, offer.lines)
             transport = self._read_transport(session, lines, ("active",))
         except SdpError as error:
             if self._stale:
                 self._stale -= 1
                 return None
             raise SignalError("invalid_answer", f"The answer cannot be used: {error}.") from None
+        if offer is self._outstanding:
+            self._stale = min(MAX_STALE, self._stale + self._repeats)
+            self._repeats = 0
+            self._numbers = offer.numbers
+            self._outstanding, self._answered = None, offer
+        else:
+            self._stale -= 1
         declined = frozenset(
             offered.sending.wanted.track_id
-            for offered, line in zip(self._outstanding.lines, lines, strict=True)
+            for offered, line in zip(offer.lines, lines, strict=True)
             if line.stopped and offered.sending is not None
         )
-        for track_id in (*self._outstanding.added, *declined):
+        for track_id in (*offer.added, *declined):
             self._promised.pop(track_id, None)
         for track_id in declined:
             self._wanted.pop(track_id, None)
         if any(line.kind == "application" for line in lines):
             self._wants_data = False
-        self._numbers = self._outstanding.numbers
         self._learn(session, lines)
-        self._outstanding = None
-        self._stale, self._repeats = self._repeats, 0
         self._take(transport, offered=False)
         self._lines = lines
         return self._agreement(declined)
 
-    def _read_answer(self, session: sdp.Session, offered: Sequence[Line]) -> tuple[Line, ...]:
-        if len(session.media) != len(offered):
-            raise SdpError("it has not the m-lines of the offer")
-        group = frozenset(sdp.bundled(session))
-        return tuple(
-            self._read_answered(session, media, line, group) for media, line in zip(session.media, offered, strict=True)
-        )
-
-    def _read_answered(self, session: sdp.Session, media: sdp.Media, line: Line, group: frozenset[str]) -> Line:
-        if media.kind != line.kind:
-            raise SdpError("it has not the m-lines of the offer")
-        if media.port == 0:
-            return evolve(line, stopped=True, uplink=None, sending=None, formats=media.formats)
-        if line.stopped or sdp.mid(media) != line.mid:
-            raise SdpError("it has not the m-lines of the offer")
-        if line.mid not in group:
-            raise SdpError("an m-line is not in the BUNDLE group")
-        if line.kind == "application":
-            return _data(line, media)
-        if "rtcp-mux" not in media.attributes:
-            raise SdpError("an m-line has no a=rtcp-mux")
-        codecs = payloads.accepted(line.codecs, payloads.offered(line.kind, media))
-        if not codecs:
-            raise SdpError("an m-line has none of the codecs of the offer")
-        way = sdp.direction(session, media)
-        sends, receives = way in ("sendrecv", "sendonly"), way in ("sendrecv", "recvonly")
-        if (sends and line.uplink is None) or (receives and line.sending is None):
-            raise SdpError("an m-line has a direction that the offer does not allow")
-        known = payloads.extensions(media)
-        extensions = {uri: number for uri, number in known.items() if uri in line.extensions}
-        uplink = None
-        if sends and line.uplink is not None:
-            pairs = sdp.ssrcs(media) or line.uplink.ssrcs
-            uplink = evolve(line.uplink, codecs=codecs, extensions=extensions, ssrcs=pairs)
-        if line.sending is None:
-            receives = line.receives
-        return evolve(line, codecs=codecs, extensions=extensions, uplink=uplink, receives=receives)
-
     # ---- both
 
-    def _read_transport(
-        self, session: sdp.Session, lines: Sequence[Line], setups: tuple[str, ...]
-    ) -> _Transport | None:
-        """ICE and DTLS of the client: those of the first m-line of the bundle that is in use (RFC 9143, 7.1)."""
-        live = {line.mid for line in lines if not line.stopped}
-        sections = {media.attributes.get("mid"): media for media in session.media}
-        tag = next((mid for mid in sdp.bundled(session) if mid in live), None)
-        if tag is None:
-            return None
-        media = sections[tag]
-        if sdp.setup(session, media) not in setups:
-            raise SdpError(f"a=setup must be {' or '.join(setups)}")
-        prints = tuple(pair for pair in sdp.fingerprints(session, media) if pair[0] in HASHES)
-        if not prints:
-            raise SdpError("a=fingerprint has no hash that we know")
-        if self._transport is not None and self._transport.fingerprints != prints:
+    def _read_transport(self, session: sdp.Session, lines: Sequence[Line], setups: tuple[str, ...]) -> Transport | None:
+        transport = reading.transport(session, lines, setups)
+        before = self._transport
+        if transport is not None and before is not None and transport.fingerprints != before.fingerprints:
             raise SdpError("a=fingerprint is another than before")
-        return _Transport(sdp.ice(session, media), prints)
+        return transport
 
-    def _take(self, transport: _Transport | None, offered: bool) -> None:
+    def _take(self, transport: Transport | None, offered: bool) -> None:
         """Put the client's transport in force. New credentials in an offer are an ICE restart (RFC 8839, 4.4.1.1)."""
         if transport is None or (self._transport is not None and self._transport.ice == transport.ice):
             return
@@ -493,7 +403,7 @@ class Negotiator:
         data = next(((line.sctp_port, line.max_message) for line in live if line.kind == "application"), None)
         return Agreement(
             tuple(line.uplink for line in live if line.uplink is not None),
-            tuple(downlink for line in live if (downlink := line.downlink) is not None),
+            tuple(each for line in live if (each := line.downlink) is not None and each.track_id in self._wanted),
             self._transport.fingerprints if self._transport is not None and live else (),
             data,
             declined,
@@ -528,18 +438,5 @@ def _insert(lines: list[Line], line: Line) -> None:
     lines.append(line)
 
 
-def _check_mids(lines: Sequence[Line]) -> None:
-    live = [line.mid for line in lines if not line.stopped]
-    if len(set(live)) != len(live):
-        raise SdpError("a mid is used twice")
-
-
 def _is_data(line: Line) -> bool:
     return line.kind == "application" and not line.stopped
-
-
-def _data(line: Line, media: sdp.Media) -> Line:
-    port = sdp.number(media.attributes.get("sctp-port") or str(SCTP_PORT), 65535)
-    # Without the attribute it is 64 KiB, and 0 means any size (RFC 8841, 6).
-    longest = sdp.number(media.attributes.get("max-message-size") or "65536", (1 << 64) - 1)
-    return evolve(line, sctp_port=port, max_message=min(longest or MAX_MESSAGE, MAX_MESSAGE))

@@ -30,6 +30,8 @@ Identity: TypeAlias = tuple[str, int, int, str]
 
 AUDIO = ("audio/opus",)
 VIDEO = ("video/vp8", "video/vp9", "video/h264", "video/av1")
+#: Characters of format parameters that are passed on to subscribers.
+MAX_FMTP = 256
 FEEDBACK = frozenset({"nack", "nack pli", "ccm fir", "transport-cc", "goog-remb"})
 AUDIO_FEEDBACK = frozenset({"transport-cc"})
 
@@ -114,7 +116,7 @@ def offered(kind: str, media: sdp.Media) -> tuple[Codec, ...]:
             repairs.get(one.payload_type),
             feedback.intersection(one.feedback),
         )
-        if codec.mime.lower() in known:
+        if codec.mime.lower() in known and len(codec.fmtp) <= MAX_FMTP:
             found.append(codec)
     return tuple(found)
 

@@ -184,10 +184,15 @@ def parse(text: str) -> Session:
 
 
 def bundled(session: Session) -> tuple[str, ...]:
-    """Mids of the BUNDLE group (RFC 9143), empty without one."""
+    """Mids of the BUNDLE group (RFC 9143), empty without one.
+
+    :raises SdpError: there are more than there can be m-lines.
+    """
     for value in session.attributes.all("group"):
-        words = value.split()
+        words = value.split(maxsplit=MAX_MEDIA + 1)
         if words[:1] == ["BUNDLE"]:
+            if len(words) > MAX_MEDIA + 1:
+                raise SdpError("the BUNDLE group is too long")
             return tuple(words[1:])
     return ()
 
