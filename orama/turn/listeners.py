@@ -56,13 +56,14 @@ class TurnService(Service):
         self._settings = settings
         self._fabric = fabric
         self._certificates = certificates
-        self._peers = Peers(tenants, settings.relay_ip)
+        relay_ip = str(ipaddress.ip_address(settings.relay_ip))
+        self._peers = Peers(tenants, relay_ip)
         self._server = Server(
             clock=reactor,
             random=random.SystemRandom(),
             settings=settings.turn,
             realm=settings.realm,
-            relay_ip=settings.relay_ip,
+            relay_ip=relay_ip,
             tenants=tenants,
             peers=self._peers,
             fabric=fabric,

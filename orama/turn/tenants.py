@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TypeAlias
 
 from attrs import field, frozen
@@ -40,7 +40,7 @@ class Tenants:
     """
 
     def __init__(self, relay_ip: str = "") -> None:
-        self._relay_ip = relay_ip
+        self._relay_ip = str(ip_address(relay_ip)) if relay_ip else ""
         self._tenants: dict[str, Tenant] = {}
         self._firsts: list[int] = []
         self._blocks: list[tuple[int, str]] = []

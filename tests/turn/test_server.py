@@ -408,6 +408,17 @@ class AllocateTests(SynchronousTestCase):
         self.assertEqual(code(self.world.client(port=3).allocate()), 508)
         self.assertEqual(self.world.figures()["orama_turn_allocations", "myapp"], 2)
 
+    def test_port_comes_back(self) -> None:
+        """A port is free again when its allocation has ended, released or expired."""
+        self.world.tenants.put(evolve(MYAPP, relay_ports=(50000, 50000)))
+        for _ in range(5):
+            self.assertEqual(code(self.client.allocate()), 0)
+            self.client.refresh((stun.LIFETIME, 0))
+        self.assertEqual(code(self.client.allocate()), 0)
+        self.world.clock.advance(600)
+        self.world.server.tick()
+        self.assertEqual(code(self.client.allocate()), 0)
+
     def test_port_taken_in_the_fabric(self) -> None:
         """A relay address that somebody else attached is passed over."""
         self.world.tenants.put(evolve(MYAPP, relay_ports=(50000, 50001)))
