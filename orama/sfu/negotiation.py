@@ -278,7 +278,8 @@ class Negotiator:
         self._lines = lines
         for track_id in declined:
             self.unwant(track_id)
-        return Answered(self._write(lines, answering=True), self._agreement(declined), forbidden)
+        mixed = "extmap-allow-mixed" in session.attributes
+        return Answered(self._write(lines, answering=True, mixed=mixed), self._agreement(declined), forbidden)
 
     def _read_offer(self, session: sdp.Session) -> tuple[tuple[Line, ...], frozenset[str], frozenset[str]]:
         """The m-lines that follow from the offer, the tracks it puts an end to, and what was not allowed."""
@@ -409,12 +410,16 @@ class Negotiator:
             declined,
         )
 
-    def _write(self, lines: Sequence[Line], *, answering: bool) -> str:
+    def _write(self, lines: Sequence[Line], *, answering: bool, mixed: bool = True) -> str:
         local = Local(self._ice.local_ufrag, self._ice.local_pwd, self._fingerprint, self._address)
         live = [line.mid for line in lines if not line.stopped]
         self._version += 1
         media = tuple(written(line, local, answering=answering, max_bitrate=self._max_bitrate) for line in lines)
-        attributes = (("group", " ".join(("BUNDLE", *live))), ("ice-lite", ""))
+        attributes = [("group", " ".join(("BUNDLE", *live))), ("ice-lite", "")]
+        if mixed:
+            # Two-byte header extensions (RFC 8285, 6): a browser leaves out the dependency descriptor of a keyframe, which
+            # has 20 bytes, where they are not allowed, and then nobody can decode layers of AV1.
+            attributes.append(("extmap-allow-mixed", ""))
         return sdp.Session(self._session_id, self._version, attributes, media).serialise()
 
 
