@@ -417,8 +417,8 @@ class Negotiator:
         media = tuple(written(line, local, answering=answering, max_bitrate=self._max_bitrate) for line in lines)
         attributes = [("group", " ".join(("BUNDLE", *live))), ("ice-lite", "")]
         if mixed:
-            # Two-byte header extensions (RFC 8285, 6): a browser leaves out the dependency descriptor of a keyframe, which
-            # has 20 bytes, where they are not allowed, and then nobody can decode layers of AV1.
+            # Two-byte header extensions (RFC 8285, 6). Where they are not allowed a browser leaves out the dependency
+            # descriptor of a keyframe, which has 20 bytes, and then nobody can decode layers of AV1.
             attributes.append(("extmap-allow-mixed", ""))
         return sdp.Session(self._session_id, self._version, attributes, media).serialise()
 
