@@ -24,6 +24,11 @@ export { Channel, Publication, RoomError };
 
 /** How long an offer of ours may stay unanswered before it is sent again. */
 const OFFER_TIMEOUT_MS = 6_000;
+/** How long to wait after an offer that was refused, doubled with each refusal in a row. */
+const REFUSED_MS = 1_000;
+const MAX_REFUSED_MS = 30_000;
+/** What a source may be called. */
+const SOURCE = /^[a-z0-9-]{1,32}$/;
 /** How long ICE may be `disconnected` before it is restarted; a lost packet or two is no reason. */
 const DISCONNECTED_MS = 2_500;
 /** Restarts without success after which the whole connection is made anew. */
@@ -117,6 +122,7 @@ export class Room extends EventTarget {
   #offerTimer = undefined;
   #iceTimer = undefined;
   #restarts = 0;
+  #refusals = 0;
   #wantsOffer = false;
   #channels = new Map();
   #incoming = null;
@@ -169,13 +175,14 @@ export class Room extends EventTarget {
    * Publishes a track on a transceiver of its own.
    * @param {MediaStreamTrack} track
    * @param {object} [options]
-   * @param {string} [options.source] `camera`, `microphone`, `screen` or a name of yours.
+   * @param {string} [options.source] `camera`, `microphone`, `screen` or a name of yours (`a-z 0-9 -`).
    * @param {boolean} [options.muted] begin muted.
    * @param {RTCRtpEncodingParameters[]} [options.encodings] for simulcast, or a cap on the bitrate.
    * @returns {Publication}
    */
   publish(track, options = {}) {
     const source = options.source ?? (track.kind === "audio" ? "microphone" : "camera");
+    if (!SOURCE.test(source)) throw new RoomError("invalid_source", "The source's name is not made of a-z, 0-9 and -.");
     const publication = new Publication(track, { ...options, source }, () => this.#announceMute(publication));
     this.publications.add(publication);
     if (this.#connection) publication.transmit(this.#connection);
@@ -343,7 +350,9 @@ export class Room extends EventTarget {
     if (this.#joining) return this.#finish(error);
     if (code === "invalid_offer" && this.#connection?.signalingState === "have-local-offer") {
       clearTimeout(this.#offerTimer);
-      await this.#connection.setLocalDescription({ type: "rollback" });
+      const wait = Math.min(MAX_REFUSED_MS, REFUSED_MS * 2 ** this.#refusals++);
+      this.#offerTimer = setTimeout(() => this.#enqueue(() => this.#offer()), wait);
+      await this.#connection.setLocalDescription({ type: "rollback" }); // so that the SFU's offers get through
     }
     return this.#emit("error", { error });
   }
@@ -392,7 +401,7 @@ export class Room extends EventTarget {
     this.#incoming = new Incoming((peerId, label, data) => {
       this.#emit("data", { peer: this.peers.get(peerId) ?? null, peerId, label, data });
     });
-    connection.onnegotiationneeded = () => this.#enqueue(() => this.#offer());
+    connection.onnegotiationneeded = () => this.#enqueue(() => (this.#refusals ? undefined : this.#offer()));
     connection.onicecandidate = ({ candidate }) => {
       const end = { candidate: "", sdpMid: null, sdpMLineIndex: null };
       this.#signaling.send({ type: "ice-candidate", ...(candidate?.toJSON() ?? end) });
@@ -402,6 +411,8 @@ export class Room extends EventTarget {
     connection.onconnectionstatechange = () => {
       if (this.#connection === connection) this.#setState(this.state);
     };
+    // Nothing is ever sent on this one: it makes room for data now, so that the first message of others finds it.
+    connection.createDataChannel("", { negotiated: true, id: 0 });
     for (const publication of this.publications) publication.transmit(connection);
     for (const channel of this.#channels.values()) channel.transmit(connection);
   }
@@ -411,7 +422,7 @@ export class Room extends EventTarget {
     const connection = this.#connection;
     this.#connection = this.#incoming = null;
     this.#wantsOffer = false;
-    this.#restarts = 0;
+    this.#restarts = this.#refusals = 0;
     clearTimeout(this.#offerTimer);
     clearTimeout(this.#iceTimer);
     for (const publication of this.publications) publication.transceiver = null;
@@ -443,6 +454,7 @@ export class Room extends EventTarget {
   async #answered({ sdp }) {
     if (this.#connection?.signalingState !== "have-local-offer") return;
     clearTimeout(this.#offerTimer);
+    this.#refusals = 0;
     await this.#connection.setRemoteDescription({ type: "answer", sdp });
     for (const publication of this.publications) if (publication.muted) this.#announceMute(publication);
   }

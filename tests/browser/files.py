@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from tests.browser.page import PAGES
 
-CLIENT = Path(str(files("orama.web")))
+CLIENT = Path(str(files("orama") / "web"))
 
 
 class _Handler(SimpleHTTPRequestHandler):

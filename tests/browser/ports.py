@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import socket
+
+#: Below what the kernel gives to clients, and beside the ranges of media and relays.
+_RANGE = range(15000, 20000)
 
 
 def free_port() -> int:
     """A port on loopback that nobody has at the moment, neither for TCP nor for UDP."""
-    while True:
+    for port in random.sample(_RANGE, len(_RANGE)):
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port: int = tcp.getsockname()[1]
             try:
+                tcp.bind(("127.0.0.1", port))
                 udp.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
+    raise OSError("no port is free")

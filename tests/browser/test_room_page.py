@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.browser.page import Page
-from tests.browser.stage import BrowserTestCase, certificates, node_process
+from tests.browser.stage import BrowserTestCase, certificates, end, node_process
 from tests.node import NodeProcess
 
 
@@ -132,7 +132,7 @@ class SecureTests(BrowserTestCase):
         issued = certificates()
         endpoint = f"ssl:0:interface=127.0.0.1:privateKey={issued.private_key}:certKey={issued.certificate}"
         self._node = node_process("secure", "--http", endpoint).start()
-        self.addCleanup(self._node.stop)
+        self.addCleanup(end, self._node)
 
     def node(self) -> NodeProcess:
         return self._node

@@ -9,11 +9,16 @@ export class Collisions {
   #waiting = [];
   #told = null;
 
-  /** Every WebSocket made from now on is one of these. */
+  /** The next WebSocket is one of these. */
   install() {
     const collisions = this;
     const Plain = globalThis.WebSocket;
     globalThis.WebSocket = class extends Plain {
+      constructor(...how) {
+        super(...how);
+        globalThis.WebSocket = Plain;
+      }
+
       set onmessage(listener) {
         super.onmessage = (event) => collisions.#incoming(event, listener);
       }
