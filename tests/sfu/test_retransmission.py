@@ -44,7 +44,7 @@ class StoreTests(SynchronousTestCase):
         self.assertEqual(len(store), 0)
 
     def test_what_was_let_go_stays_seen(self) -> None:
-        """A copy of a packet that comes when the first has gone is no new packet; neither is what never came by then."""
+        """A copy that comes when the first has gone is no new packet; neither is what never came by then."""
         store = PacketStore("video")
         for index in (100, 101, 103):
             store.add(packet(index, 1.0))
