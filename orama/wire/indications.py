@@ -7,7 +7,7 @@ here: an IPv4 peer and the data, in either order, and nothing else. Whatever dif
 
 from __future__ import annotations
 
-import socket
+import ipaddress
 import struct
 from functools import lru_cache
 
@@ -77,10 +77,9 @@ def data_header(transaction_id: bytes, peer: Address, size: int) -> bytes:
 @lru_cache(maxsize=1024)
 def _address(masked: bytes) -> Address:
     port, ip = _port_and_ip.unpack(masked)
-    return socket.inet_ntoa((ip ^ COOKIE).to_bytes(4, "big")), port ^ COOKIE >> 16
+    return str(ipaddress.IPv4Address(ip ^ COOKIE)), port ^ COOKIE >> 16
 
 
 @lru_cache(maxsize=1024)
 def _masked(address: Address) -> tuple[int, int]:
-    ip = int.from_bytes(socket.inet_aton(address[0]), "big")
-    return address[1] ^ COOKIE >> 16, ip ^ COOKIE
+    return address[1] ^ COOKIE >> 16, int(ipaddress.IPv4Address(address[0])) ^ COOKIE

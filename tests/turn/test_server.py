@@ -417,6 +417,7 @@ class AllocateTests(SynchronousTestCase):
         self.assertEqual(code(self.client.allocate()), 0)
         self.world.clock.advance(600)
         self.world.server.tick()
+        self.client.credentials = self.world.credentials()
         self.assertEqual(code(self.client.allocate()), 0)
 
     def test_port_taken_in_the_fabric(self) -> None:
