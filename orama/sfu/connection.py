@@ -174,9 +174,9 @@ class Connection:
             return
         self._begin()
         self._counters.offers_sent += 1
+        self._expect()
         self._listener.offering(proposed.added)
         self._listener.say(Offer(proposed.sdp))
-        self._expect()
 
     def _expect(self, seconds: float | None = None) -> None:
         """Make the offer again when it is not answered in time."""
@@ -190,8 +190,8 @@ class Connection:
         offer = self.negotiator.repeat()
         if offer is not None:
             self._counters.offers_repeated += 1
-            self._listener.say(Offer(offer))
             self._expect()
+            self._listener.say(Offer(offer))
 
     def _cancel(self) -> None:
         call, self._offer_call = self._offer_call, None

@@ -1,0 +1,297 @@
+"""One client in a room: what it may say when, what it hears, and how it comes back."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+
+from orama.settings import SfuSettings
+from orama.sfu.connection import AFTER_WRONG_ANSWER
+from orama.sfu.events import (
+    Answer,
+    Error,
+    Kicked,
+    Offer,
+    PeerJoined,
+    PeerLeft,
+    TrackAdded,
+    TrackRemoved,
+    TrackState,
+)
+from orama.sfu.peer import MAX_WAITING
+from tests.sfu.guests import Guest, RoomsCase
+from tests.sfu.test_ice import check
+
+CANDIDATE = "candidate:1 1 udp 2122252543 192.0.2.1 50000 typ {} raddr 0.0.0.0 rport 0"
+
+
+class StartTests(RoomsCase):
+    def test_nothing_before_start(self) -> None:
+        """Until ``start`` nothing is said; what happened meanwhile comes first then."""
+        one = self.guest()
+        one.publish("audio1")
+        two = Guest(self.rooms, "room")
+        self.assertEqual(len(two.peer.others()), 1)
+        three = self.guest()
+        self.wait()
+        self.assertEqual(two.events, [])
+        two.peer.start()
+        self.wait()
+        self.assertEqual(two.events[0], PeerJoined(three.peer.peer_id, "user", {}))
+        self.assertEqual([type(event) for event in two.events[1:]], [TrackAdded, Offer])
+
+    def test_welcome_says_it_all(self) -> None:
+        """What ``others`` has told before ``start`` is not told again."""
+        two = Guest(self.rooms, "room")
+        one = self.guest()
+        self.assertEqual([info.peer_id for info in two.peer.others()], [one.peer.peer_id])
+        two.peer.start()
+        self.assertEqual(two.events, [])
+
+
+class OfferTests(RoomsCase):
+    def test_repeated(self) -> None:
+        """An offer that is not answered in time is made again, word for word."""
+        one, two = self.guest(), self.guest()
+        two.deaf = True
+        one.publish("audio1")
+        self.wait()
+        (first,) = two.told(Offer)
+        self.wait(self.sfu.offer_timeout)
+        self.assertEqual(two.told(Offer), [first, first])
+        two.deaf = False
+        self.wait(self.sfu.offer_timeout)
+        self.assertEqual(two.tracks, {"audio1"})
+        self.wait(20)
+        self.assertEqual(len(two.told(Offer)), 3)
+
+    def test_gathered(self) -> None:
+        """What happens at once is one offer."""
+        guests = [self.guest() for _ in range(4)]
+        listener = self.guest()
+        for guest in guests:
+            guest.publish("audio1", "video1")
+        self.wait()
+        self.assertEqual(len(listener.tracks), 8)
+        self.assertEqual(len(listener.told(Offer)), 1)
+
+    def test_crossed(self) -> None:
+        """When both offer at once ours is forgotten, theirs answered, and ours made again."""
+        one, two = self.guest(), self.guest()
+        one.publish("audio1")
+        two.browser.add_transceiver("video", "video2")
+        theirs = two.browser.offer()
+        self.wait()
+        self.assertEqual(two.tracks, set())
+        two.peer.offer(theirs)
+        self.wait()
+        self.assertEqual([type(event) for event in two.events], [TrackAdded, Offer, Answer, Offer])
+        self.assertEqual((two.tracks, two.browser.sending), ({"audio1"}, {"video2"}))
+        self.wait()
+        self.assertEqual(one.tracks, {"video2"})
+
+    def test_wrong_answer(self) -> None:
+        """An answer that does not fit is an error, and the offer is made again."""
+        one, two = self.guest(), self.guest()
+        self.assert_refused("invalid_answer", two.peer.answer, "v=0")
+        two.deaf = True
+        one.publish("audio1")
+        self.wait()
+        self.assert_refused("invalid_answer", two.peer.answer, "nonsense")
+        two.deaf = False
+        self.wait(AFTER_WRONG_ANSWER)
+        self.assertEqual(two.tracks, {"audio1"})
+
+    def test_wrong_offer(self) -> None:
+        """An offer that cannot be used is an error, and what was agreed goes on."""
+        one, two = self.guest(), self.guest()
+        one.publish("audio1")
+        self.wait()
+        self.assert_refused("invalid_offer", one.peer.offer, "nonsense")
+        one.publish("video1")
+        self.wait()
+        self.assertEqual(two.tracks, {"audio1", "video1"})
+
+
+class CandidateTests(RoomsCase):
+    def test_relay_only(self) -> None:
+        """Candidates are looked at: ``relay`` passes, an empty one ends, every other type is refused and counted."""
+        peer = self.guest().peer
+        peer.candidate(CANDIDATE.format("relay"), "0", 0, "abcd")
+        peer.candidate("", None, None)
+        for kind in ("host", "srflx", "prflx"):
+            self.assert_refused("invalid_candidate", peer.candidate, CANDIDATE.format(kind))
+        mdns = "candidate:1 1 udp 2113937151 e03366f6-5161-4287-aca2-f1f7411e81fe.local 50116 typ host"
+        self.assert_refused("invalid_candidate", peer.candidate, mdns)
+        self.assert_refused("invalid_candidate", peer.candidate, "x" * 1_000_000)
+        samples = {(name, labels["namespace"]): value for name, labels, value in self.rooms.samples()}
+        self.assertEqual(samples["orama_sfu_candidates_refused_total", "default"], 5)
+
+
+class PermissionTests(RoomsCase):
+    def test_publish(self) -> None:
+        """Who may not publish hears ``forbidden`` and is answered; nobody gets a track."""
+        viewer, other = self.guest(permissions=frozenset({"subscribe"})), self.guest()
+        viewer.publish("video1")
+        self.wait()
+        joined, error, answer = viewer.events
+        self.assertEqual((type(joined), type(error), type(answer)), (PeerJoined, Error, Answer))
+        self.assertEqual((error.code, error.fatal), ("forbidden", False))
+        self.assertEqual(other.events, [])
+        other.publish("audio1")
+        self.wait()
+        self.assertEqual(viewer.tracks, {"audio1"})
+
+    def test_subscribe(self) -> None:
+        """Who may not subscribe is offered nothing."""
+        one, sender = self.guest(), self.guest(permissions=frozenset({"publish"}))
+        one.publish("audio1")
+        self.wait()
+        self.assertEqual(sender.told(Offer), [])
+        self.assert_refused("forbidden", sender.peer.subscribe, "audio1")
+
+
+class SubscriptionTests(RoomsCase):
+    def test_unsubscribe(self) -> None:
+        """A track is taken away on request and comes back on request; what is unknown is ``unknown_track``."""
+        one, two = self.guest(), self.guest()
+        one.publish("audio1", "video1")
+        self.wait()
+        two.peer.unsubscribe("video1")
+        self.wait()
+        self.assertEqual(two.tracks, {"audio1"})
+        two.peer.subscribe("video1", "low", 3)
+        self.wait()
+        self.assertEqual(two.tracks, {"audio1", "video1"})
+        added = [event for event in two.told(TrackAdded) if event.track_id == "video1"]
+        self.assertEqual(len(added), 2)
+        for call in (two.peer.subscribe, two.peer.unsubscribe, one.peer.unsubscribe):
+            self.assert_refused("unknown_track", call, "video9" if call != one.peer.unsubscribe else "audio1")
+        self.assert_refused("invalid_message", two.peer.subscribe, "video1", "highest")
+
+    def test_unsubscribed_track_ends(self) -> None:
+        """The end of a track that was known is told even when it is not subscribed."""
+        one, two = self.guest(), self.guest()
+        one.publish("video1")
+        self.wait()
+        two.peer.unsubscribe("video1")
+        self.wait()
+        one.peer.leave()
+        (removed,) = two.told(TrackRemoved)
+        self.assertEqual((removed.track_id, removed.mid), ("video1", None))
+
+
+class StateTests(RoomsCase):
+    def test_by_id_and_by_mid(self) -> None:
+        """A publisher names its track by id or by mid; the others hear the id."""
+        one, two = self.guest(), self.guest()
+        one.publish("audio1")
+        self.wait()
+        one.peer.track_state("0", True)
+        one.peer.track_state("audio1", False)
+        self.assertEqual(two.told(TrackState), [TrackState("audio1", True), TrackState("audio1", False)])
+        self.assertEqual(one.told(TrackState), [])
+        self.assert_refused("unknown_track", two.peer.track_state, "audio1", True)
+
+
+class ResumeTests(RoomsCase):
+    def test_taken_up_again(self) -> None:
+        """While the socket is away nobody notices; what happened is told when it is back."""
+        one, two = self.guest(), self.guest()
+        one.publish("audio1")
+        self.wait()
+        two.peer.detach()
+        heard = len(two.events)
+        three = self.guest()
+        three.publish("video3")
+        self.wait(14)
+        self.assertEqual(len(two.events), heard)
+        self.assertEqual(one.told(PeerLeft), [])
+        two.peer.attach(two.hear)
+        self.wait()
+        self.assertEqual([type(event) for event in two.events[heard:]], [PeerJoined, TrackAdded, Offer])
+        self.assertEqual(two.tracks, {"audio1", "video3"})
+        self.wait(30)
+        self.assertFalse(two.peer.left)
+
+    def test_too_late(self) -> None:
+        """After the resume timeout the peer is gone."""
+        one, two = self.guest(), self.guest()
+        two.peer.detach()
+        self.wait(self.sfu.resume_timeout)
+        self.assertEqual(one.told(PeerLeft), [PeerLeft(two.peer.peer_id, "timeout")])
+        two.peer.attach(two.hear)
+        self.assertEqual(two.events[-1], Kicked("timeout"))
+
+    def test_unanswered_offer(self) -> None:
+        """An offer that was lost with the socket is made again on the new one."""
+        one, two = self.guest(), self.guest()
+        two.deaf = True
+        one.publish("audio1")
+        self.wait()
+        two.peer.detach()
+        two.deaf = False
+        self.wait(10)
+        two.peer.attach(two.hear)
+        self.assertEqual(two.tracks, {"audio1"})
+
+    def test_bounded(self) -> None:
+        """A peer that is away for too many events is gone."""
+        one, two = self.guest(), self.guest()
+        one.publish("audio1")
+        self.wait()
+        two.peer.detach()
+        for i in range(MAX_WAITING):
+            one.peer.track_state("audio1", bool(i % 2))
+        self.assertFalse(two.peer.left)
+        one.peer.track_state("audio1", True)
+        self.assertTrue(two.peer.left)
+
+
+class SilenceTests(RoomsCase):
+    sfu = SfuSettings(media_timeout=10.0)
+
+    def test_checks_stop(self) -> None:
+        """A client whose connectivity checks stop is gone after the media timeout, whatever its socket does."""
+        one, two = self.guest(), self.guest()
+        two.publish("audio1")
+        connection = two.peer.connection
+        relay = ("127.0.0.1", 50001)
+        for _ in range(5):
+            self.fabric.deliver([check(connection._agent)], relay, connection._port.address)
+            self.wait(9)
+        self.assertFalse(two.peer.left)
+        self.wait(3)
+        self.assertEqual(one.told(PeerLeft), [PeerLeft(two.peer.peer_id, "timeout")])
+        self.assertEqual(two.events[-1], Kicked("timeout"))
+
+    def test_never_connected(self) -> None:
+        """A client that has not got through yet keeps its place as long as its socket stands."""
+        one = self.guest()
+        one.publish("audio1")
+        self.wait(60)
+        self.assertFalse(one.peer.left)
+
+
+class BrokenTests(RoomsCase):
+    def test_failed(self) -> None:
+        """A handshake that fails is a fatal error with the code of the description that had the fingerprint."""
+        one, two = self.guest(), self.guest()
+        two.publish("audio1")
+        dtls = two.peer.connection._dtls
+        assert dtls is not None
+        dtls.on_state("failed")
+        error, kicked = two.events[-2:]
+        self.assertEqual((error.code, error.fatal), ("invalid_offer", True))
+        self.assertEqual(kicked, Kicked("timeout"))
+        self.assertEqual(one.told(PeerLeft), [PeerLeft(two.peer.peer_id, "timeout")])
+
+    def test_closed(self) -> Deferred[None]:
+        """A client that closes its connection has left."""
+        one, two = self.guest(), self.guest()
+        two.publish("audio1")
+        dtls = two.peer.connection._dtls
+        assert dtls is not None
+        dtls.on_state("closed")
+        self.assertEqual(one.told(PeerLeft), [PeerLeft(two.peer.peer_id, "left")])
+        self.assertEqual(two.events[-1], Kicked("left"))
+        return self.rooms.stop()
