@@ -13,6 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+#: Where TURN is with ``--base-domain localhost``: every name under localhost is this machine for a browser.
+TURN_NAME = "turn.ns-default.localhost"
+
 
 @frozen
 class Certificates:
@@ -24,7 +27,7 @@ class Certificates:
 
 
 def issue(directory: Path) -> Certificates:
-    """Certificates for 127.0.0.1 and localhost, written into *directory*."""
+    """Certificates for 127.0.0.1, localhost and TURN under it, written into *directory*."""
     directory.mkdir(parents=True, exist_ok=True)
     root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     root_name, name = _name("orama tests"), _name("localhost")
@@ -34,7 +37,7 @@ def issue(directory: Path) -> Certificates:
         .add_extension(_usage(signs=True), True)
         .sign(root_key, hashes.SHA256())
     )
-    names = [x509.DNSName("localhost"), x509.DNSName("*.localhost"), x509.IPAddress(ip_address("127.0.0.1"))]
+    names = [x509.DNSName("localhost"), x509.DNSName(TURN_NAME), x509.IPAddress(ip_address("127.0.0.1"))]
     leaf = (
         _builder(name, root_name, key)
         .add_extension(x509.BasicConstraints(False, None), True)

@@ -77,7 +77,7 @@ class Firefox:
             stderr=subprocess.DEVNULL,
         )
         self._client = Marionette(host="127.0.0.1", port=port)
-        self._client.wait_for_port(60)
+        self._client.raise_for_port(timeout=60)
         self._client.start_session()
         self._client.timeout.script = SCRIPT_TIMEOUT
 
