@@ -33,6 +33,8 @@ GATHER = 0.03
 GATHER_FIRST = 0.1
 #: Seconds after an answer of ours before we offer: a browser that is still busy with it ignores an offer.
 AFTER_ANSWER = 0.1
+#: Seconds that the offer after an answer of ours waits at first, in case that the browser was busy all the same.
+IMPATIENT = 1.0
 #: Seconds after an answer that did not fit.
 AFTER_WRONG_ANSWER = 1.0
 
@@ -174,7 +176,8 @@ class Connection:
             return
         self._begin()
         self._counters.offers_sent += 1
-        self._expect()
+        crossing = self._clock.seconds() < self._quiet_until + IMPATIENT
+        self._expect(min(IMPATIENT, self._settings.offer_timeout) if crossing else None)
         self._listener.offering(proposed.added)
         self._listener.say(Offer(proposed.sdp))
 
@@ -205,9 +208,10 @@ class Connection:
         :raises SignalError: ``invalid_offer``; nothing has changed.
         """
         self._counters.offers_received += 1
-        glare = self.negotiator.offering
+        glare, dropped = self.negotiator.offering, self.negotiator.candidates_dropped
         answered = self.negotiator.remote_offer(text)
         self._counters.glares += glare
+        self._counters.candidates_refused += self.negotiator.candidates_dropped - dropped
         self._begin()
         self._cancel()
         self._take(answered.agreement, answered.forbidden, "invalid_offer")
@@ -221,15 +225,18 @@ class Connection:
         """
         :raises SignalError: ``invalid_answer``; the offer is made again.
         """
+        dropped = self.negotiator.candidates_dropped
         try:
             agreement = self.negotiator.remote_answer(text)
         except SignalError:
             if self.negotiator.offering:
                 self._expect(AFTER_WRONG_ANSWER)
             raise
+        self._counters.candidates_refused += self.negotiator.candidates_dropped - dropped
         if agreement is None:
             return
-        self._cancel()
+        if not self.negotiator.offering:
+            self._cancel()
         self._take(agreement, frozenset(), "invalid_answer")
         self.negotiate()
 

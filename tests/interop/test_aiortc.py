@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
 
+from aiortc.mediastreams import AudioStreamTrack
 from aiortc.rtcconfiguration import RTCBundlePolicy
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from orama.errors import SignalError
-from orama.sfu.events import DataChannel, PeerLeft, TrackAdded, TrackRemoved
+from orama.sfu.events import DataChannel, Error, PeerLeft, TrackAdded, TrackRemoved
 from tests.interop.aiortc_client import AiortcClient, deferred
 from tests.interop.house import House
 
@@ -186,6 +188,24 @@ class AiortcTests(TestCase):
             with self.assertRaises(SignalError) as caught:
                 one.peer.track_state("x", True)
             self.assertEqual(caught.exception.code, "not_joined")
+
+        return deferred(call())
+
+    def test_wrong_fingerprint(self) -> Deferred[None]:
+        """A certificate that is not that of the description ends in a fatal ``invalid_offer``, for nobody else."""
+
+        async def call() -> None:
+            one, two, stranger = self.client(), self.client(), self.client()
+            await one.publish("audio")
+            stranger.connection.addTrack(AudioStreamTrack())
+            await stranger.connection.setLocalDescription(await stranger.connection.createOffer())
+            text = stranger.connection.localDescription.sdp
+            stranger.peer.offer(re.sub(r"(a=fingerprint:sha-256) \S+", r"\1 " + ":".join(["AB"] * 32), text))
+            await stranger.until(lambda: bool(stranger.told(Error)))
+            (error,) = stranger.told(Error)
+            self.assertEqual((error.code, error.fatal), ("invalid_offer", True))
+            self.assertTrue(stranger.peer.left)
+            await two.until(lambda: sum(two.frames_of("audio")) >= 10)
 
         return deferred(call())
 
