@@ -96,6 +96,7 @@ class SignalProtocol(WebSocketServerProtocol):
         self._backlog = _Backlog()
         self._heard = self._pinged = service.now()
         self._closing: float | None = None
+        self._cut = False
 
     # From Autobahn.
 
@@ -180,6 +181,9 @@ class SignalProtocol(WebSocketServerProtocol):
         return self._service.lobby.settings
 
     def _abort(self, why: str) -> None:
+        if self._cut:
+            return
+        self._cut = True
         _log.info("a signalling socket of {peer} is dropped: {why}", peer=self.peer, why=why)
         self._service.dropped += 1
         self.abort()
