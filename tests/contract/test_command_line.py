@@ -1,0 +1,145 @@
+"""Contract, section 7: every command against a running node, as a table and as JSON, with its exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jwt
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.contract import turn
+from tests.contract.rest import ask
+from tests.contract.stage import directory, shared
+from tests.node import NodeProcess, environment
+
+ROOMS = "/v1/webrtc/rooms"
+
+
+def orama(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "orama.cli.main", *arguments, "--data-dir", str(data_dir)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+
+
+def run(node: NodeProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return orama(node.data, *arguments)
+
+
+def data(node: NodeProcess, *arguments: str) -> Any:
+    """What a command says in JSON."""
+    done = run(node, *arguments, "--json")
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return json.loads(done.stdout)
+
+
+class CommandTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.node = shared()
+
+    def table(self, *arguments: str) -> str:
+        done = run(self.node, *arguments)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), arguments)
+        self.assertFalse(done.stdout.lstrip().startswith("{"))
+        return done.stdout
+
+    def refused(self, *arguments: str) -> str:
+        """Exit code 1, the reason in one line on stderr, nothing on stdout."""
+        done = run(self.node, *arguments)
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (1, "", 1), arguments)
+        return done.stderr
+
+    def test_namespaces(self) -> None:
+        """create, list and delete; a namespace works at once and its keys are worth nothing once it is gone."""
+        made = data(self.node, "namespace", "create", "alpha")
+        self.assertLessEqual({"name", "created_at"}, set(made))
+        key = data(self.node, "namespace", "key", "create", "--namespace", "alpha", "--role", "owner")
+        self.assertEqual((key["namespace"], key["role"]), ("alpha", "owner"))
+        self.assertRegex(key["api_key"], r"^ak_\S+:alpha$")
+        headers = {"X-API-Key": key["api_key"]}
+        self.assertEqual(ask(self.node, "POST", ROOMS, {"room_id": "r"}, headers).status, 201)
+        listed = data(self.node, "namespace", "list")["namespaces"]
+        self.assertIn("alpha", [each["name"] for each in listed])
+        self.assertIn("alpha", self.table("namespace", "list"))
+        self.refused("namespace", "create", "alpha")
+        self.table("namespace", "delete", "alpha")
+        self.assertEqual(ask(self.node, "GET", ROOMS, headers=headers).status, 401)
+        self.refused("namespace", "delete", "alpha")
+        self.refused("namespace", "create", "Not A Name")
+
+    def test_webrtc(self) -> None:
+        """enable, disable and webrtc-status."""
+        data(self.node, "namespace", "create", "beta")
+        off = data(self.node, "namespace", "disable", "webrtc", "--namespace", "beta")
+        self.assertEqual(set(off), {"status", "namespace", "message"})
+        self.assertFalse(data(self.node, "namespace", "webrtc-status", "--namespace", "beta")["desired"]["enabled"])
+        self.refused("namespace", "disable", "webrtc", "--namespace", "beta")
+        self.assertIn("beta", self.table("namespace", "enable", "webrtc", "--namespace", "beta"))
+        self.refused("namespace", "enable", "webrtc", "--namespace", "beta")
+        status = data(self.node, "namespace", "webrtc-status", "--namespace", "beta")
+        self.assertTrue(status["desired"]["enabled"])
+        self.assertEqual([(each["sfu_up"], each["turn_up"]) for each in status["observed"]["nodes"]], [(True, True)])
+        self.assertNotIn("secret", json.dumps(status))
+        self.assertIn("beta", self.table("namespace", "webrtc-status", "--namespace", "beta"))
+        self.refused("namespace", "webrtc-status", "--namespace", "nobody")
+
+    def test_tokens(self) -> None:
+        """A token with the claims that were asked for, which the node takes."""
+        arguments = ("token", "issue", "--namespace", "default", "--user", "ann")
+        made = data(self.node, *arguments, "--role", "owner", "--room", "a", "--room", "b", "--ttl", "60")
+        claims = jwt.decode(made["token"], options={"verify_signature": False})
+        self.assertEqual((claims["sub"], claims["namespace"], claims["role"]), ("ann", "default", "owner"))
+        self.assertEqual(claims["rooms"], ["a", "b"])
+        self.assertTrue(50 < claims["exp"] - time.time() <= 60, claims)
+        headers = {"Authorization": f"Bearer {made['token']}"}
+        self.assertEqual(ask(self.node, "GET", ROOMS, headers=headers).status, 200)
+        self.assertIn("ann", self.table(*arguments))
+        self.refused("token", "issue", "--namespace", "nobody", "--user", "ann")
+
+    def test_turn(self) -> None:
+        """Credentials that make an allocation, and the secret that makes credentials."""
+        made = data(self.node, "turn", "credentials", "--namespace", "default")
+        self.assertEqual(set(made), {"uris", "username", "password", "ttl"})
+        client = turn.of(made)
+        self.addCleanup(client.release)
+        self.assertEqual(client.allocate().code, 0)
+        self.assertIn(made["username"].partition(":")[2], self.table("turn", "credentials", "--namespace", "default"))
+        secret = self.table("turn", "secret", "--namespace", "default").strip()
+        self.assertEqual(data(self.node, "turn", "secret", "--namespace", "default")["secret"], secret)
+        self.assertEqual(turn.password(secret, made["username"]), made["password"])
+        self.refused("turn", "credentials", "--namespace", "nobody")
+        self.refused("turn", "secret", "--namespace", "nobody")
+
+    def test_nodes(self) -> None:
+        """This node is in the list."""
+        [node] = data(self.node, "node", "list")["nodes"]
+        self.assertEqual(node["public_ip"], "127.0.0.1")
+        self.assertIn(node["node_id"], self.table("node", "list"))
+
+    def test_wrong_usage(self) -> None:
+        """Exit code 2, with the reason on stderr and nothing on stdout."""
+        for arguments in (
+            ("nonsense",),
+            ("namespace", "create"),
+            ("namespace", "key", "create", "--namespace", "default"),
+            ("namespace", "key", "create", "--namespace", "default", "--role", "king"),
+            ("namespace", "enable", "telephony", "--namespace", "default"),
+            ("token", "issue", "--namespace", "default"),
+            ("turn", "secret"),
+        ):
+            done = run(self.node, *arguments)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), arguments)
+            self.assertTrue(done.stderr)
+
+    def test_no_node(self) -> None:
+        """Where no node runs: exit code 1 and one line."""
+        done = orama(directory(), "namespace", "list")
+        self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (1, "", 1))
+
+    def test_secret_nowhere_else(self) -> None:
+        """The secret is asked for over the control socket alone."""
+        for path in ("/v1/control/turn/secret?namespace=default", "/v1/control/namespaces", "/v1/turn/secret"):
+            self.assertEqual(ask(self.node, "GET", path).status, 404)
