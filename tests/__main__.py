@@ -14,14 +14,16 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 ROOM = TOP / "build" / "trial"
 #: Packages whose tests need the machine for themselves.
 ALONE = ("browser", "interop", "lab")
-#: How many trial workers share the rest.
+#: Of the rest, what takes long and therefore goes first.
+LONG = ("fuzz", "sfu", "turn", "signaling", "rest")
+#: How many trials share the rest.
 WORKERS = 2
 
 CHECKS: dict[str, list[str]] = {
@@ -52,19 +54,27 @@ def check() -> list[str]:
 
 
 def names(alone: bool) -> list[str]:
-    """The packages and modules of tests that run alone, or those that do not."""
+    """The packages and modules of tests that run alone, or those that do not; the longest first."""
     packages = sorted(path.parent.name for path in TOP.glob("tests/*/__init__.py"))
     modules = sorted(path.stem for path in TOP.glob("tests/test_*.py"))
     if alone:
         return [f"tests.{name}" for name in packages if name in ALONE]
-    return [f"tests.{name}" for name in [*packages, *modules] if name not in ALONE]
+    others = [name for name in [*packages, *modules] if name not in ALONE]
+    return [f"tests.{name}" for name in sorted(others, key=lambda name: name not in LONG)]
 
 
-def lines(command: list[str]) -> Iterator[str]:
-    """What *command* says in the trial room, line by line, passed on as it comes."""
+def trial(tests: list[str], number: int, live: bool) -> Counter[str]:
+    """Run *tests* in one trial; what its closing line counted. A run without one counts as an error.
+
+    Not ``trial --jobs``: its workers speak to their parent over the very loop that many tests load.
+    """
+    command = [sys.executable, "-m", "twisted.trial", "--reactor=asyncio", f"--temp-directory={ROOM / f'temp{number}'}"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    counts: Counter[str] = Counter()
+    closed = False
+    said = []
     with subprocess.Popen(
-        command,
+        [*command, *tests],
         cwd=ROOM,
         env=environment,
         stdout=subprocess.PIPE,
@@ -74,27 +84,27 @@ def lines(command: list[str]) -> Iterator[str]:
     ) as running:
         assert running.stdout is not None
         for line in running.stdout:
-            print(line, end="", flush=True)
-            yield line
-
-
-def trial(tests: list[str], workers: int) -> Counter[str]:
-    """Run *tests*; what trial's closing line counted. A run without one counts as a failure."""
-    command = [sys.executable, "-m", "twisted.trial", "--reactor=asyncio", f"--temp-directory={ROOM / 'temp'}"]
-    if workers > 1:
-        command.append(f"--jobs={workers}")
-    counts: Counter[str] = Counter()
-    closed = False
-    for line in lines([*command, *tests]):
-        closing = _CLOSING.fullmatch(line)
-        if closing:
-            closed = True
-            for part in filter(None, (closing["counts"] or "").split(", ")):
-                name, _, number = part.partition("=")
-                counts[name] += int(number)
+            if live:
+                print(line, end="", flush=True)
+            said.append(line)
+            closing = _CLOSING.fullmatch(line)
+            if closing:
+                closed = True
+                for part in filter(None, (closing["counts"] or "").split(", ")):
+                    name, _, count = part.partition("=")
+                    counts[name] += int(count)
     if not closed:
         counts["errors"] += 1
+    if not live:
+        print("".join(said), end="", flush=True)
     return counts
+
+
+def side_by_side(tests: list[str]) -> Counter[str]:
+    """Each of *tests* in a trial of its own, a few at a time; what each said comes when it is done."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        runs = [pool.submit(trial, [name], number, False) for number, name in enumerate(tests, 1)]
+        return sum((run.result() for run in runs), Counter())
 
 
 def main(arguments: list[str]) -> int:
@@ -107,11 +117,10 @@ def main(arguments: list[str]) -> int:
         link.symlink_to(TOP / "tests")
     counts: Counter[str] = Counter()
     if arguments:
-        counts += trial(arguments, 1)
+        counts += trial(arguments, 0, True)
     else:
-        counts += trial(names(alone=False), WORKERS)
-        if names(alone=True):
-            counts += trial(names(alone=True), 1)
+        counts += side_by_side(names(alone=False))
+        counts += trial(names(alone=True), 0, True)
     passed = counts["successes"] + counts["expectedFailures"]
     failed = counts["failures"] + counts["errors"] + counts["unexpectedSuccesses"]
     if failed_checks:
