@@ -318,12 +318,16 @@ def main() -> None:
         for direction in ("up", "down")
     ]
     results: dict[Load, dict[str, list[Result]]] = {load: {"orama": [], "coturn": []} for load in loads}
+    before = os.getloadavg()
     with tempfile.TemporaryDirectory() as directory, servers(Path(directory)) as running:
         for _ in range(chosen.rounds):
             for load in loads:
                 for name, (server, address) in running.items():
                     results[load][name].append(measure(server, address, load, chosen.clients))
     print("\n".join(table(results)))
+    print(
+        f"{os.cpu_count()} CPUs, load average {before[0]:.1f} before and {os.getloadavg()[0]:.1f} after; medians of {chosen.rounds}"
+    )
 
 
 if __name__ == "__main__":
