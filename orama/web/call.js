@@ -305,7 +305,7 @@ export class Call {
 
   #state({ state, media }) {
     if (state === "reconnecting") banner("Connection lost. Reconnecting…");
-    else if (media === "failed" || media === "disconnected") banner("Sound and picture are interrupted. Trying again…");
+    else if (["failed", "disconnected"].includes(media)) banner("Sound and picture are interrupted. Trying again…");
     else banner(null);
   }
 

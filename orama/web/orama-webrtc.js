@@ -18,6 +18,7 @@
 
 import { Channel, Incoming } from "./channel.js";
 import { Publication } from "./publication.js";
+import { Roster, streamIds } from "./roster.js";
 import { RoomError, Signaling } from "./signaling.js";
 
 export { Channel, Publication, RoomError };
@@ -52,23 +53,8 @@ const TRANSPORTS = {
  */
 
 /**
- * @typedef {object} RemoteTrack
- * @property {string} trackId
- * @property {string} peerId whose it is.
- * @property {"audio"|"video"} kind
- * @property {string} source `camera`, `microphone`, `screen`, …
- * @property {?string} mid of this client's own connection; null while not forwarded.
- * @property {string[]} layers what {@link Room#subscribe} can choose from.
- * @property {boolean} muted
- * @property {?MediaStreamTrack} mediaTrack null until the browser has it.
- */
-
-/**
- * @typedef {object} Peer
- * @property {string} peerId
- * @property {string} userId
- * @property {*} metadata
- * @property {Map<string, RemoteTrack>} tracks by track id.
+ * @typedef {import("./roster.js").Peer} Peer
+ * @typedef {import("./roster.js").RemoteTrack} RemoteTrack
  */
 
 /**
@@ -101,8 +87,6 @@ export async function connect(options) {
  * | `error` | `{error}`, a {@link RoomError} or what the browser threw |
  */
 export class Room extends EventTarget {
-  /** @type {Map<string, Peer>} the others, by peer id. */
-  peers = new Map();
   /** @type {Set<Publication>} what this client publishes. */
   publications = new Set();
   /** @type {?string} */
@@ -126,6 +110,7 @@ export class Room extends EventTarget {
   #wantsOffer = false;
   #channels = new Map();
   #incoming = null;
+  #roster = new Roster((type, detail) => this.#emit(type, detail));
   #online = () => this.state === "reconnecting" && this.#signaling.connect();
 
   /** @param {ConnectOptions} options */
@@ -145,6 +130,11 @@ export class Room extends EventTarget {
 
   get roomId() {
     return this.#options.room;
+  }
+
+  /** @type {Map<string, Peer>} the others, by peer id. */
+  get peers() {
+    return this.#roster.peers;
   }
 
   /** @type {?RTCPeerConnection} for statistics; what it negotiates is this object's business. */
@@ -318,13 +308,14 @@ export class Room extends EventTarget {
       case "ice-candidate":
         return this.#candidate(message);
       case "peer-joined":
-        return this.#peerJoined(message);
+        return this.#roster.joined(message);
       case "peer-left":
-        return this.#peerLeft(message.peerId, message.reason);
+        return this.#roster.left(message.peerId, message.reason);
       case "track-added":
-        return this.#trackAdded(message);
+        this.#roster.trackAdded(message);
+        return this.#roster.attach(this.#connection);
       case "track-removed":
-        return this.#trackRemoved(message.trackId);
+        return this.#roster.trackRemoved(message.trackId);
       case "track-state":
         return this.#trackState(message);
       case "active-speakers":
@@ -362,14 +353,8 @@ export class Room extends EventTarget {
     if (this.peerId !== peerId) this.#dropConnection();
     Object.assign(this, { peerId, userId });
     this.#resume = resume;
-    const present = new Map(peers.map((peer) => [peer.peerId, peer]));
-    for (const id of [...this.peers.keys()]) if (!present.has(id)) this.#peerLeft(id, "left");
-    for (const peer of peers) {
-      this.#peerJoined(peer);
-      const there = new Set(peer.tracks.map((track) => track.trackId));
-      for (const id of [...this.peers.get(peer.peerId).tracks.keys()]) if (!there.has(id)) this.#trackRemoved(id);
-      for (const track of peer.tracks) this.#trackAdded({ ...track, peerId: peer.peerId });
-    }
+    this.#roster.reconcile(peers);
+    this.#roster.attach(this.#connection);
   }
 
   async #credentials({ uris, username, password }) {
@@ -426,7 +411,7 @@ export class Room extends EventTarget {
     clearTimeout(this.#offerTimer);
     clearTimeout(this.#iceTimer);
     for (const publication of this.publications) publication.transceiver = null;
-    for (const id of [...this.peers.keys()]) this.#peerLeft(id, "left");
+    this.#roster.clear();
     connection?.close();
   }
 
@@ -465,7 +450,7 @@ export class Room extends EventTarget {
     await connection.setRemoteDescription({ type: "offer", sdp });
     await connection.setLocalDescription();
     this.#signaling.send({ type: "answer", sdp: connection.localDescription.sdp });
-    this.#attachTracks();
+    this.#roster.attach(connection);
   }
 
   async #candidate({ candidate, sdpMid, sdpMLineIndex, usernameFragment }) {
@@ -492,74 +477,8 @@ export class Room extends EventTarget {
     else if (this.state === "connected") this.#rejoin(this.#signaling.url);
   }
 
-  // Peers and their tracks.
-
-  #peerJoined({ peerId, userId, metadata }) {
-    if (this.peers.has(peerId)) return;
-    const peer = { peerId, userId, metadata, tracks: new Map() };
-    this.peers.set(peerId, peer);
-    this.#emit("peer-joined", { peer });
-  }
-
-  #peerLeft(peerId, reason) {
-    const peer = this.peers.get(peerId);
-    if (!peer) return;
-    for (const trackId of [...peer.tracks.keys()]) this.#trackRemoved(trackId);
-    this.peers.delete(peerId);
-    this.#emit("peer-left", { peer, reason });
-  }
-
-  #find(trackId) {
-    for (const peer of this.peers.values()) {
-      const track = peer.tracks.get(trackId);
-      if (track) return { peer, track };
-    }
-    return {};
-  }
-
-  #trackAdded({ peerId, trackId, kind, source, mid, layers = [], muted = false }) {
-    const peer = this.peers.get(peerId);
-    if (!peer) return;
-    const track = peer.tracks.get(trackId) ?? { trackId, peerId, kind, source, mid: null, mediaTrack: null };
-    Object.assign(track, { mid: mid ?? track.mid, layers, muted });
-    peer.tracks.set(trackId, track);
-    this.#attachTracks();
-  }
-
-  #trackRemoved(trackId) {
-    const { peer, track } = this.#find(trackId);
-    if (!track) return;
-    peer.tracks.delete(trackId);
-    this.#emit("track-removed", { peer, track });
-  }
-
-  /**
-   * Gives each remote track the browser's own. They meet by `mid` and msid of the SFU's last description,
-   * as an m-line that is used again brings a MediaStreamTrack whose id is from its former life.
-   */
-  #attachTracks() {
-    if (!this.#connection?.remoteDescription) return;
-    const sections = streamIds(this.#connection.remoteDescription.sdp);
-    const receivers = new Map(this.#connection.getTransceivers().map(({ mid, receiver }) => [mid, receiver]));
-    for (const peer of this.peers.values()) {
-      for (const track of peer.tracks.values()) {
-        const section = sections.get(track.mid);
-        if (section?.streamId !== track.peerId || section.trackId !== track.trackId) continue;
-        const mediaTrack = receivers.get(track.mid)?.track;
-        if (!mediaTrack || mediaTrack === track.mediaTrack) continue;
-        track.mediaTrack = mediaTrack;
-        this.#emit("track-added", { peer, track });
-      }
-    }
-  }
-
   #trackState({ trackId, muted }) {
-    const { peer, track } = this.#find(trackId);
-    if (track) {
-      track.muted = muted;
-      this.#emit("track-state", { peer, track, muted });
-      return;
-    }
+    if (this.#roster.trackState(trackId, muted)) return;
     const own = streamIds(this.#connection?.localDescription?.sdp ?? "");
     for (const publication of this.publications) {
       const { mid } = publication;
@@ -572,15 +491,4 @@ export class Room extends EventTarget {
   #announceMute({ mid, muted }) {
     if (mid !== null) this.#signaling.send({ type: "track-state", trackId: mid, muted });
   }
-}
-
-/** What `a=msid` says on each m-line of a description: mid → {streamId, trackId}. */
-function streamIds(sdp) {
-  const found = new Map();
-  for (const section of sdp.split(/^m=/m).slice(1)) {
-    const mid = /^a=mid:(\S+)/m.exec(section)?.[1];
-    const msid = /^a=msid:(\S+)(?: (\S+))?/m.exec(section);
-    if (mid && msid) found.set(mid, { streamId: msid[1], trackId: msid[2] });
-  }
-  return found;
 }
