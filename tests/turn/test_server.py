@@ -7,7 +7,7 @@ import struct
 from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
-from orama.turn.credentials import MAX_AHEAD, Credentials, issue, password
+from orama.turn.credentials import Credentials, issue, password
 from orama.wire import stun
 from orama.wire.stun import Class, Method
 from tests.turn.test_peers import INWARD
@@ -186,10 +186,9 @@ class AuthenticationTests(SynchronousTestCase):
         for username, expected in (
             (f"{NOW + 600}", 0),
             (f"{NOW + 600}:myapp:ann", 0),
-            (f"{NOW + MAX_AHEAD}:myapp:bob", 0),
+            (f"{NOW + 365 * 86400}:myapp:bob", 0),
             (f"{NOW}:myapp", 401),
             (f"{NOW - 1}", 401),
-            (f"{NOW + MAX_AHEAD + 1}:myapp", 401),
             ("0:myapp", 401),
             (f"+{NOW + 600}:myapp", 401),
             (f" {NOW + 600}:myapp", 401),
