@@ -15,17 +15,23 @@ from tests.node import NodeProcess
 
 #: Ports below what the kernel gives to clients, and beside the ranges of media, relays and signalling.
 _PORTS = range(14100, 14200)
-#: So that a hundred tests from one address do not meet the limits, which have nodes of their own.
-ROOMY = """
-[limits]
-request_rate = 100000
-request_burst = 100000
-origins = ["https://app.example"]
-[turn]
-unauthenticated_rate = 100000
-unauthenticated_burst = 100000
-allocations_per_namespace = 100
-"""
+#: What every node of these tests is told, by table. A hundred tests from one address do not meet the limits, which have
+#: nodes of their own.
+_ROOMY = {
+    "limits": 'request_rate = 100000\nrequest_burst = 100000\norigins = ["https://app.example"]\n',
+    "turn": "unauthenticated_rate = 100000\nunauthenticated_burst = 100000\nallocations_per_namespace = 100\n",
+}
+#: And what all but the first one are told besides, since the ranges of ports are the whole machine's.
+_NARROW = {"turn": "relay_block = 100\n", "sfu": "media_block = 20\n"}
+
+
+def toml(**tables: str) -> str:
+    """A configuration that is roomy but for what *tables* say; the blocks of ports are small."""
+    said: dict[str, dict[str, str]] = {}
+    for source in (_ROOMY, _NARROW, tables):
+        for table, lines in source.items():
+            said.setdefault(table, {}).update((line.partition(" = ")[0], line) for line in lines.splitlines())
+    return "".join(f"[{table}]\n" + "".join(f"{line}\n" for line in lines.values()) for table, lines in said.items())
 
 
 def free_port() -> int:
@@ -59,15 +65,16 @@ def end(process: NodeProcess) -> None:
     process.wait()
 
 
-def started(*options: str, config: str = "") -> NodeProcess:
-    """A node that is up; whoever asked for it ends it."""
+def started(*options: str, config: str | None = None) -> NodeProcess:
+    """A node that is up, with :func:`toml` unless there is a *config*; whoever asked for it ends it."""
+    config = toml() if config is None else config
     # One port in the URIs is for UDP and TCP, so the kernel cannot choose one for each.
     return NodeProcess(directory(), "--turn-port", str(free_port()), *options, config=config).start()
 
 
 @cache
-def shared(*options: str, config: str = ROOMY) -> NodeProcess:
-    """The node with these options and this configuration."""
-    made = started(*options, config=config)
+def shared() -> NodeProcess:
+    """The node that most tests ask, with blocks of the size that the contract has."""
+    made = started(config="".join(f"[{table}]\n{lines}" for table, lines in _ROOMY.items()))
     atexit.register(end, made)
     return made

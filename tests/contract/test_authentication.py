@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hmac
 import json
 import time
@@ -19,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.contract.rest import Answer, ask
 from tests.contract.signalling import Client
-from tests.contract.stage import ROOMY, directory, shared
+from tests.contract.stage import directory, end, started, toml
 from tests.node import NodeProcess
 
 ROOMS = "/v1/webrtc/rooms"
@@ -36,7 +37,7 @@ class Keys:
     @property
     def config(self) -> str:
         files = json.dumps([str(self.folder / f"{name}.pem") for name in self.private])
-        return f'{ROOMY}\n[auth]\njwt_keys = {files}\njwks_file = "{self.folder}/jwks.json"\n'
+        return toml(auth=f'jwt_keys = {files}\njwks_file = "{self.folder}/jwks.json"\n')
 
 
 def _pem(key: Any) -> bytes:
@@ -64,8 +65,11 @@ def keys() -> Keys:
     return made
 
 
+@cache
 def node() -> NodeProcess:
-    return shared(config=keys().config)
+    made = started(config=keys().config)
+    atexit.register(end, made)
+    return made
 
 
 def claims(**more: Any) -> dict[str, Any]:

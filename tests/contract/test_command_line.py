@@ -3,37 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import jwt
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.contract import turn
+from tests.contract.commands import data, orama, run, temporary
 from tests.contract.rest import ask
 from tests.contract.stage import directory, shared
-from tests.node import NodeProcess, environment
 
 ROOMS = "/v1/webrtc/rooms"
-
-
-def orama(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "orama.cli.main", *arguments, "--data-dir", str(data_dir)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
-
-
-def run(node: NodeProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return orama(node.data, *arguments)
-
-
-def data(node: NodeProcess, *arguments: str) -> Any:
-    """What a command says in JSON."""
-    done = run(node, *arguments, "--json")
-    assert (done.returncode, done.stderr) == (0, ""), done
-    return json.loads(done.stdout)
 
 
 class CommandTests(SynchronousTestCase):
@@ -54,6 +34,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_namespaces(self) -> None:
         """create, list and delete; a namespace works at once and its keys are worth nothing once it is gone."""
+        self.addCleanup(run, self.node, "namespace", "delete", "alpha")
         made = data(self.node, "namespace", "create", "alpha")
         self.assertLessEqual({"name", "created_at"}, set(made))
         key = data(self.node, "namespace", "key", "create", "--namespace", "alpha", "--role", "owner")
@@ -72,7 +53,7 @@ class CommandTests(SynchronousTestCase):
 
     def test_webrtc(self) -> None:
         """enable, disable and webrtc-status."""
-        data(self.node, "namespace", "create", "beta")
+        temporary(self, self.node, "beta")
         off = data(self.node, "namespace", "disable", "webrtc", "--namespace", "beta")
         self.assertEqual(set(off), {"status", "namespace", "message"})
         self.assertFalse(data(self.node, "namespace", "webrtc-status", "--namespace", "beta")["desired"]["enabled"])

@@ -12,9 +12,9 @@ from urllib.parse import quote
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.contract import signalling
+from tests.contract.commands import OTHER, key, run, temporary
 from tests.contract.rest import Answer, ask
-from tests.contract.stage import ROOMY, shared, started
-from tests.contract.stage import end as end_node
+from tests.contract.stage import end, shared, started, toml
 from tests.node import NodeProcess
 
 CREDENTIALS = "/v1/webrtc/turn/credentials"
@@ -47,18 +47,15 @@ class RestTestCase(SynchronousTestCase):
         self.assertNotIn("Traceback", answer.json["error"])
         return answer
 
-    def member(self, namespace: str = "default") -> dict[str, str]:
-        """The headers of a member of *namespace*, which is made where it is not there."""
-        return member(self.node, namespace)
+    def member(self) -> dict[str, str]:
+        """The headers of a member of ``default``."""
+        return {"X-API-Key": key(self.node)}
 
-
-def member(node: NodeProcess, namespace: str = "default", role: str = "member") -> dict[str, str]:
-    from tests.contract.test_command_line import data
-
-    if namespace not in {each["name"] for each in data(node, "namespace", "list")["namespaces"]}:
-        data(node, "namespace", "create", namespace)
-    made = data(node, "namespace", "key", "create", "--namespace", namespace, "--role", role)
-    return {"X-API-Key": made["api_key"]}
+    def node_with(self, *options: str, **tables: str) -> NodeProcess:
+        """A node of the test's own."""
+        node = started(*options, config=toml(**tables))
+        self.addCleanup(end, node)
+        return node
 
 
 class CredentialsTests(RestTestCase):
@@ -80,7 +77,7 @@ class CredentialsTests(RestTestCase):
 
     def test_base_domain(self) -> None:
         """With a base domain the host is turn.ns-{namespace}.{domain}, on the ports that the node has."""
-        node = shared("--base-domain", "orama.example")
+        node = self.node_with("--base-domain", "orama.example")
         self.assertEqual(
             [re.sub(r":\d+", ":PORT", uri) for uri in node.credentials()["uris"]],
             [
@@ -153,6 +150,7 @@ class RoomsTests(RestTestCase):
         for room_id in ("a", "A.b_c:d-9", "x" * 128):
             self.assertEqual(self.ask("POST", ROOMS, {"room_id": room_id}).status, 201)
             self.assertEqual(self.ask("DELETE", f"{ROOMS}?room_id={quote(room_id)}").status, 204)
+        wrong: object
         for wrong in ("", "x" * 129, "a b", "a/b", "ä", "a\n", None, 7, ["a"], {}):
             self.assertEqual(self.ask("POST", ROOMS, {"room_id": wrong}).status, 400, wrong)
         self.assertEqual(self.ask("POST", ROOMS, {}).status, 400)
@@ -161,6 +159,7 @@ class RoomsTests(RestTestCase):
 
     def test_limits_of_the_limit(self) -> None:
         """``max_participants`` is a positive whole number."""
+        wrong: object
         for wrong in (0, -1, 1.5, "3", True, [], 10**9):
             self.assertEqual(self.ask("POST", ROOMS, {"room_id": "w", "max_participants": wrong}).status, 400, wrong)
 
@@ -174,7 +173,7 @@ class RoomsTests(RestTestCase):
 
     def test_other_tenant(self) -> None:
         """The same room id in two namespaces is two rooms; neither sees the other's."""
-        owner = member(self.node, "neighbour", "owner")
+        owner = {"X-API-Key": key(self.node, OTHER, "owner")}
         self.assertEqual(self.ask("POST", ROOMS, {"room_id": "ours"}).status, 201)
         self.assertEqual(self.ask("GET", ROOMS, headers=owner).json, {"rooms": []})
         self.refused(self.ask("DELETE", f"{ROOMS}?room_id=ours", headers=owner), 404, "room_not_found")
@@ -182,7 +181,7 @@ class RoomsTests(RestTestCase):
 
     def test_empty_room_goes(self) -> None:
         """An empty room goes after its time, whether it was created or joined."""
-        node = shared(config=f"{ROOMY}\n[sfu]\nempty_room_timeout = 0.5\n")
+        node = self.node_with(sfu="empty_room_timeout = 0.5")
         ask(node, "POST", ROOMS, {"room_id": "created"})
         client = signalling.join(node, "joined")
         client.say("leave")
@@ -248,7 +247,7 @@ class SignalTests(RestTestCase):
 class NamespaceTests(RestTestCase):
     def test_off_and_on(self) -> None:
         """Disable and enable, each refused the second time; in between everything says ``webrtc_not_enabled``."""
-        owner = member(self.node, "switched", "owner")
+        owner = temporary(self, self.node, "switched")
         client = signalling.Client(self.node, f"?room=r&api_key={owner['X-API-Key']}")
         client.say("join")
         client.until("turn-credentials")
@@ -293,10 +292,7 @@ class NamespaceTests(RestTestCase):
 
     def test_no_ports(self) -> None:
         """507 ``no_free_ports`` when no block is left; the namespace is then as it was."""
-        node = started(config="[turn]\nrelay_ports = [61000, 61799]\n")
-        self.addCleanup(end_node, node)
-        from tests.contract.test_command_line import run
-
+        node = self.node_with(turn="relay_ports = [61000, 61099]")
         done = run(node, "namespace", "create", "second")
         self.assertEqual((done.returncode, done.stdout), (1, ""))
         self.assertEqual(done.stderr.count("\n"), 1)
@@ -313,7 +309,7 @@ class NamespaceTests(RestTestCase):
 class OpenTests(RestTestCase):
     def test_internal(self) -> None:
         """Readiness and metrics exist on the internal address alone; liveness is everywhere."""
-        node = shared(
+        node = self.node_with(
             "--http",
             "tcp:0:interface=127.0.0.1",
             "--http",
@@ -443,7 +439,7 @@ class CorsTests(RestTestCase):
 class RateTests(RestTestCase):
     def test_too_fast(self) -> None:
         """429 with ``Retry-After`` above the configured rate; another address is served."""
-        node = shared(config="[limits]\nrequest_rate = 1\nrequest_burst = 5\n")
+        node = self.node_with(limits="request_rate = 1\nrequest_burst = 5")
         answers = [ask(node, "GET", "/v1/openapi.json", headers={}, source="127.0.0.3") for _ in range(6)]
         self.assertEqual([answer.status for answer in answers[:5]], [200] * 5)
         refused = self.refused(answers[5], 429, "rate_limited")

@@ -10,10 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from websocket import ABNF
 
 from tests.contract import sdp, turn
+from tests.contract.commands import OTHER, key
 from tests.contract.rest import ask
 from tests.contract.signalling import Client, connect, join
-from tests.contract.stage import ROOMY, shared
-from tests.contract.test_command_line import data
+from tests.contract.stage import end, shared, started, toml
 from tests.node import NodeProcess
 
 _rooms = itertools.count(1)
@@ -42,9 +42,7 @@ class SignalingTestCase(SynchronousTestCase):
         return client
 
     def member(self) -> str:
-        made = data(self.node, "namespace", "key", "create", "--namespace", "default", "--role", "member")
-        key: str = made["api_key"]
-        return key
+        return key(self.node)
 
     def peer_id(self, client: Client) -> str:
         peer_id: str = client.received[0]["peerId"]
@@ -109,6 +107,7 @@ class JoinTests(SignalingTestCase):
     def test_bad_fields(self) -> None:
         """A ``join`` with wrong fields is ``invalid_join``, and a right one may follow."""
         client = self.connect()
+        fields: dict[str, object]
         for fields in (
             {"userId": 7},
             {"userId": ""},
@@ -439,7 +438,9 @@ class MessageTests(SignalingTestCase):
 
 class RateTests(SignalingTestCase):
     def started(self) -> NodeProcess:
-        return shared(config=f"{ROOMY}\n[signaling]\nmessage_rate = 5\nmessage_burst = 20\njoin_timeout = 1\n")
+        node = started(config=toml(signaling="message_rate = 5\nmessage_burst = 20\njoin_timeout = 1"))
+        self.addCleanup(end, node)
+        return node
 
     def test_rate(self) -> None:
         """Too fast is ``rate_limited``; whoever goes on is closed with 4429."""
@@ -521,10 +522,8 @@ class ResumeTests(SignalingTestCase):
 class RoomTests(SignalingTestCase):
     def test_namespaces_apart(self) -> None:
         """Another tenant's key opens another room of the same name."""
-        from tests.contract.test_rest import member
-
         first = self.join()
-        stranger = self.join(member(self.node, "stranger")["X-API-Key"])
+        stranger = self.join(key(self.node, OTHER))
         self.assertEqual(stranger.received[0]["peers"], [])
         self.assertEqual(first.settled(), ["welcome", "turn-credentials"])
 
@@ -532,7 +531,8 @@ class RoomTests(SignalingTestCase):
         """Where rooms do not come with joining an unknown one is 4404."""
         import sqlite3
 
-        node = shared(config=f"{ROOMY}\n# rooms must be made\n")
+        node = started()
+        self.addCleanup(end, node)
         with sqlite3.connect(node.data / "orama.db", timeout=10) as database:
             database.execute("UPDATE namespace_webrtc_config SET rooms_on_join = 0")
         database.close()

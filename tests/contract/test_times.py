@@ -9,10 +9,17 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.contract import turn
 from tests.contract.rest import gauges
 from tests.contract.signalling import connect, join
-from tests.contract.stage import ROOMY, shared
+from tests.contract.stage import end, shared, started, toml
+from tests.node import NodeProcess
 
 
 class TimeTests(SynchronousTestCase):
+    def node_with(self, **tables: str) -> NodeProcess:
+        """A node of the test's own."""
+        node = started(config=toml(**tables))
+        self.addCleanup(end, node)
+        return node
+
     def test_defaults(self) -> None:
         """4408 after 10 s without a join, ``timeout`` 15 s after a socket dropped, a ping after 20 s: side by side."""
         node = shared()
@@ -37,7 +44,7 @@ class TimeTests(SynchronousTestCase):
 
     def test_refresh(self) -> None:
         """``refresh-credentials`` at 80 % of the ttl, again and again, each good for an allocation of the same user."""
-        node = shared(config=ROOMY.replace("[turn]", "[turn]\ncredential_ttl = 2"))
+        node = self.node_with(turn="credential_ttl = 2")
         client = join(node, "refreshed", userId="ann")
         self.addCleanup(client.close)
         began = time.monotonic()
@@ -61,9 +68,7 @@ class TimeTests(SynchronousTestCase):
 
     def test_stalled_reader(self) -> None:
         """Whoever does not read is dropped, and nobody waits for it."""
-        node = shared(
-            config=f"{ROOMY}\n[signaling]\nsend_queue = 65536\nmessage_rate = 100000\nmessage_burst = 100000\n"
-        )
+        node = self.node_with(signaling="send_queue = 65536\nmessage_rate = 100000\nmessage_burst = 100000")
         stalled, other = join(node, "stalled"), join(node, "stalled")
         self.addCleanup(other.close)
         deadline = time.monotonic() + 20

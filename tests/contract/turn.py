@@ -195,7 +195,7 @@ class Turn:
 
     def request(self, method: int, attributes: Attributes = (), transaction: bytes = b"") -> Message:
         """An authenticated request, after what it takes to learn realm and nonce."""
-        for _ in range(3):
+        for attempt in range(3):
             transaction = transaction or os.urandom(12)
             known: list[tuple[int, bytes]] = []
             if self.nonce:
@@ -204,10 +204,10 @@ class Turn:
             answer = self.answer(build(method, REQUEST, [*attributes, *known], key=key, transaction=transaction))
             assert answer is not None, "no answer"
             fresh = answer.attributes.get(NONCE, b"")
-            if answer.code not in (401, 438) or (answer.code == 401 and self.nonce):
+            if answer.code not in (401, 438) or (answer.code == 401 and self.nonce) or attempt == 2:
                 return answer
             self.realm, self.nonce, transaction = answer.attributes[REALM], fresh, b""
-        return answer
+        raise AssertionError("the nonce is always stale")
 
     def allocate(self, *attributes: tuple[int, bytes]) -> Message:
         return self.request(ALLOCATE, [(REQUESTED_TRANSPORT, UDP), *attributes])
