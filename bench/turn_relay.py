@@ -325,9 +325,8 @@ def main() -> None:
                 for name, (server, address) in running.items():
                     results[load][name].append(measure(server, address, load, chosen.clients))
     print("\n".join(table(results)))
-    print(
-        f"{os.cpu_count()} CPUs, load average {before[0]:.1f} before and {os.getloadavg()[0]:.1f} after; medians of {chosen.rounds}"
-    )
+    after = os.getloadavg()
+    print(f"{os.cpu_count()} CPUs, load average {before[0]:.1f} before, {after[0]:.1f} after; {chosen.rounds} rounds")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 
 from orama.net.burst import BurstSocket
 from orama.net.fabric import Address, Burst, Fabric, Receiver
@@ -126,7 +126,7 @@ class TurnService(Service):
 
     def _listen(self) -> None:
         """Bind UDP, TCP and TLS; port 0 becomes one that is free, the same for UDP and TCP."""
-        tls = TLSMemoryBIOFactory(self._certificates.context_factory(), False, self._clients, clock=self._reactor)
+        tls = _Tls(self._certificates.context_factory(), False, self._clients, clock=self._reactor)
         tls.noisy = False
         self.udp_port, self.tls_port = self._settings.turn_port, self._settings.turns_port
         for host in listening_hosts(self._settings.public_ip):
@@ -173,6 +173,12 @@ class TurnService(Service):
         closing = [port.stopListening() for port in self._ports]
         self._sockets, self._ports = [], []
         return [each for each in closing if each is not None]
+
+
+class _Tls(TLSMemoryBIOFactory):
+    """TLS that writes a record when it is told to, where Twisted's default joins small writes."""
+
+    protocol = TLSMemoryBIOProtocol
 
 
 def _nobody(packets: Burst, source: Address) -> None:

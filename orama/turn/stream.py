@@ -135,13 +135,15 @@ class StreamClient(Protocol):
             if self._waiting_answers > MAX_WAITING_ANSWERS:
                 self.close()
                 return
+        # A write for each message: over TLS it becomes a record for each, and there are clients (coturn's own)
+        # that take a record for a message.
+        write = self.transport.write
         if headers is None:
-            self.transport.write(b"".join(packets))
+            for packet in packets:
+                write(bytes(packet))
             return
-        parts: list[Buffer] = []
         for header, packet in zip(headers, packets, strict=True):
-            parts += (header, packet, _PADDING[len(packet) % 4])  # RFC 8656, 12.5
-        self.transport.write(b"".join(parts))
+            write(b"".join((header, packet, _PADDING[len(packet) % 4])))  # RFC 8656, 12.5
 
     def pauseProducing(self) -> None:
         """64 KiB wait to be written."""

@@ -128,6 +128,22 @@ class ListenersTests(TestCase):
         await settled()
         self.assertEqual(sockets(), [])
 
+    async def test_record_for_each_message(self) -> None:
+        """Over TLS each message is a record of its own, for clients that read a record as a message."""
+        service = self.started()
+
+        def ask() -> list[int]:
+            context = ssl.create_default_context()
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            with (
+                socket.create_connection(("127.0.0.1", service.tls_port), 5) as plain,
+                context.wrap_socket(plain) as client,
+            ):
+                client.sendall(BINDING * 5)
+                return [len(client.recv(4096)) for _ in range(5)]
+
+        self.assertEqual(await deferToThread(ask), [32] * 5)
+
     async def test_tls_versions(self) -> None:
         """TLS 1.1 is refused."""
         service = self.started()
