@@ -17,7 +17,6 @@ _ARGUMENTS = (
     "--no-sandbox",
     "--disable-dev-shm-usage",
     "--ignore-certificate-errors",
-    "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream=fps=20",
     "--autoplay-policy=no-user-gesture-required",
     "--disable-background-networking",
@@ -51,15 +50,19 @@ class _Window:
 
 
 class Chromium:
-    """One browser; every page is a window of its own."""
+    """One browser; every page is a window of its own.
 
-    def __init__(self, *arguments: str) -> None:
+    :param devices: whether the person at it lets pages have camera, microphone and screen.
+    """
+
+    def __init__(self, devices: bool = True) -> None:
         from selenium import webdriver
         from selenium.webdriver.chrome.service import Service
 
         options = webdriver.ChromeOptions()
         options.binary_location = BINARY
-        for argument in (*_ARGUMENTS, *arguments):
+        permission = "--use-fake-ui-for-media-stream" if devices else "--deny-permission-prompts"
+        for argument in (*_ARGUMENTS, permission):
             options.add_argument(argument)
         self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
         self.driver.set_script_timeout(SCRIPT_TIMEOUT)

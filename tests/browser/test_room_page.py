@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tests.browser.chromium import Chromium
 from tests.browser.page import Page
-from tests.browser.stage import BrowserTestCase, certificates, end, node_process
+from tests.browser.stage import BrowserTestCase, certificates, chromium, end, node_process
 from tests.node import NodeProcess
 
 
@@ -124,6 +125,100 @@ class CallTests(BrowserTestCase):
             """,
             self.node().key,
         )
+
+
+class AccessTests(BrowserTestCase):
+    def controls(self, page: Page) -> list[dict[str, str]]:
+        """Role and name of everything that can be operated, as a screen reader is told."""
+        driver = chromium().driver
+        page.run("return null")
+        nodes = driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+        roles = {"button", "textbox", "combobox", "link", "DisclosureTriangle", "Video"}
+        return [
+            {"role": node["role"]["value"], "name": node.get("name", {}).get("value", "")}
+            for node in nodes
+            if not node["ignored"] and node["role"]["value"] in roles
+        ]
+
+    def test_names(self) -> None:
+        """Every control and every picture has a name for those who do not see it."""
+        lobby = self.page().open(self.node().url.partition("?")[0] + f"?room={self.room}&name=Ada")
+        lobby.run('await until("the form", () => document.activeElement.id === "name-input")')
+        found = self.controls(lobby)
+        self.assertTrue({"Microphone", "Camera", "Your name", "Join"} <= {one["name"] for one in found}, found)
+        self.assertEqual([one for one in found if not one["name"]], [])
+        call = self.room_page("Ben")
+        call.media(audio=0, video=0)
+        call.run('document.getElementById("chat-toggle").click()')
+        found = self.controls(call)
+        names = {one["name"] for one in found}
+        self.assertTrue({"Microphone", "Camera", "Chat", "Message", "Send", "Video of Ben (you)"} <= names, found)
+        self.assertEqual([one for one in found if not one["name"]], [])
+
+    def test_keyboard(self) -> None:
+        """Tab reaches every control of a call, each with a visible focus, and Escape closes the chat."""
+        from selenium.webdriver.common.keys import Keys
+
+        page = self.room_page("Ada")
+        page.media(audio=0, video=0)
+        page.run('await until("the call", () => room.state === "connected"); document.body.focus();')
+        driver = chromium().driver
+        seen: dict[str, str] = {}
+        for _ in range(14):
+            driver.switch_to.active_element.send_keys(Keys.TAB)
+            focus = page.run(
+                """
+                const { id, className } = document.activeElement;
+                return [id || className, getComputedStyle(document.activeElement).outlineStyle];
+                """
+            )
+            seen[focus[0]] = focus[1]
+        expected = {"copy", "pin", "invite-copy", "mic", "cam", "share", "chat-toggle", "settings-open", "leave"}
+        self.assertTrue(expected <= set(seen), seen)
+        self.assertEqual({seen[name] for name in expected}, {"solid"})
+        driver.switch_to.active_element.send_keys("c")
+        self.assertEqual(page.run("return document.activeElement.id"), "chat-input")
+        driver.switch_to.active_element.send_keys(Keys.ESCAPE)
+        self.assertEqual(page.run("return document.activeElement.id"), "chat-toggle")
+
+    def test_narrow(self) -> None:
+        """On a phone of 360 pixels nothing is cut off or has to be scrolled sideways, in lobby, call and chat."""
+        page = self.page()
+        driver = chromium().driver
+        screen = {"width": 360, "height": 640, "deviceScaleFactor": 1, "mobile": True}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        outside = """
+            const all = document.querySelectorAll("button, input, textarea, h1, .tile, .chip");
+            const wide = [...all].filter((element) => {
+              const { left, right, width } = element.getBoundingClientRect();
+              return width > 0 && (left < 0 || right > innerWidth);
+            });
+            const names = wide.map(({ id, className }) => id || className);
+            return [document.documentElement.scrollWidth > innerWidth, ...names];
+        """
+        page.open(self.node().url.partition("?")[0] + f"?room={self.room}&name=Ada")
+        page.run('await until("a preview", () => document.getElementById("preview").videoWidth > 0)')
+        self.assertEqual(page.run(outside), [False])
+        self.room_page("Ada with quite a long name", page=page)
+        page.run('await until("the call", () => window.room?.state === "connected")')
+        self.assertEqual(page.run(outside), [False])
+        page.run('document.getElementById("chat-toggle").click()')
+        self.assertEqual(page.run(outside), [False])
+
+    def test_refused_devices(self) -> None:
+        """Without permission for devices one joins all the same, and is told why nobody sees or hears one."""
+        browser = Chromium(devices=False)
+        self.addCleanup(browser.quit)
+        page = browser.page()
+        self.room_page("Ada", page=page)
+        said = page.run(
+            """
+            await until("the call", () => window.room?.state === "connected");
+            return until("a reason", () => document.getElementById("toasts").textContent);
+            """
+        )
+        self.assertIn("may not use your camera and microphone", said)
+        self.assertEqual(page.run('return document.getElementById("mic").getAttribute("aria-pressed")'), "false")
 
 
 class SecureTests(BrowserTestCase):
