@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import orama
+import tests
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 #: Seconds within which a node is up, or gone.
@@ -24,8 +25,9 @@ READY = "orama is ready: "
 
 
 def environment() -> dict[str, str]:
-    """Ours, with the orama that is being tested."""
-    return {**os.environ, "PYTHONPATH": str(Path(orama.__file__).parent.parent), "PYTHONUNBUFFERED": "1"}
+    """Ours, with the orama that is being tested, and these tests."""
+    homes = (Path(package.__file__ or "").parent.parent for package in (orama, tests))
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, homes)), "PYTHONUNBUFFERED": "1"}
 
 
 class NodeProcess:
