@@ -47,8 +47,8 @@ lint: test-venv
 
 bench: venv
 	@etc/debian/install
-	$(BIN)/python bench/turn_relay.py
-	$(BIN)/python bench/sfu_fanout.py
+	$(BIN)/python -m bench.turn_relay
+	$(BIN)/python -m bench.sfu_fanout
 
 clean:
 	rm -rf build dist .tox docs/_build *.egg-info $(VENV)
