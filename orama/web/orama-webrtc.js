@@ -279,8 +279,8 @@ export class Room extends EventTarget {
     if (this.state === "closed") return;
     globalThis.removeEventListener("online", this.#online);
     this.#signaling.close();
-    this.#dropConnection();
     this.state = "closed";
+    this.#dropConnection();
     if (this.#joining) this.#joining.reject(error ?? new RoomError("left", "The room was left."));
     else if (error) this.#emit("error", { error });
     this.#joining = null;

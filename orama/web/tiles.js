@@ -5,19 +5,22 @@
 
 const GAP = 10;
 const WIDEST = 16 / 9;
-const NARROWEST = 3 / 5;
+/** The narrowest tile on a wide stage, and on a tall one, where faces may be cropped at the sides. */
+const NARROWEST_WIDE = 1.15;
+const NARROWEST_TALL = 3 / 5;
 const STRIP_SIDE = 232;
 const STRIP_BELOW = 116;
 
 /** The largest tiles that `count` of fit into width × height: {columns, rows, width, height}. */
 export function fit(count, width, height) {
+  const narrowest = width > height ? NARROWEST_WIDE : NARROWEST_TALL;
   let best = { area: -1 };
   for (let columns = 1; columns <= count; columns += 1) {
     const rows = Math.ceil(count / columns);
     const cellWidth = (width - GAP * (columns - 1)) / columns;
     const cellHeight = (height - GAP * (rows - 1)) / rows;
     const tile = { columns, rows, width: Math.min(cellWidth, cellHeight * WIDEST), height: 0 };
-    tile.height = Math.min(cellHeight, tile.width / NARROWEST);
+    tile.height = Math.min(cellHeight, tile.width / narrowest);
     tile.area = tile.width * tile.height - (columns * rows - count); // fewer holes when areas are equal
     if (tile.area > best.area) best = tile;
   }
