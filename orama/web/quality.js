@@ -92,7 +92,7 @@ export function describe(qualities, { relay, roundTrip }) {
   const bitrate = all.reduce((sum, { bitrate: one }) => sum + one, 0);
   const losses = all.map(({ loss }) => loss).filter((loss) => loss !== null);
   const loss = losses.length ? Math.max(...losses) : 0;
-  const picture = all.find(({ width }) => width);
+  const picture = all.find(({ width, fps }) => width && fps);
   const parts = [bitrate < 1e6 ? `${Math.round(bitrate / 1000)} kbit/s` : `${(bitrate / 1e6).toFixed(1)} Mbit/s`];
   parts.push(`${(loss * 100).toFixed(loss && loss < 0.1 ? 1 : 0)} % lost`);
   if (roundTrip !== null) parts.push(`${Math.max(1, Math.round(roundTrip * 1000))} ms`);

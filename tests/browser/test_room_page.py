@@ -143,7 +143,7 @@ class AccessTests(BrowserTestCase):
     def test_names(self) -> None:
         """Every control and every picture has a name for those who do not see it."""
         lobby = self.page().open(self.node().url.partition("?")[0] + f"?room={self.room}&name=Ada")
-        lobby.run('await until("the form", () => document.activeElement.id === "name-input")')
+        lobby.run('await until("a preview", () => document.getElementById("preview").videoWidth > 0)')
         found = self.controls(lobby)
         self.assertTrue({"Microphone", "Camera", "Your name", "Join"} <= {one["name"] for one in found}, found)
         self.assertEqual([one for one in found if not one["name"]], [])
