@@ -21,7 +21,7 @@ from orama.cluster.namespaces import DEFAULT_KEY_FILE, Namespaces
 from orama.cluster.ports import PortBlocks, bindable
 from orama.cluster.rooms import RoomDirectory
 from orama.cluster.turn_access import TurnAccess
-from orama.errors import StartError
+from orama.errors import StartError, Unavailable
 from orama.listening import busy, listen, page_url, require_local, server_endpoints
 from orama.metrics import LoopLag, Metrics
 from orama.net.fabric import Fabric
@@ -170,7 +170,11 @@ class Node:
         self.signaling.startService()
         self._started("signalling", self.signaling.stopService)
         for config in await self.namespaces.configs():
-            await self.served.apply(config.namespace, config)
+            try:
+                await self.served.apply(config.namespace, config)
+            except Unavailable as error:  # while we were away, somebody took a port of its block
+                _log.warn("{namespace} moves to other ports: {why}", namespace=config.namespace, why=error.message)
+                await self.served.apply(config.namespace, await self.namespaces.move(config.namespace))
         self.namespaces.changed.append(self.served.apply)
 
     async def _start_http(self, endpoints: Mapping[str, IStreamServerEndpoint]) -> None:

@@ -14,6 +14,7 @@ import treq
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
@@ -96,6 +97,18 @@ class LifeTests(NodeTestCase):
         await again.start()
         self.assertEqual((await self.get(again, "/v1/webrtc/rooms", key))[0], 200)
         self.assertEqual(again.served.signaling_port("default"), signaling)
+
+    async def test_port_taken_meanwhile(self) -> None:
+        """When somebody took the signalling port while the node was away, the namespace moves to another one."""
+        first = await self.running()
+        taken = first.served.signaling_port("default")
+        await first.stop()
+        squatter = reactor.listenTCP(taken, Factory(), interface="127.0.0.1")
+        self.addCleanup(squatter.stopListening)
+        again = await self.running()
+        moved = again.served.signaling_port("default")
+        self.assertNotEqual(moved, taken)
+        self.assertEqual((await self.get(again, "/v1/webrtc/signal", self.key(), moved))[0], 426)
 
     async def test_failed_start(self) -> None:
         """A start that fails at its last step takes back all the steps before it."""

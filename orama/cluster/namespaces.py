@@ -258,6 +258,15 @@ class Namespaces:
                 _log.error("{namespace} cannot be served: {reason}", namespace=namespace.name, reason=error.message)
         return tuple(found)
 
+    async def move(self, name: str) -> WebRtcConfig:
+        """Take other ports for *name*, because somebody else sits on those that it has.
+
+        :raises InsufficientStorage: ``no_free_ports``.
+        """
+        await self._ports.release(name)
+        await self._ports.claim(name)
+        return await self.config(name)
+
     def check_name(self, name: str) -> None:
         """:raises BadRequest: ``invalid_namespace``."""
         longest = _MAX_LABEL - (len(_LABEL_PREFIX) if self._settings.base_domain else 0)
