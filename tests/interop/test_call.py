@@ -1,4 +1,4 @@
-"""Contract, section 4, with media: tracks, data channels, speakers, and a socket that drops in the middle of it."""
+"""The contract, section 4, with media: tracks, data channels, speakers, and a socket that drops in the middle of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
-from tests.contract.caller import Caller, Tone
 from tests.contract.rest import gauges
 from tests.contract.stage import shared
+from tests.interop.caller import Caller, Tone
 
 
 def deferred(coroutine: Coroutine[Any, Any, None]) -> Deferred[None]:
