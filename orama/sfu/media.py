@@ -6,7 +6,7 @@ client's published tracks (``sfu.uplink``), and its subscriptions to the tracks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from orama.errors import BadRequest
 from orama.net.fabric import Buffer, Burst
 from orama.sfu import srtp
+from orama.sfu.allowance import Allowance
 from orama.sfu.counters import MediaCounters
 from orama.sfu.downlink import Downlink, RandomBits
 from orama.sfu.layers import LAYERS
@@ -26,6 +27,11 @@ from orama.sfu.values import Downlinked, SrtpKeys, Uplinked
 from orama.wire import rtcp
 
 __all__ = ["MediaStats", "PeerMedia", "RandomBits", "Track"]
+
+#: Bytes of the longest packet that is looked at: more than any path of a WebRTC client takes.
+LONGEST = 2048
+#: Sequence numbers a second that a client may ask for again, and at once (libwebrtc's list holds 1000).
+NACK_RATE, MOST_NACKED = 5000, 2000
 
 
 @frozen
@@ -46,6 +52,7 @@ class PeerMedia:
     :param random: where SSRCs, first numbers and timestamp offsets come from.
     :param transmit: gets protected packets for this client; the views are good until it returns.
     :param later: ``Fabric.later``: runs a flush once when the current drain ends.
+    :param max_bitrate: bits per second that REMB allows the client at most, 0 for the usual limit.
     """
 
     def __init__(
@@ -55,18 +62,20 @@ class PeerMedia:
         transmit: Callable[[Burst], None],
         later: Callable[[Callable[[], None]], None],
         counters: MediaCounters,
+        max_bitrate: int = 0,
     ) -> None:
         self._clock = clock
         self._random = random
         self._counters = counters
         self._outbox = Outbox(transmit, later, counters)
         self._receiver: srtp.Receiver | None = None
-        self._uplink = Uplink(clock, random.getrandbits(32), self._outbox.rtcp, counters)
+        self._uplink = Uplink(clock, random.getrandbits(32), self._outbox.rtcp, counters, max_bitrate)
         self._downlinks: dict[str, Downlink] = {}
         self._by_ssrc: dict[int, Downlink] = {}
         # SSRC → the last index that it was used with, of subscriptions that have ended: see Numbering.highest.
         self._used: dict[int, int] = {}
         self._round_trip = RoundTrip()
+        self._nacks = Allowance(NACK_RATE, MOST_NACKED, clock.seconds())
         self._packets_sent = 0
         self._closed = False
         #: Tracks that the client publishes, by track id.
@@ -127,6 +136,10 @@ class PeerMedia:
         if downlink is not None:
             downlink.close()
 
+    def retain(self, ssrcs: Container[int]) -> None:
+        """Negotiation may come back to these SSRCs of ended subscriptions, and to no others."""
+        self._used = {ssrc: highest for ssrc, highest in self._used.items() if ssrc in ssrcs}
+
     def set_layer(self, track_id: str, layer: str, priority: int = 0) -> None:
         """Choose the simulcast layer: ``low``, ``mid``, ``high`` or ``auto``; nothing without such a subscription.
 
@@ -160,8 +173,12 @@ class PeerMedia:
             return
         media: list[Buffer] = []
         control: list[Buffer] = []
-        for packet in packets:  # RFC 5761, 4: a second byte of 192 to 223 is RTCP
-            (control if len(packet) > 1 and 192 <= packet[1] <= 223 else media).append(packet)
+        for packet in packets:
+            size = len(packet)
+            if size > LONGEST:
+                self._counters.dropped["too_long"] += 1
+            else:  # RFC 5761, 4: a second byte of 192 to 223 is RTCP
+                (control if size > 1 and 192 <= packet[1] <= 223 else media).append(packet)
         if media:
             self._uplink.receive(receiver.unprotect(media), now)
         for packet in control:
@@ -172,7 +189,7 @@ class PeerMedia:
     def _receive_rtcp(self, plain: bytes, now: float) -> None:
         self._counters.rtcp_received += 1
         try:
-            received = rtcp.parse(plain)
+            received = rtcp.parse(plain, transport_wide=False)
         except rtcp.RtcpError:
             self._counters.dropped["malformed_rtcp"] += 1
             return
@@ -185,7 +202,7 @@ class PeerMedia:
                     self._reported(each.blocks, now)
                 case rtcp.Nack():
                     if (downlink := self._by_ssrc.get(each.media_ssrc)) is not None:
-                        downlink.nack(each.sequence_numbers, now)
+                        self._nacked(downlink, each.sequence_numbers, now)
                 case rtcp.PictureLoss():
                     if (downlink := self._by_ssrc.get(each.media_ssrc)) is not None:
                         downlink.wish(now)
@@ -195,6 +212,12 @@ class PeerMedia:
                             downlink.wish(now)
                 case _:
                     pass
+
+    def _nacked(self, downlink: Downlink, numbers: Sequence[int], now: float) -> None:
+        granted = self._nacks.take(len(numbers), now)
+        if granted < len(numbers):
+            self._counters.dropped["nack_limit"] += len(numbers) - granted
+        downlink.nack(numbers[:granted], now)
 
     def _reported(self, blocks: Sequence[rtcp.ReportBlock], now: float) -> None:
         for block in blocks:

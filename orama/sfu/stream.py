@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from orama.sfu.keyframes import KeyframeRequests
+from orama.sfu.keyframes import KeyframeRequests, Throttle
 from orama.sfu.loss import MissingPackets
 from orama.sfu.packet import Packet
 from orama.sfu.reports import Reception, StreamClock
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: The index of the first packet lies a round above zero, so that late ones before it stay positive.
 _ROUND = 0x10000
+#: Seconds between two sender reports that are passed on; browsers send one a second.
+REPORT_PAUSE = 0.2
 
 
 class Publisher(Protocol):
@@ -48,6 +50,8 @@ class Stream:
         self.store = PacketStore(track.kind)
         self.missing = MissingPackets()
         self.requests = KeyframeRequests()
+        #: Each of the publisher's sender reports becomes one for every listener.
+        self.passes_reports = Throttle(REPORT_PAUSE)
         self.clock: StreamClock | None = None
         self.reception: Reception | None = None
         self.highest = -1

@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from struct import Struct
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
-from orama.sfu.congestion import Arrivals, LossEstimate
+from orama.sfu.congestion import REMB_HIGHEST, Arrivals, LossEstimate
 from orama.sfu.counters import MediaCounters
 from orama.sfu.keyframes import Throttle
 from orama.sfu.packet import MAX_PAYLOAD, Packet
@@ -32,6 +33,7 @@ AHEAD = 256
 REPORT_INTERVAL = 1.0
 
 _fixed = Struct("!BBHII").unpack_from
+_log = Logger()
 
 
 class Uplink:
@@ -39,9 +41,17 @@ class Uplink:
 
     :param ssrc: ours, in the reports that the client gets.
     :param send: takes plain RTCP for the client.
+    :param max_bitrate: bits per second that REMB allows at most, 0 for the usual limit.
     """
 
-    def __init__(self, clock: IReactorTime, ssrc: int, send: Callable[[bytes], None], counters: MediaCounters) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        ssrc: int,
+        send: Callable[[bytes], None],
+        counters: MediaCounters,
+        max_bitrate: int = 0,
+    ) -> None:
         self.tracks: dict[str, Track] = {}
         self.packets_received = 0
         self._clock = clock
@@ -51,7 +61,7 @@ class Uplink:
         self._streams: dict[int, Stream] = {}
         self._repairs: dict[int, Stream] = {}
         self._arrivals = Arrivals()
-        self._estimate = LossEstimate()
+        self._estimate = LossEstimate(max_bitrate or REMB_HIGHEST)
         self._layouts = Layouts()
         self._reports = Throttle(REPORT_INTERVAL)
         self._fir_number = 0
@@ -138,7 +148,11 @@ class Uplink:
             self._counters.dropped["muted"] += len(run)
             return
         for downlink in stream.listeners:
-            downlink.forward(stream, run, now)
+            try:
+                downlink.forward(stream, run, now)
+            except Exception:  # the other subscribers are somebody else
+                _log.failure("forwarding to a subscriber failed: the subscription ends")
+                downlink.close()
 
     def report(self, report: SenderReport, now: float) -> None:
         """The client's sender report: kept, and told to those who get the stream."""
@@ -146,8 +160,9 @@ class Uplink:
         if stream is None or not report.ntp_time:
             return
         stream.clock = StreamClock(report.ntp_time, report.rtp_time, now)
-        for downlink in stream.listeners:
-            downlink.report(stream, now)
+        if stream.passes_reports.allows(now):
+            for downlink in stream.listeners:
+                downlink.report(stream, now)
 
     def ask_keyframe(self, stream: Stream) -> None:
         """Send PLI, or FIR where only that was negotiated."""

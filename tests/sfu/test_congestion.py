@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from orama.sfu.congestion import (
     INTERVAL,
+    MOST_MISSING,
     MOST_WAITING,
     REMB_HIGHEST,
     REMB_LOWEST,
@@ -56,6 +57,17 @@ class ArrivalTests(SynchronousTestCase):
         arrivals.waiting.update({15: 100.1})
         (message,) = arrivals.feedback(1, 2, 100.1)
         self.assertEqual((message.base_sequence, len(message.deltas), message.feedback_count), (11, 5, 1))
+
+    def test_gaps_without_end(self) -> None:
+        """A sender that skips thousands of numbers is told of its arrivals, and of no more losses than the limit."""
+        arrivals = Arrivals()
+        arrivals.waiting.update({0: 100.0})
+        arrivals.feedback(1, 2, 100.0)
+        sent = [number * 1000 for number in range(1, 33)]
+        arrivals.waiting.update(dict.fromkeys(sent, 100.1))
+        said = times(arrivals.feedback(1, 2, 100.1))
+        self.assertEqual({number for number, time in said.items() if time is not None}, set(sent))
+        self.assertLessEqual(sum(time is None for time in said.values()), MOST_MISSING)
 
     def test_late_packets(self) -> None:
         """One that comes after its message is reported then, and those around it do not become losses."""
@@ -132,3 +144,11 @@ class LossEstimateTests(SynchronousTestCase):
         for _ in range(100):
             estimate.update(0.0)
         self.assertEqual(estimate.bitrate, REMB_HIGHEST)
+
+    def test_highest(self) -> None:
+        """A limit of the operator's holds from the start and after losses, however low it is."""
+        for highest in (50_000, 400_000):
+            estimate = LossEstimate(highest)
+            for lost in (0.0, 0.5, 0.0, 0.0, 0.0):
+                estimate.update(lost)
+                self.assertLessEqual(estimate.bitrate, highest)

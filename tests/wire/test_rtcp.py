@@ -166,6 +166,14 @@ class TransportFeedbackTests(SynchronousTestCase):
         self.assertEqual(data.hex(), "afcd00060000000100000002fffe000400000304d28008fffc03e801")
         self.assertEqual(rtcp.parse(data), (made,))
 
+    def test_unread(self) -> None:
+        """Who does not want it gets it as it came."""
+        data = TransportFeedback(1, 2, 0xFFFE, 3, 4, (8, None, 1000)).serialize()
+        (unread,) = rtcp.parse(data, transport_wide=False)
+        assert isinstance(unread, rtcp.Unknown)
+        self.assertEqual((unread.kind, unread.count), (rtcp.RTPFB, rtcp.TRANSPORT_CC))
+        self.assertEqual(TransportFeedback.parse(unread.body), TransportFeedback.parse(data[4:]))
+
     def test_one_bit_vector(self) -> None:
         """The one-bit vectors that other implementations send are read too."""
         data = bytes.fromhex("8fcd000500000001000000020001000300000000a8000102")
