@@ -25,8 +25,12 @@ from orama.wire.rtp import RtpError, header_length
 TAG = 16
 #: Packets that may come late and still be told from replays; libsrtp in browsers keeps as many.
 REPLAY_WINDOW = 1024
-#: Authenticated streams that one client may have; a browser with camera, screen and three layers uses 18.
+#: The same for SRTCP.
+RTCP_WINDOW = 64
+#: Streams of one client of which replay windows are kept; a browser with camera, screen and three layers uses 18.
 MAX_STREAMS = 128
+#: SSRCs that one client may use up: a screen that is shared anew has new ones. libsrtp keeps them in a list.
+MAX_SSRCS, LIBSRTP_MAX_SSRCS = 4096, 1024
 #: pylibsrtp works in a buffer of 1500 bytes less the longest trailer it knows.
 LIBSRTP_LONGEST = 1356
 
@@ -107,11 +111,14 @@ class _GcmReceiver:
         self._rtcp_decrypt = AESGCM(derive(key, salt, 3, len(key))).decrypt
         self._rtcp_salt = int.from_bytes(derive(key, salt, 5, 12), "big")
         self._windows: dict[int, _Window] = {}
+        # SSRC → the highest index of a window that was given up: what goes on from there is no replay.
+        self._retired: dict[int, int] = {}
         self._rtcp_windows: dict[int, _Window] = {}
         self._dropped = dropped
 
     def unprotect(self, packets: Burst) -> list[tuple[bytes, bytes]]:
         decrypt, salt, windows, dropped = self._decrypt, self._salt, self._windows, self._dropped
+        retired = self._retired
         plain: list[tuple[bytes, bytes]] = []
         for packet in packets:
             try:
@@ -121,17 +128,17 @@ class _GcmReceiver:
                 continue
             _, sequence, ssrc = _front(packet)
             window = windows.get(ssrc)
-            if window is None:
+            highest = window.highest if window is not None else retired.get(ssrc, -1)
+            if highest < 0:
                 index = sequence
-                if len(windows) >= MAX_STREAMS:
+                if len(windows) + len(retired) >= MAX_SSRCS:
                     dropped["too_many_streams"] += 1
                     continue
             else:
-                highest = window.highest
                 index = highest + ((sequence - highest + 0x8000) & 0xFFFF) - 0x8000
                 if index < 0:  # before the first wrap there is no earlier round
                     index += 0x10000
-                if not window.fresh(index):
+                if not (window.fresh(index) if window is not None else index > highest):
                     dropped["replayed"] += 1
                     continue
             header = bytes(packet[:head])
@@ -142,10 +149,20 @@ class _GcmReceiver:
                 dropped["not_authentic"] += 1
                 continue
             if window is None:
-                window = windows[ssrc] = _Window(index, REPLAY_WINDOW)
+                window = self._open(ssrc, index)
             window.add(index)
             plain.append((header, payload))
         return plain
+
+    def _open(self, ssrc: int, index: int) -> _Window:
+        """A window for *ssrc*. When there are too many all others are given up; those in use come back at once."""
+        windows, retired = self._windows, self._retired
+        if len(windows) >= MAX_STREAMS:
+            retired.update((each, window.highest) for each, window in windows.items())
+            windows.clear()
+        retired.pop(ssrc, None)
+        window = windows[ssrc] = _Window(index, REPLAY_WINDOW)
+        return window
 
     def unprotect_rtcp(self, packet: Buffer) -> bytes | None:
         size = len(packet)
@@ -156,7 +173,7 @@ class _GcmReceiver:
         ssrc, flagged = int.from_bytes(head[4:], "big"), int.from_bytes(word, "big")
         index = flagged & 0x7FFFFFFF
         window = self._rtcp_windows.get(ssrc)
-        if window is None and len(self._rtcp_windows) >= MAX_STREAMS:
+        if window is None and len(self._rtcp_windows) >= MAX_SSRCS:
             self._dropped["too_many_streams"] += 1
             return None
         if window is not None and not window.fresh(index):
@@ -173,7 +190,7 @@ class _GcmReceiver:
             self._dropped["not_authentic"] += 1
             return None
         if window is None:
-            window = self._rtcp_windows[ssrc] = _Window(index, 128)
+            window = self._rtcp_windows[ssrc] = _Window(index, RTCP_WINDOW)
         window.add(index)
         return plain
 
@@ -228,7 +245,7 @@ class _LibsrtpReceiver:
                 self._dropped["malformed"] += 1
                 continue
             ssrc = int.from_bytes(packet[8:12], "big")
-            if ssrc not in self._ssrcs and len(self._ssrcs) >= MAX_STREAMS:
+            if ssrc not in self._ssrcs and len(self._ssrcs) >= LIBSRTP_MAX_SSRCS:
                 self._dropped["too_many_streams"] += 1
                 continue
             clear = self._open(self._session.unprotect, packet)

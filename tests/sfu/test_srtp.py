@@ -153,9 +153,21 @@ class ReplayTests(SynchronousTestCase):
         peer = Peer(GCM_128)
         for ssrc in range(500):
             peer.plain(packet(1, ssrc=ssrc).serialize() + bytes(16))
-        made = [peer.out.protect(packet(1, ssrc=ssrc).serialize()) for ssrc in range(srtp.MAX_STREAMS + 10)]
-        self.assertEqual(len(peer.plain(*made)), srtp.MAX_STREAMS)
+        made = [peer.out.protect(packet(1, ssrc=ssrc).serialize()) for ssrc in range(srtp.MAX_SSRCS + 10)]
+        self.assertEqual(len(peer.plain(*made)), srtp.MAX_SSRCS)
         self.assertEqual(peer.dropped, {"not_authentic": 500, "too_many_streams": 10})
+
+    def test_streams_of_a_long_call(self) -> None:
+        """A client may take new SSRCs again and again; of old ones nothing is taken twice, and each goes on."""
+        peer = Peer(GCM_128)
+        first = [peer.out.protect(packet(number, ssrc=7).serialize()) for number in (65534, 65535, 0, 1, 2)]
+        self.assertEqual(len(peer.plain(*first[:4])), 4)
+        others = range(1000, 1000 + 3 * srtp.MAX_STREAMS)
+        made = [peer.out.protect(packet(1, ssrc=ssrc).serialize()) for ssrc in others]
+        self.assertEqual(len(peer.plain(*made)), len(made))
+        self.assertEqual(peer.plain(*first[:4], made[0]), [])
+        self.assertEqual(len(peer.plain(first[4])), 1)
+        self.assertEqual(peer.dropped, {"replayed": 5})
 
 
 class TamperTests(SynchronousTestCase):
