@@ -561,6 +561,11 @@ class Channel:
         """Bytes that wait here: at most one message beside them is on its way."""
         return self._channel.bufferedAmount + self._unopened_size
 
+    @property
+    def unopened(self) -> int:
+        """Messages that wait for the client to acknowledge the channel."""
+        return len(self._unopened)
+
     def send(self, data: Message) -> None:
         """Send one message. There is no limit on what may wait: look at ``buffered``.
 
@@ -573,7 +578,7 @@ class Channel:
         elif state == "connecting":
             # RFC 8832, 6: an unordered message could overtake the opening of its channel.
             self._unopened.append(data)
-            self._unopened_size += len(data)
+            self._unopened_size += len(data) or 1
         else:
             raise ConnectionError("the channel is closed")
 
@@ -662,6 +667,11 @@ class SctpTransport:
     def buffered(self) -> int:
         """Bytes that wait on all channels together."""
         return sum(channel.buffered for channel in self._channels.values())
+
+    @property
+    def queued(self) -> int:
+        """Messages that wait on all channels together."""
+        return len(self._sctp._data_channel_queue) + sum(each.unopened for each in self._channels.values())
 
     def start(self) -> None:
         """Begin as soon as DTLS is up. Nothing happens the second time."""

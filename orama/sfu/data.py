@@ -25,6 +25,8 @@ UNRELIABLE_QUEUE = 262144
 RELIABLE_QUEUE = 8 << 20
 #: Bytes waiting for one receiver on all its channels; beyond, reliable channels close and unreliable lose.
 RECEIVER_QUEUE = 16 << 20
+#: The same in messages: each takes some 200 bytes beside its own.
+RECEIVER_MESSAGES = 65536
 #: Different channels (label, protocol, reliability) that one sender can have.
 MAX_FLOWS = 64
 #: Longest label and protocol, in bytes of UTF-8.
@@ -65,6 +67,8 @@ class Transport(Protocol):
 
     @property
     def buffered(self) -> int: ...
+    @property
+    def queued(self) -> int: ...
     def open(
         self,
         label: str,
@@ -272,7 +276,7 @@ class DataFanout:
         if waiting:
             limit = RELIABLE_QUEUE if flow.manner.reliable else UNRELIABLE_QUEUE
             receiver = self._members.get(peer_id)
-            if waiting > limit or (receiver is not None and receiver.transport.buffered > RECEIVER_QUEUE):
+            if waiting > limit or (receiver is not None and _full(receiver.transport)):
                 if flow.manner.reliable:
                     self.counters.overflowed += 1
                     _log.info(
@@ -310,3 +314,7 @@ class DataFanout:
         outputs, flow.outputs = flow.outputs, {}
         for channel in outputs.values():
             channel.close()
+
+
+def _full(transport: Transport) -> bool:
+    return transport.queued > RECEIVER_MESSAGES or transport.buffered > RECEIVER_QUEUE

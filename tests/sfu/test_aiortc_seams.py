@@ -584,6 +584,8 @@ class DataTests(LoopCase):
         second.send(b"unordered")
         self.assertGreater(first.buffered, 0)
         self.assertEqual(call.sctp.buffered, first.buffered + second.buffered)
+        # Beside the messages each channel's opening waits.
+        self.assertEqual((call.sctp.queued, second.unopened), (2 + 6, 1))
         await call.connect()
         await call.until(lambda: len(call.client_received) == 6)
         ordered = [data for label, data in call.client_received if label == "größe 📦"]

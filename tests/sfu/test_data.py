@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from orama.sfu.data import (
     MAX_FLOWS,
     MAX_NAME,
+    RECEIVER_MESSAGES,
     RECEIVER_QUEUE,
     RELIABLE_QUEUE,
     UNRELIABLE_QUEUE,
@@ -35,6 +36,7 @@ class MemoryChannel:
     stalled: bool = False
     sent: list[Message] = field(factory=list)
     waiting: int = 0
+    queued: int = 0
     closed: bool = False
     aborted: bool = False
     on_message: Callable[[Message], None] = lambda data: None
@@ -51,6 +53,7 @@ class MemoryChannel:
             raise ValueError("too long")
         if self.stalled:
             self.waiting += len(data)
+            self.queued += 1
         else:
             self.sent.append(data)
 
@@ -76,6 +79,10 @@ class MemoryTransport:
     @property
     def buffered(self) -> int:
         return sum(channel.buffered for channel in self.opened)
+
+    @property
+    def queued(self) -> int:
+        return sum(channel.queued for channel in self.opened)
 
     def open(
         self,
@@ -272,6 +279,19 @@ class FanoutTests(SynchronousTestCase):
                 chat.on_message(b"x" * 200_000)
         self.assertLessEqual(self.bob.sctp.buffered, RECEIVER_QUEUE + 8 * 200_000)
         self.assertGreater(self.fanout.counters.overflowed, 0)
+
+    def test_tiny_messages(self) -> None:
+        """Messages of a byte are bounded by their number: each takes far more than its byte."""
+        files, lossy = self.ann.sctp.client("files"), self.ann.sctp.client("lossy", ordered=False, max_retransmits=0)
+        slow = self.bob.channel("ann", "files"), self.bob.channel("ann", "lossy")
+        slow[1].stalled = True
+        lossy.on_message(b"x")
+        slow[1].queued = RECEIVER_MESSAGES + 1
+        lossy.on_message(b"x")
+        self.assertEqual((slow[1].waiting, self.fanout.counters.lost), (1, 1))
+        slow[0].waiting = 1
+        files.on_message(b"x")
+        self.assertTrue(slow[0].aborted)
 
     def test_too_long_for_a_receiver(self) -> None:
         """A message that one receiver does not take is counted, and reaches the others."""
