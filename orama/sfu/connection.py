@@ -18,6 +18,7 @@ from orama.errors import SignalError
 from orama.net.fabric import Burst, Fabric
 from orama.settings import SfuSettings
 from orama.sfu._aiortc import DtlsCertificate, DtlsCounters, DtlsTransport, SctpCounters, SctpTransport
+from orama.sfu.allowance import Allowance
 from orama.sfu.counters import MediaCounters
 from orama.sfu.events import Answer, Event, Offer
 from orama.sfu.ice import IceAgent, MediaPort
@@ -37,6 +38,8 @@ AFTER_ANSWER = 0.1
 IMPATIENT = 1.0
 #: Seconds after an answer that did not fit.
 AFTER_WRONG_ANSWER = 1.0
+#: Descriptions a second from one client, and at once. One of 64 KiB takes up to 20 ms.
+DESCRIPTION_RATE, MOST_DESCRIPTIONS = 10, 200
 
 _log = Logger()
 
@@ -73,6 +76,9 @@ class Listener(Protocol):
 
     def data_opened(self, sctp: SctpTransport) -> None:
         """The client has a data m-line now."""
+
+    def data_closed(self) -> None:
+        """The client has stopped it."""
 
     def secured(self) -> None:
         """DTLS is up for the first time."""
@@ -114,7 +120,9 @@ class Connection:
         self._certificate = certificate
         self._dtls: DtlsTransport | None = None
         self._sctp: SctpTransport | None = None
-        self.media = PeerMedia(clock, random, self._agent.send, fabric.later, counters.media)
+        self.media = PeerMedia(clock, random, self._agent.send, fabric.later, counters.media, settings.max_bitrate)
+        # Before the first description is written: a ufrag that is taken is drawn again.
+        port.add(self._agent)
         self.negotiator = Negotiator(
             self._agent,
             certificate.fingerprint(),
@@ -125,6 +133,7 @@ class Connection:
             may_use_data=may_use_data,
             max_bitrate=settings.max_bitrate,
         )
+        self._descriptions = Allowance(DESCRIPTION_RATE, MOST_DESCRIPTIONS, clock.seconds())
         self._flowing = False
         self._offer_call: IDelayedCall | None = None
         self._quiet_until = 0.0
@@ -205,8 +214,9 @@ class Connection:
 
     def remote_offer(self, text: str) -> None:
         """
-        :raises SignalError: ``invalid_offer``; nothing has changed.
+        :raises SignalError: ``invalid_offer`` or ``rate_limited``; nothing has changed.
         """
+        self._described()
         self._counters.offers_received += 1
         glare, dropped = self.negotiator.offering, self.negotiator.candidates_dropped
         answered = self.negotiator.remote_offer(text)
@@ -223,8 +233,9 @@ class Connection:
 
     def remote_answer(self, text: str) -> None:
         """
-        :raises SignalError: ``invalid_answer``; the offer is made again.
+        :raises SignalError: ``invalid_answer`` or ``rate_limited``; the offer is made again.
         """
+        self._described()
         dropped = self.negotiator.candidates_dropped
         try:
             agreement = self.negotiator.remote_answer(text)
@@ -240,6 +251,10 @@ class Connection:
         self._take(agreement, frozenset(), "invalid_answer")
         self.negotiate()
 
+    def _described(self) -> None:
+        if not self._descriptions.take(1, self._clock.seconds()):
+            raise SignalError("rate_limited", "too many descriptions")
+
     def remote_candidate(self, candidate: str) -> None:
         """Look at a candidate: a lite agent has no use for one, but one that is not ``relay`` is refused.
 
@@ -251,10 +266,10 @@ class Connection:
             kind = sdp.candidate(candidate).type
         except sdp.SdpError as error:
             self._counters.candidates_refused += 1
-            raise SignalError("invalid_candidate", f"The candidate cannot be used: {error}.") from None
+            raise SignalError("invalid_candidate", f"the candidate cannot be used: {error}") from None
         if kind != "relay":
             self._counters.candidates_refused += 1
-            raise SignalError("invalid_candidate", "Only candidates of type relay are taken: set iceTransportPolicy.")
+            raise SignalError("invalid_candidate", "only candidates of type relay are taken: set iceTransportPolicy")
 
     # ---- transport
 
@@ -262,7 +277,6 @@ class Connection:
         """The first description goes out: be there for what it brings."""
         if not self._began:
             self._began = True
-            self._port.add(self._agent)
             self._dtls = DtlsTransport(self._certificate, self._dtls_send, counters=self._counters.dtls)
             self._dtls.on_keys = self._keys
             self._dtls.on_state = self._dtls_changed
@@ -278,6 +292,10 @@ class Connection:
             self._sctp = SctpTransport(dtls, port, longest, counters=self._counters.sctp)
             self._listener.data_opened(self._sctp)
             self._sctp.start()
+        elif agreement.data is None and self._sctp is not None:
+            sctp, self._sctp = self._sctp, None
+            sctp.close()
+            self._listener.data_closed()
         self._listener.agreed(agreement, forbidden)
 
     def _selected(self) -> None:
@@ -316,14 +334,15 @@ class Connection:
         self._closed = True
         self._cancel()
         self.media.close()
-        if self._dtls is None:
-            return succeed(None)
 
         def forget(result: object) -> None:
             self._port.remove(self._agent)
             self._agent.on_media = _nothing
             self._agent.on_dtls = _nothing
 
+        if self._dtls is None:
+            forget(None)
+            return succeed(None)
         return self._dtls.close().addErrback(_failed).addCallback(forget)
 
 

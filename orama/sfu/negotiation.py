@@ -9,7 +9,7 @@ media are ``connection``'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from attrs import evolve, frozen
@@ -37,6 +37,10 @@ from orama.wire.sdp import SdpError
 
 #: m-lines up to which we add some of our own: the client's answer to more would not fit a signalling frame.
 OFFERED_LINES = 64
+#: Tracks that one client may publish; each takes an m-line of every other client.
+MAX_UPLINKS = 32
+#: From one SSRC to the next: 2³² divided by the golden ratio, so that they lie far apart.
+SSRC_STEP = 0x9E3779B1
 #: Late answers that are forgiven.
 MAX_STALE = 16
 #: What we offer with a track. All of it, since Chromium offers on later m-lines of its own, on which it publishes, no
@@ -70,6 +74,8 @@ class Agreement:
     data: tuple[int, int] | None
     #: Tracks that the client will not take; they are not offered again.
     declined: frozenset[str] = frozenset()
+    #: What we send with, or may send with again on m-lines that rest.
+    ssrcs: frozenset[int] = frozenset()
 
 
 @frozen
@@ -130,6 +136,7 @@ class Negotiator:
         self._max_bitrate = max_bitrate
         self._session_id = random.getrandbits(62)
         self._version = 0
+        self._ssrc_drawn = random.getrandbits(32)
         self._lines: tuple[Line, ...] = ()
         self._outstanding: _Outstanding | None = None
         self._transport: Transport | None = None
@@ -251,9 +258,11 @@ class Negotiator:
         taken = {number for line in lines if line.sending for number in (line.sending.ssrc, line.sending.rtx_ssrc)}
         taken.update(number for line in lines if line.uplink for pair in line.uplink.ssrcs for number in pair)
         while True:
-            ssrc = self._random.getrandbits(32)
-            if ssrc and ssrc not in taken:
-                return ssrc
+            # An odd step goes through all numbers before one comes again: under one SSRC and key the packets of two
+            # subscriptions would share their indexes.
+            self._ssrc_drawn = (self._ssrc_drawn + SSRC_STEP) & 0xFFFFFFFF
+            if self._ssrc_drawn and self._ssrc_drawn not in taken:
+                return self._ssrc_drawn
 
     # ---- the client's offers
 
@@ -267,7 +276,7 @@ class Negotiator:
             lines, declined, forbidden = self._read_offer(session)
             transport = self._read_transport(session, lines, ("actpass", "active"))
         except SdpError as error:
-            raise SignalError("invalid_offer", f"The offer cannot be used: {error}.") from None
+            raise SignalError("invalid_offer", f"the offer cannot be used: {error}") from None
         self._learn(session, lines)
         if self._outstanding is not None:
             self._outstanding = None
@@ -303,6 +312,8 @@ class Negotiator:
                 forbidden.add(read.lacks)
             if _is_data(line) and any(_is_data(other) for other in lines):
                 raise SdpError("it has two data m-lines")
+            if line.uplink is not None and len(named) == MAX_UPLINKS:
+                line = evolve(line, uplink=None)
             if line.uplink is not None:
                 line = self._named(line, media, old.uplink if old is not None else None, named)
             lines.append(line)
@@ -347,7 +358,7 @@ class Negotiator:
         try:
             session = sdp.parse(text)
         except SdpError as error:
-            raise SignalError("invalid_answer", f"The answer cannot be used: {error}.") from None
+            raise SignalError("invalid_answer", f"the answer cannot be used: {error}") from None
         try:
             if offer is None:
                 raise SdpError("there is no offer that waits for it")
@@ -357,7 +368,7 @@ class Negotiator:
             if self._stale:
                 self._stale -= 1
                 return None
-            raise SignalError("invalid_answer", f"The answer cannot be used: {error}.") from None
+            raise SignalError("invalid_answer", f"the answer cannot be used: {error}") from None
         if offer is self._outstanding:
             self._stale = min(MAX_STALE, self._stale + self._repeats)
             self._repeats = 0
@@ -408,7 +419,16 @@ class Negotiator:
             self._transport.fingerprints if self._transport is not None and live else (),
             data,
             declined,
+            frozenset(self._resting()),
         )
+
+    def _resting(self) -> Iterator[int]:
+        """SSRCs of m-lines in force, and of those that a second answer to the last offer may bring back."""
+        for line in (*self._lines, *(self._answered.lines if self._answered is not None else ())):
+            if line.sending is not None:
+                yield line.sending.ssrc
+                if line.sending.rtx_ssrc is not None:
+                    yield line.sending.rtx_ssrc
 
     def _write(self, lines: Sequence[Line], *, answering: bool, mixed: bool = True) -> str:
         local = Local(self._ice.local_ufrag, self._ice.local_pwd, self._fingerprint, self._address)

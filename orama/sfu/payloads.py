@@ -58,6 +58,8 @@ USUAL_IDS = {
     DEPENDENCY_DESCRIPTOR: 12,
     VIDEO_ORIENTATION: 13,
 }
+#: A number with so many meanings is never given to anything: it needs no more of them.
+AMBIGUOUS = 2
 #: One-byte header extensions have ids up to 14 (RFC 8285, 4.2).
 LAST_ID = 14
 
@@ -183,10 +185,15 @@ class Numbers:
         """
         for one in sdp.formats(media):
             mime = f"{kind}/{one.name}".lower()
-            profile = sdp.parameters(one.parameters).get("apt", "") if mime.endswith("/rtx") else ""
-            meaning = (mime, one.clock_rate, one.channels, profile or _profile(mime, one.parameters))
-            self._meanings[one.payload_type] = self._meanings.get(one.payload_type, frozenset()) | {meaning}
+            fmtp = one.parameters[:MAX_FMTP]
+            profile = sdp.parameters(fmtp).get("apt", "") if mime.endswith("/rtx") else ""
+            meaning = (mime, one.clock_rate, one.channels, profile or _profile(mime, fmtp))
+            known = self._meanings.get(one.payload_type, frozenset())
+            if len(known) < AMBIGUOUS:
+                self._meanings[one.payload_type] = known | {meaning}
         for extension in sdp.extensions(media):
+            if self._ids.get(extension.uri) == extension.id:
+                continue
             # What the client says counts: an id that we gave and it never took, it may give to something else.
             self._ids = {uri: number for uri, number in self._ids.items() if number != extension.id}
             self._ids[extension.uri] = extension.id

@@ -31,6 +31,7 @@ from orama.sfu.events import (
     TrackRemoved,
     TrackState,
 )
+from orama.sfu.layers import LAYERS
 from orama.sfu.lines import Wanted
 from orama.sfu.negotiation import Agreement
 from orama.sfu.track import Track
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 MAX_WAITING = 1024
 #: What a track is when its publisher does not say.
 SOURCES = {"audio": "microphone", "video": "camera"}
-LAYERS = ("low", "mid", "high", "auto")
 
 _log = Logger()
 
@@ -226,15 +226,15 @@ class Peer:
             mids = (each for each in self.publications.values() if each.uplinked.mid == track_id)
             publication = next(mids, None)
         if publication is None:
-            raise SignalError("unknown_track", "You publish no such track.")
+            raise SignalError("unknown_track", "you publish no such track")
         self.room.set_muted(publication, muted, self)
 
     def subscribe(self, track_id: str, layer: str = "auto", priority: int = 0) -> None:
         self._check_here()
         if not self.may_subscribe:
-            raise SignalError("forbidden", "You may not subscribe.")
+            raise SignalError("forbidden", "you may not subscribe")
         if layer not in LAYERS:
-            raise SignalError("invalid_message", f"layer is one of {', '.join(LAYERS)}.")
+            raise SignalError("invalid_message", f"layer is one of {', '.join(LAYERS)}")
         publication = self._foreign(track_id)
         self._unsubscribed.discard(track_id)
         self._layers[track_id] = (layer, priority)
@@ -253,7 +253,7 @@ class Peer:
         self._check_owner()
         peer = self.room.peers.get(peer_id)
         if peer is None:
-            raise SignalError("invalid_message", "There is no such peer in the room.")
+            raise SignalError("invalid_message", "there is no such peer in the room")
         peer.leave("kicked")
 
     def mute(self, track_id: str) -> None:
@@ -261,22 +261,22 @@ class Peer:
         self._check_owner()
         publication = self.room.tracks.get(track_id)
         if publication is None:
-            raise SignalError("unknown_track", "There is no such track in the room.")
+            raise SignalError("unknown_track", "there is no such track in the room")
         self.room.set_muted(publication, True, None)
 
     def _check_here(self) -> None:
         if self.left:
-            raise SignalError("not_joined", "You are not in the room any more.")
+            raise SignalError("not_joined", "you are not in the room any more")
 
     def _check_owner(self) -> None:
         self._check_here()
         if not self.owner:
-            raise SignalError("forbidden", "This needs the role owner.")
+            raise SignalError("forbidden", "this needs the role owner")
 
     def _foreign(self, track_id: str) -> Publication:
         publication = self.room.tracks.get(track_id)
         if publication is None or publication.peer is self:
-            raise SignalError("unknown_track", "Nobody else publishes such a track.")
+            raise SignalError("unknown_track", "nobody else publishes such a track")
         return publication
 
     # ---- the room's side
@@ -348,13 +348,12 @@ class Peer:
 
     def agreed(self, agreement: Agreement, forbidden: frozenset[str]) -> None:
         if "publish" in forbidden:
-            self._warn("publish", "You may not publish: what you offered to send is not taken.")
+            self._warn("publish", "you may not publish: what you offered to send is not taken")
         if "data" in forbidden:
-            self._warn("data", "You may not use data channels.")
+            self._warn("data", "you may not use data channels")
         self._publish(agreement.uplinks)
         self._subscribe(agreement)
-        for track_id in agreement.declined:
-            self._unsubscribed.add(track_id)
+        self._unsubscribed.update(agreement.declined & self.room.tracks.keys())
 
     def _warn(self, what: str, text: str) -> None:
         if what not in self._warned:
@@ -394,11 +393,15 @@ class Peer:
         for track_id in self._told:
             if track_id not in active:
                 media.unsubscribe(track_id)
+        media.retain(agreement.ssrcs)
 
     def data_opened(self, sctp: SctpTransport) -> None:
         if "data" not in self.permissions:
-            self._warn("data", "You may receive data, but not send it.")
+            self._warn("data", "you may receive data, but not send it")
         self.room.open_data(self, sctp)
+
+    def data_closed(self) -> None:
+        self.room.close_data(self)
 
     def announce(self, channel: DataChannel) -> None:
         self.say(channel)

@@ -82,8 +82,7 @@ class Room:
         for publication in list(peer.publications.values()):
             self.withdraw(publication)
         peer.publications.clear()
-        self.data.leave(peer.peer_id)
-        self._has_data.discard(peer.peer_id)
+        self.close_data(peer)
         self._rooms.released(peer)
         self._tell(PeerLeft(peer.peer_id, reason))
         if not self.peers and not self.closed:
@@ -118,6 +117,11 @@ class Room:
             for other in self._others(peer):
                 other.data_in_room()
 
+    def close_data(self, peer: Peer) -> None:
+        """*peer* has no data channels any more."""
+        self._has_data.discard(peer.peer_id)
+        self.data.leave(peer.peer_id)
+
     def secured(self, seconds: float) -> None:
         self._rooms.on_secured(seconds)
 
@@ -130,7 +134,12 @@ class Room:
     def tick(self, now: float) -> None:
         levels: dict[str, int] = {}
         for peer in list(self.peers.values()):
-            peer.connection.media.tick(now)
+            try:
+                peer.connection.media.tick(now)
+            except Exception:  # the others go on
+                _log.failure("the tick of peer {peer_id} failed", peer_id=peer.peer_id)
+                peer.leave("timeout")
+                continue
             audio = [each.track.audio_level for each in peer.publications.values() if each.kind == "audio"]
             if audio:
                 levels[peer.peer_id] = max(audio)
@@ -211,7 +220,7 @@ class Rooms:
         :raises CannotListenError: none is free.
         """
         if namespace in self._namespaces:
-            raise Conflict("already_enabled", f"Namespace {namespace} is running already.")
+            raise Conflict("already_enabled", f"namespace {namespace} is running already")
         settings = self._settings
         accepts = RelayOnly(
             settings.relay_ip, relay_block, frozenset(settings.sfu.relay_addresses), settings.turn.relay_ports
@@ -251,7 +260,7 @@ class Rooms:
         """
         rooms = self._held(namespace).rooms
         if room_id in rooms:
-            raise Conflict("room_exists", "There is a room of that name.")
+            raise Conflict("room_exists", "there is a room of that name")
         limit = self._settings.sfu.max_participants if max_participants is None else max_participants
         room = rooms[room_id] = Room(self, namespace, room_id, limit, self._reactor.seconds())
         self.watch_empty(room)
@@ -273,7 +282,7 @@ class Rooms:
         held = self._namespaces.get(namespace)
         room = held.rooms.pop(room_id, None) if held is not None else None
         if room is None:
-            raise NotFound("room_not_found", "There is no room of that name.")
+            raise NotFound("room_not_found", "there is no room of that name")
         room.close(reason)
 
     def join(
@@ -295,7 +304,7 @@ class Rooms:
         held = self._held(namespace)
         room = held.rooms.get(room_id) or self.create(namespace, room_id)
         if len(room.peers) >= room.max_participants:
-            raise SignalError("room_full", f"The room takes {room.max_participants} participants.", fatal=True)
+            raise SignalError("room_full", f"the room takes {room.max_participants} participants", fatal=True)
         peer_id = f"p{self.new_id()}"
 
         def connect(listener: Listener, may_publish: bool, may_use_data: bool) -> Connection:
@@ -362,7 +371,7 @@ class Rooms:
     def _held(self, namespace: str) -> _Namespace:
         held = self._namespaces.get(namespace)
         if held is None:
-            raise NotFound("webrtc_not_enabled", "WebRTC is not enabled in this namespace.")
+            raise NotFound("webrtc_not_enabled", "WebRTC is not enabled in this namespace")
         return held
 
     def _every_room(self) -> Iterator[Room]:

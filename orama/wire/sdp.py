@@ -21,6 +21,8 @@ MAX_MEDIA = 128
 MAX_MID = 16
 #: Characters of an identifier in msid (RFC 8830, 2) and of a rid that we take.
 MAX_ID = 64
+#: Characters of the name of a header extension; the longest that browsers use has 91.
+MAX_URI = 256
 
 DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
 
@@ -330,8 +332,8 @@ def extensions(media: Media) -> tuple[Extension, ...]:
     """
     found: dict[int, Extension] = {}
     for value in media.attributes.all("extmap"):
-        parts = value.split()
-        if len(parts) < 2:
+        parts = value.split(maxsplit=2)
+        if len(parts) < 2 or len(parts[1]) > MAX_URI:
             raise SdpError("malformed a=extmap")
         text, _, way = parts[0].partition("/")
         identifier = number(text, 255)

@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from orama.errors import SignalError
 from orama.sfu import payloads
-from orama.sfu.negotiation import OFFERED_LINES, Agreement, Negotiator
+from orama.sfu.negotiation import MAX_UPLINKS, OFFERED_LINES, Agreement, Negotiator
+from orama.sfu.payloads import Numbers
 from orama.sfu.values import AUDIO_LEVEL, MID, RID, TRANSPORT_CC
 from orama.wire import sdp
 from tests.sfu.browser import Browser
@@ -38,6 +39,11 @@ def settle(table: Negotiator, browser: Browser) -> list[str]:
         assert answer is not None
         table.remote_answer(answer)
     raise AssertionError("the SFU never stops offering")
+
+
+def sdp_ssrcs(table: Negotiator) -> tuple[int, ...]:
+    """What the agreement in force sends with."""
+    return tuple(table._agreement(frozenset()).ssrcs)
 
 
 def publish(table: Negotiator, browser: Browser) -> None:
@@ -108,6 +114,41 @@ class PublishingTests(SynchronousTestCase):
         table, _ = negotiator(max_bitrate=1_500_000)
         answer = sdp.parse(table.remote_offer(recorded("chromium-offer")).sdp)
         self.assertEqual([media.bandwidth for media in answer.media], [None, 1500])
+
+    def test_extmap_allow_mixed(self) -> None:
+        """Two-byte header extensions (RFC 8285, 6): our offers allow them, answers where the client's session does."""
+        for name, allowed in (("chromium-offer", True), ("firefox-offer", False), ("chromium-offer", False)):
+            table, _ = negotiator()
+            text = recorded(name)
+            if not allowed:
+                text = text.replace("a=extmap-allow-mixed\r\n", "")
+            answer = table.remote_offer(text).sdp
+            self.assertEqual("extmap-allow-mixed" in sdp.parse(answer).attributes, allowed, name)
+            table.want(video("theirs"))
+            proposed = table.propose()
+            assert proposed is not None
+            self.assertIn("extmap-allow-mixed", sdp.parse(proposed.sdp).attributes)
+
+    def test_too_many_tracks(self) -> None:
+        """One client publishes no more than the limit: further m-lines stay, and nothing is taken on them."""
+        table, _ = negotiator()
+        browser = Browser()
+        for i in range(MAX_UPLINKS + 3):
+            browser.add_transceiver("audio", f"a{i}", receives=False)
+        answered = table.remote_offer(browser.offer())
+        self.assertEqual(len(answered.agreement.uplinks), MAX_UPLINKS)
+        browser.take_answer(answered.sdp)
+        self.assertEqual(len(browser.sending), MAX_UPLINKS)
+
+    def test_numbers_of_a_hostile_client(self) -> None:
+        """A client that gives its payload types new meanings for ever makes us remember two of each."""
+        numbers = Numbers()
+        for i in range(50):
+            lines = tuple(("rtpmap", f"{number} codec{i}/{i + 1}") for number in range(96, 128))
+            formats = tuple(str(number) for number in range(96, 128))
+            numbers.learn("video", sdp.Media("video", 9, "UDP/TLS/RTP/SAVPF", formats, lines))
+        self.assertEqual({len(meanings) for meanings in numbers._meanings.values()}, {2})
+        self.assertEqual(len(numbers._meanings), 32)
 
     def test_other_m_lines(self) -> None:
         """What we do not know is refused m-line by m-line: text, and audio without a codec of ours."""
@@ -341,6 +382,21 @@ class SubscribingTests(SynchronousTestCase):
         table.want(video("v"))
         self.assertEqual(settle(table, browser), ["0"])
 
+    def test_no_ssrc_twice(self) -> None:
+        """However often subscriptions come and go, no SSRC of one that has ended is given to another."""
+        table, _ = negotiator()
+        browser = Browser()
+        seen: set[int] = set()
+        for i in range(40):
+            table.want(video(f"v{i}"))
+            settle(table, browser)
+            fresh = set(sdp_ssrcs(table))
+            self.assertEqual((len(fresh), fresh & seen), (2, set()))
+            seen |= fresh
+            table.unwant(f"v{i}")
+            settle(table, browser)
+        self.assertEqual(list(sdp_ssrcs(table)), [])
+
     def test_not_too_many(self) -> None:
         """Beyond the limit tracks wait, and come when there is room."""
         table, _ = negotiator()
@@ -573,6 +629,7 @@ class Glare(RuleBasedStateMachine):
         self.names += 1
         return f"{kind}{self.names}"
 
+    @precondition(lambda self: len(self.browser.tracks) < MAX_UPLINKS)
     @rule(kind=st.sampled_from(["audio", "video"]), added=st.booleans())
     def client_publishes(self, kind: str, added: bool) -> None:
         track = self.name(f"own-{kind}")

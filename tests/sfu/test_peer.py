@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from twisted.internet.defer import Deferred
 
+from orama.errors import SignalError
 from orama.settings import SfuSettings
-from orama.sfu.connection import AFTER_WRONG_ANSWER
+from orama.sfu.connection import AFTER_WRONG_ANSWER, MOST_DESCRIPTIONS
 from orama.sfu.events import (
     Answer,
     Error,
@@ -295,3 +298,79 @@ class BrokenTests(RoomsCase):
         self.assertEqual(one.told(PeerLeft), [PeerLeft(two.peer.peer_id, "left")])
         self.assertEqual(two.events[-1], Kicked("left"))
         return self.rooms.stop()
+
+
+class LimitTests(RoomsCase):
+    def test_descriptions(self) -> None:
+        """Descriptions come at a bounded rate; who is too fast is told, and goes on later."""
+        one = self.guest()
+        for _ in range(MOST_DESCRIPTIONS):
+            self.assert_refused("invalid_offer", one.peer.offer, "v=0")
+        self.assert_refused("rate_limited", one.peer.offer, "v=0")
+        self.assert_refused("rate_limited", one.peer.answer, "v=0")
+        self.wait(1)
+        one.publish("audio1")
+        self.assertEqual(len(one.told(Answer)), 1)
+
+    def test_declined_and_gone(self) -> None:
+        """A track that was declined while it went is not remembered: the next of that name is offered."""
+        one, two = self.guest(), self.guest()
+        two.deaf = True
+        one.publish("audio1")
+        self.wait()
+        (offer,) = two.told(Offer)
+        one.peer.leave()
+        stopped = re.sub(r"m=audio \d+", "m=audio 0", two.browser.take_offer(offer.sdp) or "")
+        two.peer.answer(re.sub("a=group:BUNDLE.*", "a=group:BUNDLE", stopped))
+        self.assertEqual(two.peer._unsubscribed, set())
+
+    def test_text_style(self) -> None:
+        """Errors are worded as everywhere: no capital at the start, no full stop."""
+        one = self.guest()
+        for call, *arguments in (
+            (one.peer.offer, "x"),
+            (one.peer.answer, "x"),
+            (one.peer.candidate, "x"),
+            (one.peer.candidate, CANDIDATE.format("host")),
+            (one.peer.subscribe, "x"),
+            (one.peer.track_state, "x", True),
+            (one.peer.kick, "x"),
+        ):
+            with self.assertRaises(SignalError) as caught:
+                call(*arguments)  # type: ignore[operator]
+            self.assertRegex(caught.exception.message, r"^[a-z].*[^.]$")
+
+
+class DataLineTests(RoomsCase):
+    DATA = "m=application {} UDP/DTLS/SCTP webrtc-datachannel\r\na=mid:9\r\na=sctp-port:5000\r\n"
+
+    def offer(self, guest: Guest, port: int) -> None:
+        """The guest's offer with a data m-line at the end."""
+        text = guest.browser.offer()
+        transport = text[text.index("a=ice-ufrag") : text.index("a=mid:")]
+        if port:
+            text = re.sub("a=group:BUNDLE (.*)\r", "a=group:BUNDLE \\1 9\r", text)
+        guest.peer.offer(text + self.DATA.format(port) + transport)
+
+    def test_stopped(self) -> None:
+        """A client that stops its data m-line ends its association; with a new one it has channels again."""
+        one = self.guest()
+        one.browser.add_transceiver("audio", "audio1")
+        one.hear = one.events.append  # type: ignore[method-assign]
+        one.peer._sink = one.events.append
+        self.offer(one, 9)
+        first = one.peer.connection._sctp
+        assert first is not None
+        self.assertTrue(one.peer.room.has_data)
+        self.offer(one, 0)
+        self.assertFalse(one.peer.room.has_data)
+        self.assertIsNone(one.peer.connection._sctp)
+        ended: Deferred[None] = first.close()
+
+        def again(_: None) -> None:
+            self.assertEqual(first.state, "closed")
+            self.offer(one, 9)
+            self.assertTrue(one.peer.room.has_data)
+            self.assertIsNot(one.peer.connection._sctp, None)
+
+        return ended.addCallback(again)  # type: ignore[return-value]
