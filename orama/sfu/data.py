@@ -27,6 +27,10 @@ RELIABLE_QUEUE = 8 << 20
 RECEIVER_QUEUE = 16 << 20
 #: The same in messages: each takes some 200 bytes beside its own.
 RECEIVER_MESSAGES = 65536
+#: Bytes kept for a peer that is expected but has no SCTP transport yet; what comes beyond is lost to it.
+EXPECTED_QUEUE = 1 << 20
+#: The same in messages.
+EXPECTED_MESSAGES = 4096
 #: Different channels (label, protocol, reliability) that one sender can have.
 MAX_FLOWS = 64
 #: Longest label and protocol, in bytes of UTF-8.
@@ -90,7 +94,7 @@ class DataCounters:
     bytes_out: int = 0
     #: Messages of senders without the permission.
     forbidden: int = 0
-    #: Messages that a slow receiver of an unreliable channel lost.
+    #: Messages that a slow receiver of an unreliable channel lost, or one that was expected for too long.
     lost: int = 0
     #: Reliable channels closed because their receiver was too slow.
     overflowed: int = 0
@@ -139,6 +143,14 @@ class _Member:
     flows: dict[Manner, _Flow] = field(factory=dict)
 
 
+@define(eq=False)
+class _Expected:
+    """What was said on reliable channels to a peer that has no transport yet."""
+
+    messages: list[tuple[_Flow, Message, int]] = field(factory=list)
+    size: int = 0
+
+
 class DataFanout:
     """The data channels of one room.
 
@@ -149,6 +161,9 @@ class DataFanout:
       to every other peer, and ``announce`` is called with ``DataChannel(sender, label, id)``: the channel
       ``id`` of the *receiver's* connection carries what *sender* sends. A peer that joins later gets all
       that exist. Two channels of one sender in the same manner share it.
+    - ``expect`` a peer whose data m-line is being negotiated: what is said on reliable channels in the
+      meantime waits for it, bounded, so that the first words of a room are not lost to those who have
+      never opened a channel.
     - A receiver that opened the label itself gets the others' messages on these channels all the same,
       one per sender, never on its own: so it always knows who speaks.
     - What a peer sends on a channel that we opened counts as sent on a channel of its own with that
@@ -162,6 +177,12 @@ class DataFanout:
     def __init__(self) -> None:
         self.counters = DataCounters()
         self._members: dict[str, _Member] = {}
+        self._expected: dict[str, _Expected] = {}
+
+    def expect(self, peer_id: str) -> None:
+        """Keep reliable messages for *peer_id* until it joins or leaves. Nothing happens when it has joined."""
+        if peer_id not in self._members:
+            self._expected.setdefault(peer_id, _Expected())
 
     def join(
         self,
@@ -171,6 +192,7 @@ class DataFanout:
         may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         """Take *peer_id* in; it takes over ``sctp.on_channel``. A second join replaces the first."""
+        expected = self._expected.pop(peer_id, None)
         self.leave(peer_id)
         member = _Member(peer_id, sctp, announce, may_send)
         sctp.on_channel = lambda channel: self._opened(member, channel)
@@ -179,9 +201,14 @@ class DataFanout:
         for other in others:
             for flow in list(other.flows.values()):
                 self._connect(other, flow, member)
+        for flow, data, size in expected.messages if expected is not None else ():
+            output = flow.outputs.get(peer_id)
+            if output is not None:
+                self._forward(flow, peer_id, output, data, size)
 
     def leave(self, peer_id: str) -> None:
         """Forget *peer_id*, and close what carried its messages. Nothing happens when it is not here."""
+        self._expected.pop(peer_id, None)
         member = self._members.pop(peer_id, None)
         if member is None:
             return
@@ -270,6 +297,16 @@ class DataFanout:
             return
         for peer_id, output in list(flow.outputs.items()):
             self._forward(flow, peer_id, output, data, size)
+        if flow.manner.reliable:
+            for expected in self._expected.values():
+                self._keep(expected, flow, data, size)
+
+    def _keep(self, expected: _Expected, flow: _Flow, data: Message, size: int) -> None:
+        if expected.size + size > EXPECTED_QUEUE or len(expected.messages) >= EXPECTED_MESSAGES:
+            self.counters.lost += 1
+            return
+        expected.messages.append((flow, data, size))
+        expected.size += size
 
     def _forward(self, flow: _Flow, peer_id: str, output: Channel, data: Message, size: int) -> None:
         waiting = output.buffered

@@ -75,6 +75,8 @@ class Room:
             self._empty_call = None
         self._tell(PeerJoined(peer.peer_id, peer.user_id, peer.metadata))
         self.peers[peer.peer_id] = peer
+        if self.has_data:
+            self._expect_data(peer)
 
     def remove(self, peer: Peer, reason: str) -> None:
         """*peer* leaves; called by itself."""
@@ -115,7 +117,12 @@ class Room:
         self.data.join(peer.peer_id, cast(Transport, sctp), peer.announce, lambda: "data" in peer.permissions)
         if first:
             for other in self._others(peer):
+                self._expect_data(other)
                 other.data_in_room()
+
+    def _expect_data(self, peer: Peer) -> None:
+        if not peer.permissions.isdisjoint(("data", "subscribe")):
+            self.data.expect(peer.peer_id)
 
     def close_data(self, peer: Peer) -> None:
         """*peer* has no data channels any more."""

@@ -8,6 +8,8 @@ from attrs import define, field
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.sfu.data import (
+    EXPECTED_MESSAGES,
+    EXPECTED_QUEUE,
     MAX_FLOWS,
     MAX_NAME,
     RECEIVER_MESSAGES,
@@ -145,6 +147,35 @@ class FanoutTests(SynchronousTestCase):
         counters = self.fanout.counters
         self.assertEqual((counters.messages_in, counters.messages_out), (4, 8))
         self.assertEqual((counters.bytes_in, counters.bytes_out), (10, 20))
+
+    def test_expected(self) -> None:
+        """Who is expected hears what was said on reliable channels before it joined, in order, and only since then."""
+        chat = self.ann.sctp.client("chat")
+        loose = self.ann.sctp.client("loose", max_retransmits=0)
+        chat.on_message("before")
+        self.fanout.expect("dan")
+        for message in ("first", b"second"):
+            chat.on_message(message)
+            loose.on_message(message)
+        dan = Member(self.fanout, "dan")
+        chat.on_message("third")
+        self.assertEqual(dan.heard("ann", "chat"), ["first", b"second", "third"])
+        self.assertEqual(dan.heard("ann", "loose"), [])
+
+    def test_expected_in_vain(self) -> None:
+        """What waits for who never joins is bounded, and gone when it leaves."""
+        chat = self.ann.sctp.client("chat")
+        self.fanout.expect("dan")
+        for _ in range(5):
+            chat.on_message(bytes(EXPECTED_QUEUE // 4))
+        self.assertEqual(self.fanout.counters.lost, 1)
+        self.fanout.leave("dan")
+        dan = Member(self.fanout, "dan")
+        self.assertEqual(dan.heard("ann", "chat"), [])
+        self.fanout.expect("eve")
+        for _ in range(EXPECTED_MESSAGES + 1):
+            chat.on_message(b"")
+        self.assertEqual(self.fanout.counters.lost, 2)
 
     def test_manner(self) -> None:
         """The receivers' channels have the sender's label, protocol, ordering and reliability."""
