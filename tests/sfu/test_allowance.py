@@ -12,7 +12,7 @@ class AllowanceTests(SynchronousTestCase):
         """What is there at once, then so many a second, and a part of a wish where not all is granted."""
         allowance = Allowance(10, 5, 100.0)
         self.assertEqual([allowance.take(3, 100.0), allowance.take(3, 100.0), allowance.take(1, 100.05)], [3, 2, 0])
-        self.assertEqual([allowance.take(9, 100.3), allowance.take(99, 200.0)], [3, 5])
+        self.assertEqual([allowance.take(9, 100.4), allowance.take(99, 200.0)], [3, 5])
 
     def test_clock_set_back(self) -> None:
         """A wall clock that goes back takes nothing away, and time goes on from there."""
