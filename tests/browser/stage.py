@@ -72,9 +72,12 @@ def node() -> NodeProcess:
 
 
 def end(process: NodeProcess) -> None:
-    """Stop a node without waiting for peers that closed their windows without a word: a second signal says so."""
+    """Stop a node without waiting for peers that closed their windows without a word: a second signal says so.
+
+    Another one than the first: two of a kind that come together are one.
+    """
     process.signal(signal.SIGTERM)
-    process.signal(signal.SIGTERM)
+    process.signal(signal.SIGINT)
     process.wait()
 
 
