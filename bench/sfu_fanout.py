@@ -1,6 +1,6 @@
 """One publisher to many subscribers, all through TURN: orama against Janus with coturn, in one run.
 
-``python -m bench.sfu_fanout [--subscribers 6 12] [--bursts 8 1] [--rate 800] [--seconds 4]``
+``python -m bench.sfu_fanout [--subscribers 6 12] [--bursts 8 1] [--rate 2000] [--seconds 4]``
 
 Both sides get the same load from the same light clients (``bench.relayed``): VP8 packets of 1,150
 bytes, as frames of *burst* packets that leave in one system call, or one by one. What is compared is
@@ -379,7 +379,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subscribers", type=int, nargs="+", default=[6, 12])
     parser.add_argument("--bursts", type=int, nargs="+", default=[8, 1])
-    parser.add_argument("--rate", type=float, default=800, help="packets a second from the publisher")
+    parser.add_argument("--rate", type=float, default=2000, help="packets a second from the publisher")
     parser.add_argument("--seconds", type=float, default=4)
     parser.add_argument("--only", choices=("orama", "janus"))
     args = parser.parse_args()
