@@ -43,6 +43,7 @@ from orama.sfu._aiortc import (
     EARLY_DATAGRAMS,
     MAX_CHUNKS,
     MAX_DATAGRAM,
+    MAX_DUPLICATES,
     MAX_MESSAGE_SIZE,
     MAX_STREAMS,
     WAITING_DATAGRAMS,
@@ -986,12 +987,34 @@ class SeamTests(LoopCase):
         self.assertIsNone(sctp._t1_handle or sctp._t2_handle or sctp._t3_handle or sctp._reconfig_handle)
 
     @on_loop
+    async def test_received_numbers(self) -> None:
+        """RTCSctpTransport: what has come, in any order, is counted as aiortc counts it; and across the wrap too."""
+        call = SctpCall()
+        await call.connect()
+        ours, theirs = call.sctp._sctp, call.client_sctp
+        start, chosen = 2**32 - 100, random.Random(5)
+        ours._last_received_tsn, theirs._last_received_tsn = start, 5000
+        for _ in range(2000):
+            offset = chosen.randrange(-20, 180)
+            known = ours._mark_received((start + offset) % 2**32)
+            self.assertEqual(known, RTCSctpTransport._mark_received(theirs, 5000 + offset))
+            self.assertEqual((ours._last_received_tsn - start) % 2**32, theirs._last_received_tsn - 5000)
+            self.assertEqual(
+                {(number - start) % 2**32 for number in ours._sack_misordered},
+                {number - 5000 for number in theirs._sack_misordered},
+            )
+        self.assertEqual(ours._last_received_tsn, 79)
+        self.assertLessEqual(len(ours._sack_duplicates), MAX_DUPLICATES)
+        await call.close()
+
+    @on_loop
     async def test_sctp_hooks(self) -> None:
         """RTCSctpTransport calls each method that we override."""
         called: set[str] = set()
         hooks = (
             "_handle_data",
             "_send_chunk",
+            "_mark_received",
             "_receive_data_chunk",
             "_receive_sack_chunk",
             "_receive_forward_tsn_chunk",
