@@ -17,10 +17,10 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 
 from orama import __version__
-from orama.cluster.namespaces import DEFAULT_KEY_FILE, Namespaces
+from orama.cluster.namespaces import DEFAULT_KEY_FILE, Namespaces, WebRtcConfig
 from orama.cluster.ports import PortBlocks, bindable
 from orama.cluster.rooms import RoomDirectory
-from orama.cluster.turn_access import TurnAccess
+from orama.cluster.turn_access import TurnAccess, turn_host
 from orama.errors import StartError, Unavailable
 from orama.listening import busy, listen, page_url, require_local, server_endpoints
 from orama.metrics import LoopLag, Metrics
@@ -144,7 +144,7 @@ class Node:
         self.tenants = Tenants(settings.relay_ip)
         self.certificates = ServerCertificates(
             self.data / "certificates",
-            (settings.public_ip, "localhost") if not settings.base_domain else (settings.public_ip,),
+            self._hosts(config.namespace for config in await self.namespaces.configs()),
             reactor,
             settings.turn.certificate,
             settings.turn.private_key,
@@ -175,7 +175,7 @@ class Node:
             except Unavailable as error:  # while we were away, somebody took a port of its block
                 _log.warn("{namespace} moves to other ports: {why}", namespace=config.namespace, why=error.message)
                 await self.served.apply(config.namespace, await self.namespaces.move(config.namespace))
-        self.namespaces.changed.append(self.served.apply)
+        self.namespaces.changed.append(self._namespace_changed)
 
     async def _start_http(self, endpoints: Mapping[str, IStreamServerEndpoint]) -> None:
         self.site = self._site()
@@ -196,6 +196,15 @@ class Node:
         control.noisy = False
         socket = listen_control(self._reactor, self.data.path, control)
         self._started("control socket", socket.stopListening)
+
+    async def _namespace_changed(self, namespace: str, config: WebRtcConfig | None) -> None:
+        await self.served.apply(namespace, config)
+        self.certificates.cover(self._hosts(self.served.names))
+
+    def _hosts(self, namespaces: Iterable[str]) -> list[str]:
+        """What the self-signed certificate is for: the addresses that clients are sent to."""
+        turn = sorted(turn_host(self.settings, namespace) for namespace in namespaces)
+        return [self.settings.public_ip, "localhost", *turn]
 
     def _signal(self, settings: Settings, require: Require) -> SignalResource:
         return SignalResource(self.signaling, settings, self.authenticator, require)

@@ -62,6 +62,11 @@ class ServedNamespaces:
         self._require = require
         self._served: dict[str, _Served] = {}
 
+    @property
+    def names(self) -> list[str]:
+        """The namespaces that are served."""
+        return sorted(self._served)
+
     def serves(self, namespace: str) -> bool:
         return namespace in self._served
 

@@ -26,6 +26,11 @@ class TurnGrant:
     ttl: int
 
 
+def turn_host(settings: Settings, namespace: str) -> str:
+    """The name under which clients of *namespace* reach TURN."""
+    return f"turn.ns-{namespace}.{settings.base_domain}" if settings.base_domain else settings.public_ip
+
+
 class TurnAccess:
     """Issues credentials for the TURN servers of this node."""
 
@@ -33,11 +38,6 @@ class TurnAccess:
         self._settings = settings
         self._namespaces = namespaces
         self._clock = clock
-
-    def host(self, namespace: str) -> str:
-        """The name under which clients of *namespace* reach TURN."""
-        domain = self._settings.base_domain
-        return f"turn.ns-{namespace}.{domain}" if domain else self._settings.public_ip
 
     async def issue(self, namespace: str, user_id: str | None = None) -> TurnGrant:
         """:raises NotFound: ``webrtc_not_enabled``.
@@ -49,5 +49,5 @@ class TurnAccess:
         if user and _PLAIN.match(user) is None:
             user = sha256(user.encode()).hexdigest()[:32]
         made = issue(config.turn_secret, namespace, config.credential_ttl, self._clock.seconds(), user)
-        servers = uris(self.host(namespace), self._settings.turn_port, self._settings.turns_port)
+        servers = uris(turn_host(self._settings, namespace), self._settings.turn_port, self._settings.turns_port)
         return TurnGrant(tuple(servers), made.username, made.password, made.ttl)

@@ -67,7 +67,7 @@ class ServerCertificates:
         self, directory: Path, hosts: Iterable[str], clock: IReactorTime, certificate: str = "", private_key: str = ""
     ) -> None:
         self._directory = directory
-        self._hosts = tuple(dict.fromkeys(host for host in hosts if host))
+        self._hosts = _distinct(hosts)
         self._clock = clock
         self._self_signed = not certificate
         self._looked = 0.0
@@ -92,6 +92,13 @@ class ServerCertificates:
 
     def names(self) -> list[str]:
         return sorted(self._by_name)
+
+    def cover(self, hosts: Iterable[str]) -> None:
+        """Let the self-signed certificate be for *hosts*; nothing happens where files were given."""
+        self._hosts = _distinct(hosts)
+        if self._self_signed:
+            self._keep_self_signed(self._default.certificate, self._default.private_key)
+            self.reload_if_changed()
 
     def reload_if_changed(self) -> bool:
         """Read what has changed on disk; True when something new is served. Bad files change nothing."""
@@ -177,6 +184,10 @@ class ConnectionCreator:
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         self._certificates.reload_if_changed()
         return SSL.Connection(self._certificates.choose(None), None)
+
+
+def _distinct(hosts: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(host for host in hosts if host))
 
 
 def _normal(name: str) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import time
 from http.client import HTTPConnection
+from ipaddress import ip_address
 from urllib.parse import quote
 
+from cryptography import x509
 from twisted.trial.unittest import SynchronousTestCase
 
 from tests.contract import signalling
@@ -86,6 +89,14 @@ class CredentialsTests(RestTestCase):
                 "turns:turn.ns-default.orama.example:PORT",
             ],
         )
+
+    def test_self_signed_names(self) -> None:
+        """Without a certificate of one's own, TURN over TLS serves one with the public IP and the namespace's name."""
+        port = int(apart().credentials()["uris"][2].rpartition(":")[2])
+        served = x509.load_pem_x509_certificate(ssl.get_server_certificate(("127.0.0.1", port)).encode())
+        names = served.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        self.assertIn(ip_address("127.0.0.1"), names.get_values_for_type(x509.IPAddress))
+        self.assertIn("turn.ns-default.orama.example", names.get_values_for_type(x509.DNSName))
 
     def test_seed_form(self) -> None:
         """The seed's own call: POST with a key and no body at all."""

@@ -126,6 +126,19 @@ class CertificateTests(SynchronousTestCase):
         self.clock.advance(timedelta(days=340).total_seconds())
         self.assertNotEqual(handshake(self.certificates("127.0.0.1", "other.example"))[0], other)
 
+    def test_cover(self) -> None:
+        """A running node's self-signed certificate takes new names at the next handshake; given files stay."""
+        certificates = self.certificates("127.0.0.1")
+        handshake(certificates)
+        certificates.cover(("127.0.0.1", "turn.ns-a.example"))
+        found, _ = handshake(certificates, "turn.ns-a.example")
+        names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        self.assertEqual(names.get_values_for_type(x509.DNSName), ["turn.ns-a.example"])
+        configured = self.configured()
+        before, _ = handshake(configured)
+        configured.cover(("other.example",))
+        self.assertEqual(handshake(configured)[0], before)
+
     def test_self_signed_is_renewed(self) -> None:
         """A node that runs for a year serves a self-signed certificate that is good."""
         certificates = self.certificates()
