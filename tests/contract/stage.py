@@ -103,7 +103,7 @@ def strict() -> NodeProcess:
             turn="unauthenticated_rate = 1\nunauthenticated_burst = 50\nallocations_per_user = 2\n"
             "allocations_per_namespace = 3\nmax_age = 30\ncredential_ttl = 3\nbandwidth_per_user = 70000\n"
             'allowed_peers = ["127.0.0.0/8"]',
-            signaling="message_rate = 5\nmessage_burst = 20\njoin_timeout = 1",
+            signaling="message_rate = 5\nmessage_burst = 20",
         )
     )
     atexit.register(end, made)

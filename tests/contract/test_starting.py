@@ -184,6 +184,7 @@ class SignalTests(NodeTestCase):
         self.assertEqual(ask(node, "GET", "/ready", headers={}).status, 503)
         self.assertEqual(client.settled()[-1], "server-draining")
         client.say("leave")
+        self.assertEqual(client.until_closed(), 1000)
         self.assertEqual(node.wait(), 0)
 
     def test_drain_with_a_peer_whose_socket_is_away(self) -> None:
@@ -195,6 +196,7 @@ class SignalTests(NodeTestCase):
         node.signal(signal.SIGTERM)
         other.until("server-draining")
         other.say("leave")
+        self.assertEqual(other.until_closed(), 1000)
         self.assertEqual(node.wait(), 0)
 
     def test_deadline(self) -> None:
