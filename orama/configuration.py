@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _HOSTNAME = pattern(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*")
 _ORIGIN = pattern(r"\*|[a-z][a-z0-9+.-]*://(\[[0-9a-fA-F:]+\]|[^/\s:@?#]+)(:\d{1,5})?")
+_URL = pattern(r"https?://([^/\s:@?#]+:[^/\s@?#]+@)?(\[[0-9a-fA-F:]+\]|[^/\s:@?#]+)(:\d{1,5})?/?")
+_SERVICE = pattern(r"([^\s@]+@)?(\[[0-9a-fA-F:]+\]|[^/\s:@?#]+):\d{1,5}")
 
 
 class _Wrong(ValueError):
@@ -122,6 +124,12 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "limits.request_rate": (1, 1_000_000),
     "limits.request_burst": (1, 1_000_000),
     "auth.max_token_ttl": (1, 365 * DAY),
+    "cluster.port": (0, 65535),
+    "cluster.heartbeat": (0.1, 60),
+    "cluster.replace_after": (0, DAY),
+    "cluster.sfu_nodes": (1, 100),
+    "cluster.turn_nodes": (1, 100),
+    "certificates.caddy_timeout": (1, 3600),
 }
 
 
@@ -172,9 +180,28 @@ def _some(values: tuple[str, ...]) -> None:
         raise _Wrong("needs at least one endpoint")
 
 
+def _one_of(*choices: str) -> Callable[[str], None]:
+    def check(value: str) -> None:
+        if value not in choices:
+            raise _Wrong(f"{value!r} is none of {', '.join(choices)}")
+
+    return check
+
+
 def _log_format(value: str) -> None:
     if value not in ("text", "json"):
         raise _Wrong(f"{value!r} is neither text nor json")
+
+
+def _place(value: str) -> None:
+    """An address and a port."""
+    host, _, port = value.rpartition(":")
+    if not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise _Wrong(f"{value!r} is no address and port (10.0.0.1:53)")
+    try:
+        ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        raise _Wrong(f"{value!r} is no address and port (10.0.0.1:53)") from None
 
 
 CHECKS: Mapping[str, Callable[[Any], None]] = {
@@ -189,6 +216,15 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "sfu.media_ports": _ports,
     "sfu.relay_addresses": _each(_ip),
     "signaling.ports": _ports,
+    "cluster.url": _optional(_matching(_URL, "an address of a site (https://n1.example)")),
+    "cluster.runner": _one_of("inline", "systemd"),
+    "cluster.rqlite": _optional(_matching(_URL, "an address of a site (http://10.0.0.1:4001)")),
+    "cluster.olric": _optional(_matching(_SERVICE, "a host and port (10.0.0.1:3320)")),
+    "cluster.gateway": _optional(_matching(_URL, "an address of a site (http://10.0.0.1:6001)")),
+    "dns.listen": _optional(_place),
+    "dns.nameservers": _each(_matching(_HOSTNAME, "a domain name in lower case")),
+    "dns.contact": _optional(_matching(_HOSTNAME, "a domain name in lower case")),
+    "firewall.ufw": _one_of("auto", "off", "require"),
     "limits.origins": _each(_matching(_ORIGIN, "an origin (scheme://host[:port]) or *")),
 }
 

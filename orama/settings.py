@@ -122,6 +122,65 @@ class WebSettings:
 
 
 @frozen
+class ClusterSettings:
+    """``[cluster]``: this node among others. Times are in seconds."""
+
+    #: Node-to-node HTTP on the internal address; 0 is 6002 when that is free, else any free port.
+    port: int = 0
+    #: Where browsers reach this node's gateway ("https://n1.example"); empty derives it from the HTTP endpoints.
+    url: str = ""
+    #: A node is dead after two and a half heartbeats without one.
+    heartbeat: float = 1.0
+    #: Silence after which the roles of a dead node move.
+    replace_after: float = 15.0
+    #: Nodes per namespace that forward media, and that relay it; never more than there are.
+    sfu_nodes: int = 3
+    turn_nodes: int = 2
+    #: "inline", or "systemd": namespaces as units.
+    runner: str = "inline"
+    #: What must be there before WebRTC is: "http://10.0.0.1:4001", "10.0.0.1:3320", "http://10.0.0.1:6001".
+    rqlite: str = ""
+    olric: str = ""
+    gateway: str = ""
+
+
+@frozen
+class DnsSettings:
+    """``[dns]``: the authoritative server for the base domain."""
+
+    #: Address and port for UDP and TCP ("0.0.0.0:53"); empty is no DNS server.
+    listen: str = ""
+    #: Names of the NS records; empty is ns1.BASE, ns2.BASE, one a node.
+    nameservers: tuple[str, ...] = ()
+    #: RNAME of the SOA record as a domain name; empty is hostmaster.BASE.
+    contact: str = ""
+
+
+@frozen
+class CertificateSettings:
+    """``[certificates]``: where those of the TURN hosts come from, beside ``turn.certificate``."""
+
+    #: NAME.crt and NAME.key, as lego leaves them, are taken from here.
+    directory: str = ""
+    #: A block per TURN host is kept in this file; empty is no Caddy.
+    caddyfile: str = ""
+    caddy_storage: str = "/var/lib/caddy/.local/share/caddy"
+    #: What stands inside ``tls { }`` of such a block.
+    caddy_tls: str = ""
+    caddy_reload: tuple[str, ...] = ("caddy", "reload", "--config", "{caddyfile}")
+    #: Seconds that Caddy gets to obtain a certificate before the status says that it has none.
+    caddy_timeout: float = 120.0
+
+
+@frozen
+class FirewallSettings:
+    """``[firewall]``"""
+
+    #: "auto", "off" or "require".
+    ufw: str = "auto"
+
+
+@frozen
 class Settings:
     """Everything. The top-level keys are the command-line options."""
 
@@ -143,6 +202,10 @@ class Settings:
     limits: LimitSettings = field(factory=LimitSettings)
     auth: AuthSettings = field(factory=AuthSettings)
     web: WebSettings = field(factory=WebSettings)
+    cluster: ClusterSettings = field(factory=ClusterSettings)
+    dns: DnsSettings = field(factory=DnsSettings)
+    certificates: CertificateSettings = field(factory=CertificateSettings)
+    firewall: FirewallSettings = field(factory=FirewallSettings)
 
     @property
     def realm(self) -> str:
