@@ -78,6 +78,25 @@ namespace_webrtc_config = Table(
     Column("enabled_by", String(128)),
     Column("enabled_at", Double),
     Column("disabled_at", Double),
+    #: New with each enabling: what is written along with it is written only if it still stands here.
+    Column("enablement", String(32)),
+    #: The secret before the current one, good for one ``turn_credential_ttl`` after the rotation.
+    Column("turn_secret_previous_encrypted", Text),
+    Column("turn_secret_rotated_at", Double),
+)
+
+#: Which node does what: ``role`` is ``sfu`` or ``turn``, ``slot`` counts from 0 up to the number of nodes wanted.
+webrtc_roles = Table(
+    "webrtc_roles",
+    metadata,
+    _namespace(primary=True),
+    Column("role", String(8), primary_key=True),
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("node_id", String(64), nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("namespace", "role", "node_id"),
+    CheckConstraint("role IN ('sfu', 'turn')", name="role"),
+    Index(None, "node_id"),
 )
 
 #: A row is the claim of the node where the room lives.
@@ -115,10 +134,24 @@ nodes = Table(
     Column("host", String(255), nullable=False),
     Column("internal_ip", String(45), nullable=False),
     Column("public_ip", String(45), nullable=False),
+    #: ``active`` or ``draining``.
     Column("state", String(16), nullable=False),
     Column("version", String(32), nullable=False),
     Column("joined_at", Double, nullable=False),
     Column("last_seen", Double, nullable=False),
+    #: Of node-to-node HTTP.
+    Column("internal_port", Integer, nullable=False),
+    Column("relay_ip", String(45), nullable=False),
+    #: Of its gateway, as browsers reach it.
+    Column("url", String(255), nullable=False),
+    Column("turn_port", Integer, nullable=False),
+    Column("turns_port", Integer, nullable=False),
+    Column("cpus", Integer, nullable=False),
+    Column("load", Double, nullable=False),
+    Column("memory_mb", Integer, nullable=False),
+    Column("memory_free_mb", Integer, nullable=False),
+    Column("namespaces", Integer, nullable=False),
+    Column("streams", Integer, nullable=False),
     Index(None, "last_seen"),
 )
 
