@@ -8,11 +8,13 @@ nothing. SQLite runs in WAL mode, so that readers and the one writer do not wait
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import random
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Executable, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import StaticPool
 from twisted.internet.defer import Deferred, fail, succeed
@@ -31,10 +33,15 @@ POOL_SIZE = 4
 BUSY_TIMEOUT = 10_000
 #: How long to wait for a PostgreSQL server that does not answer, seconds.
 CONNECT_TIMEOUT = 10
+#: SQLSTATE of a transaction that lost against another and can begin anew: serialization failure, deadlock.
+_AT_ODDS = ("40001", "40P01")
+#: How often a transaction begins that loses, and the mean pause before the second time, seconds; it doubles.
+_WRITE_ATTEMPTS, _WRITE_PAUSE = 20, 0.005
 #: Execution option of a connection that only reads.
 _READS = "orama_reads"
 
 T = TypeVar("T")
+_chance = random.SystemRandom()
 _log = Logger()
 
 
@@ -90,13 +97,26 @@ class Database:
         """
         return self._submit(work, {})
 
+    def write(self, *statements: Executable) -> Deferred[list[int]]:
+        """Execute *statements* in their order, all of them or none, as if nobody else wrote meanwhile.
+
+        Fires with the number of rows that each has inserted, changed or deleted. A condition on what stands in the
+        database goes into the statements: into ``where``, or into the ``select`` of an ``insert().from_select()``.
+
+        Fails with ``IntegrityError`` when a constraint says no; then nothing was written. Fails with Unavailable when
+        the database does not answer; then it may have been written all the same.
+        """
+        if self._engine is None:
+            return fail(_closed())
+        return self._defer(_write, self._engine, statements)
+
     def read(self, work: Callable[[Connection], T]) -> Deferred[T]:
         """Run *work*, which only reads: it then waits for no writer."""
         return self._submit(work, {_READS: True})
 
     def _submit(self, work: Callable[[Connection], T], options: dict[str, Any]) -> Deferred[T]:
         if self._engine is None:
-            return fail(Unavailable("store_unavailable", "the database is not open"))
+            return fail(_closed())
         return self._defer(_run, self._engine, work, options)
 
     def _defer(self, function: Callable[..., T], *arguments: Any) -> Deferred[T]:
@@ -128,12 +148,44 @@ class Database:
         return idle
 
 
+def _closed() -> Unavailable:
+    return Unavailable("store_unavailable", "the database is not open")
+
+
+def _write(engine: Engine, statements: Sequence[Executable]) -> list[int]:
+    """On a thread: *statements* in one transaction.
+
+    PostgreSQL must be asked for what SQLite does by itself, one writer after the other. It may then find out late that
+    two were at odds, and takes one of them back, which begins anew.
+    """
+    options: dict[str, Any] = {}
+    if engine.dialect.name == "postgresql":
+        options["isolation_level"] = "SERIALIZABLE"
+
+    def work(connection: Connection) -> list[int]:
+        kept = {"preserve_rowcount": True}
+        return [connection.execute(statement, execution_options=kept).rowcount for statement in statements]
+
+    for attempt in range(_WRITE_ATTEMPTS):
+        if attempt:
+            time.sleep(_chance.uniform(0, _WRITE_PAUSE * 2 ** min(attempt, 5)))
+        try:
+            return _run(engine, work, options)
+        except Unavailable as error:
+            cause = error.__cause__
+            if not isinstance(cause, DBAPIError) or getattr(cause.orig, "sqlstate", None) not in _AT_ODDS:
+                raise
+    raise Unavailable("store_unavailable", "the database has too many writers")
+
+
 def _run(engine: Engine, work: Callable[[Connection], T], options: dict[str, Any]) -> T:
     """On a thread: *work* in a transaction of its own."""
     try:
         with engine.connect() as connection, connection.execution_options(**options).begin():
             return work(connection)
     except (OperationalError, InterfaceError) as error:
+        if getattr(error.orig, "sqlstate", None) in _AT_ODDS:
+            raise Unavailable("store_unavailable", "the database has too many writers") from error
         _log.error("the database does not answer: {reason}", reason=_one_line(error.orig))
         raise Unavailable("store_unavailable", "the database does not answer") from error
 

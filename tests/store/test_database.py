@@ -10,7 +10,7 @@ from typing import Any
 
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, insert, select, text
+from sqlalchemy import Connection, Double, String, delete, func, insert, literal, select, text, update
 from sqlalchemy.exc import IntegrityError
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
@@ -75,6 +75,50 @@ class DatabaseTests(DatabaseCase):
         for work in (add("one"), port("n", "nobody", 1), port("n", "two", 0)):
             with self.assertRaises(IntegrityError):
                 await self.database.transact(work)
+
+    async def test_write(self) -> None:
+        """Statements are written together, and each tells how many rows it touched."""
+        one, two = (insert(namespaces).values(name=name, created_at=1.0) for name in ("one", "two"))
+        later = update(namespaces).values(created_at=2.0)
+        none = delete(namespaces).where(namespaces.c.name == "three")
+        self.assertEqual(await self.database.write(one, two, later, none), [1, 1, 2, 0])
+        self.assertEqual(await self.database.read(names), ["one", "two"])
+
+    async def test_write_is_atomic(self) -> None:
+        """When a constraint refuses one statement, none of them has been written."""
+        one = insert(namespaces).values(name="one", created_at=1.0)
+        with self.assertRaises(IntegrityError):
+            await self.database.write(one, update(namespaces).values(created_at=5.0), one)
+        self.assertEqual(await self.database.read(names), [])
+
+    async def test_write_conditions(self) -> None:
+        """A statement sees what those before it have written, so that it can depend on them."""
+        await self.database.transact(add("one"))
+
+        def taken(now: float) -> tuple[Any, Any]:
+            first = update(namespaces).where(namespaces.c.created_at == 1.0).values(created_at=now)
+            mine = select(literal(f"by-{now}", String), literal(now, Double)).where(
+                select(namespaces.c.name).where(namespaces.c.name == "one", namespaces.c.created_at == now).exists()
+            )
+            return first, insert(namespaces).from_select(["name", "created_at"], mine)
+
+        self.assertEqual(await self.database.write(*taken(7.0)), [1, 1])
+        self.assertEqual(await self.database.write(*taken(8.0)), [0, 0])
+        self.assertEqual(await self.database.read(names), ["by-7.0", "one"])
+
+    async def test_write_is_alone(self) -> None:
+        """A condition that holds for a writer holds until it has written, however many write at once."""
+        other = await self.open(self.url)
+        few = select(func.count()).select_from(namespaces).scalar_subquery() < 3
+
+        def attempt(number: int) -> Any:
+            row = select(literal(f"n{number}", String), literal(1.0, Double)).where(few)
+            into = insert(namespaces).from_select(["name", "created_at"], row)
+            return (self.database, other)[number % 2].write(into)
+
+        counts = await gatherResults([attempt(number) for number in range(12)])
+        self.assertEqual(sorted(counts), [[0]] * 9 + [[1]] * 3)
+        self.assertEqual(len(await self.database.read(names)), 3)
 
     async def test_cascade(self) -> None:
         """What belongs to a namespace goes with it."""
