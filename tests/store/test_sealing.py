@@ -38,6 +38,30 @@ class SealTests(SynchronousTestCase):
         with self.assertRaises(BrokenSeal):
             Seal(b"short")
 
+    def test_several_keys(self) -> None:
+        """Any of the keys opens; what another than the first has sealed is to be sealed again."""
+        old, new, purpose = new_key(), new_key(), "tenant"
+        sealed = Seal(old).seal("s", purpose)
+        seal = Seal([new, old])
+        self.assertEqual(seal.open(sealed, purpose), "s")
+        self.assertTrue(seal.needs_reseal(sealed, purpose))
+        again = seal.seal("s", purpose)
+        self.assertFalse(seal.needs_reseal(again, purpose))
+        self.assertEqual(Seal(new).open(again, purpose), "s")
+
+    def test_adopt(self) -> None:
+        """A seal that is given other keys opens with those and no others; bad ones change nothing."""
+        old, new = new_key(), new_key()
+        seal = Seal(old)
+        sealed = seal.seal("s", "tenant")
+        for bad in ([], [new, b"short"]):
+            with self.assertRaises(BrokenSeal):
+                seal.adopt(bad)
+        self.assertEqual(seal.open(sealed, "tenant"), "s")
+        seal.adopt([new])
+        with self.assertRaises(BrokenSeal):
+            seal.needs_reseal(sealed, "tenant")
+
     @given(st.text())
     def test_total(self, sealed: str) -> None:
         """Any text is a secret or a BrokenSeal."""
