@@ -163,13 +163,13 @@ def make_site(
         leaves["v1/webrtc/signal"] = signal
     root = JsonResource(origins)
     for address, leaf in leaves.items():
-        _put(root, address.encode().split(b"/"), leaf, origins)
+        put_resource(root, address.encode().split(b"/"), leaf, origins)
     if settings.web.room_page:
         put_page(root, origins)
     return Site(root, settings, reactor)
 
 
-def _put(node: Resource, path: list[bytes], leaf: IResource, origins: Origins) -> None:
+def put_resource(node: Resource, path: list[bytes], leaf: IResource, origins: Origins) -> None:
     """Hang *leaf* into the tree at *path*, with the inner nodes that it takes."""
     for name in path[:-1]:
         if name not in node.children:
