@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import json
 import socket
-from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 SOCKET = "control.sock"
-#: Seconds. Enabling a namespace binds ports and writes rows; nothing else takes as long.
+#: Seconds within which something of the answer comes. Work that takes longer sends lines while it goes on.
 TIMEOUT = 60.0
+#: What an answer in steps is asked for with.
+NDJSON = "application/x-ndjson"
 
 
 class Failed(Exception):
@@ -46,6 +49,11 @@ class Control:
         self._path = data_dir / SOCKET
 
     def get(self, address: str, query: Mapping[str, str] | None = None, *, namespace: str | None = None) -> Any:
+        """The JSON of the answer, None when there is none.
+
+        :param namespace: whose owner we are in this.
+        :raises Failed: the node refuses, or there is none.
+        """
         return self._ask("GET", address, query, None, namespace)
 
     def post(self, address: str, body: Mapping[str, Any] | None = None, *, namespace: str | None = None) -> Any:
@@ -54,14 +62,61 @@ class Control:
     def delete(self, address: str, query: Mapping[str, str]) -> Any:
         return self._ask("DELETE", address, query, None, None)
 
-    def _ask(self, method: str, address: str, query: Mapping[str, str] | None, body: Any, namespace: str | None) -> Any:
-        """The JSON of the answer, None when there is none.
+    def follow(
+        self,
+        address: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        namespace: str | None = None,
+        step: Callable[[Mapping[str, str]], None],
+    ) -> Any:
+        """As :meth:`post`, and *step* is told what becomes true meanwhile.
 
-        :param namespace: whose owner we are in this.
-        :raises Failed: the node refuses, or there is none.
+        :param step: takes ``step``, ``state`` and ``text``.
         """
+        for answer in self._lines(address, body or {}, namespace):
+            if isinstance(answer, dict) and "step" in answer:
+                step(answer)
+            elif isinstance(answer, dict) and "code" in answer and "error" in answer:
+                raise Failed(answer["code"], answer["error"])
+            else:
+                return answer
+        raise Failed("broken_off", "the node went away before it was done: ask webrtc-status how far it came")
+
+    def _ask(self, method: str, address: str, query: Mapping[str, str] | None, body: Any, namespace: str | None) -> Any:
+        with self._request(method, address, query, body, namespace, "application/json") as response:
+            status, content = response.status, response.read()
+        return self._read(status, content)
+
+    def _lines(self, address: str, body: Any, namespace: str | None) -> Iterator[Any]:
+        """The answer line by line; as one line when the node does not answer in steps."""
+        with self._request("POST", address, None, body, namespace, NDJSON) as response:
+            if response.headers.get_content_type() != NDJSON:
+                content = response.read()
+                yield self._read(response.status, content)
+                return
+            try:
+                for line in response:
+                    if line.strip():
+                        yield json.loads(line)
+            except IncompleteRead:
+                return
+
+    @contextmanager
+    def _request(
+        self,
+        method: str,
+        address: str,
+        query: Mapping[str, str] | None,
+        body: Any,
+        namespace: str | None,
+        accept: str,
+    ) -> Iterator[HTTPResponse]:
+        """The answer to a request, to be read inside."""
         target = f"/v1/control/{address}" + (f"?{urlencode(query)}" if query else "")
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         if namespace is not None:
             if not namespace.isascii() or not namespace.isprintable():
                 raise Failed("namespace_not_found", "there is no such namespace")
@@ -69,8 +124,7 @@ class Control:
         connection = _UnixConnection(self._path)
         try:
             connection.request(method, target, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            status, content = response.status, response.read()
+            yield connection.getresponse()
         except TimeoutError:
             raise Failed("timeout", f"the node did not answer within {TIMEOUT:.0f} s") from None
         except OSError as error:
@@ -79,7 +133,6 @@ class Control:
             raise Failed("bad_answer", f"{self._path} does not answer as a node does: {error}") from None
         finally:
             connection.close()
-        return self._read(status, content)
 
     def _read(self, status: int, content: bytes) -> Any:
         try:

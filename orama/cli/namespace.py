@@ -8,6 +8,7 @@ import click
 
 from orama.cli.command import Call, command, namespace_option
 from orama.cli.output import fields, rows
+from orama.cli.steps import Steps
 
 _service = click.argument("service", type=click.Choice(["webrtc"]))
 
@@ -56,16 +57,16 @@ def create_key(call: Call, namespace: str, role: str) -> None:
 @_service
 @namespace_option
 def enable(call: Call, service: str, namespace: str) -> None:
-    """Serve WebRTC in a namespace."""
-    call.answer(call.control.post(f"{service}/enable", namespace=namespace), _say)
+    """Serve WebRTC in a namespace, and wait until every node that shall does."""
+    call.answer(call.control.follow(f"{service}/enable", namespace=namespace, step=Steps(call.json)), _say)
 
 
 @command(namespace, "disable")
 @_service
 @namespace_option
 def disable(call: Call, service: str, namespace: str) -> None:
-    """Serve WebRTC in a namespace no more: its rooms end."""
-    call.answer(call.control.post(f"{service}/disable", namespace=namespace), _say)
+    """Serve WebRTC in a namespace no more: its rooms end, and nothing of it is left on any node."""
+    call.answer(call.control.follow(f"{service}/disable", namespace=namespace, step=Steps(call.json)), _say)
 
 
 @command(namespace, "webrtc-status")
@@ -80,5 +81,15 @@ def _say(answer: dict[str, Any]) -> None:
 
 
 def _status(answer: dict[str, Any]) -> None:
-    fields({"namespace": answer["namespace"], **answer["desired"]})
-    rows(("node_id", "sfu_up", "turn_up"), answer["observed"]["nodes"])
+    desired, nodes = answer["desired"], answer["observed"]["nodes"]
+    seen = {
+        "sfu_nodes_up": f"{_up(nodes, 'sfu_up')} of {desired['sfu_node_count']}",
+        "turn_nodes_up": f"{_up(nodes, 'turn_up')} of {desired['turn_node_count']}",
+    }
+    fields({"namespace": answer["namespace"], **desired, **(seen if desired["enabled"] else {})})
+    click.echo()
+    rows(("node_id", "state", "roles", "sfu_up", "turn_up", "rooms", "participants", "error"), nodes)
+
+
+def _up(nodes: list[dict[str, Any]], service: str) -> int:
+    return sum(1 for node in nodes if node.get(service))

@@ -16,9 +16,10 @@ def show(answer: Any) -> None:
 
 
 def rows(columns: Sequence[str], items: Sequence[Mapping[str, Any]]) -> None:
-    """One line an item, under the names of its *columns*."""
+    """One line an item, under the names of its *columns*; one that no item has is left out."""
     from rich.table import Table
 
+    columns = [column for column in columns if not items or any(column in item for item in items)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.replace("_", " "), no_wrap=True)
