@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
-from attrs import define
+from attrs import define, frozen
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from orama.errors import ConfigurationError
+from orama.net.certificate import Certificate
 
 #: The AEAD suites with forward secrecy of RFC 9325, 4.2; TLS 1.3 has its own list.
 CIPHERS = (
@@ -51,6 +52,23 @@ class _Entry:
     private_key: Path
     stamps: tuple[_Stamp | None, _Stamp | None]
     context: SSL.Context
+
+    def certificate_served(self) -> Certificate:
+        """What the context has, whatever has become of the files since."""
+        leaf = SSL.Connection(self.context, None).get_certificate(as_cryptography=True)
+        assert leaf is not None
+        return Certificate.of(leaf)
+
+
+@frozen
+class Served:
+    """What a client gets that asks for a name."""
+
+    certificate: Certificate
+    #: The PEM file that it was read from.
+    file: Path
+    #: "named" for one that was added, else "file" or "self-signed" for the default.
+    origin: str
 
 
 class ServerCertificates:
@@ -93,6 +111,14 @@ class ServerCertificates:
     def names(self) -> list[str]:
         return sorted(self._by_name)
 
+    def served(self, name: str) -> Served:
+        """What is served to a client that asks for *name*."""
+        entry = self._entry(name)
+        if entry is not None:
+            return Served(entry.certificate_served(), entry.certificate, "named")
+        origin = "self-signed" if self._self_signed else "file"
+        return Served(self._default.certificate_served(), self._default.certificate, origin)
+
     def cover(self, hosts: Iterable[str]) -> None:
         """Let the self-signed certificate be for *hosts*; nothing happens where files were given."""
         self._hosts = _distinct(hosts)
@@ -125,12 +151,12 @@ class ServerCertificates:
 
     def choose(self, name: str | None) -> SSL.Context:
         """The context for the name that a client asked for."""
-        if name:
-            normal = _normal(name)
-            entry = self._by_name.get(normal) or self._by_name.get("*." + normal.partition(".")[2])
-            if entry is not None:
-                return entry.context
-        return self._default.context
+        entry = self._entry(name) if name else None
+        return (entry or self._default).context
+
+    def _entry(self, name: str) -> _Entry | None:
+        normal = _normal(name)
+        return self._by_name.get(normal) or self._by_name.get("*." + normal.partition(".")[2])
 
     def _named(self, connection: SSL.Connection) -> None:
         """A client has said which name it wants (RFC 6066, 3)."""
