@@ -12,7 +12,7 @@ from twisted.web.server import Request
 from orama.cluster.namespaces import DEFAULT, Namespaces
 from orama.cluster.rooms import RoomDirectory, RoomRecord
 from orama.cluster.turn_access import TurnAccess
-from orama.errors import BadRequest, Forbidden, NotFound, Unavailable
+from orama.errors import BadRequest, Forbidden, Unavailable
 from orama.rest.auth import Authenticator, Principal
 from orama.rest.json_resource import JsonResource, Reply, headers, json_object, query
 from orama.rest.loopback import local, on_internal_address
@@ -26,12 +26,13 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class LiveRooms(Protocol):
-    """The rooms that this node's SFU has."""
+    """The rooms that SFUs have."""
 
-    def create(self, namespace: str, room_id: str, max_participants: int) -> object: ...
+    def create(self, namespace: str, room_id: str, max_participants: int) -> object:
+        """Make a room here; nothing happens when no SFU of the namespace is."""
 
-    def close(self, namespace: str, room_id: str, reason: str) -> object:
-        """Send everybody away; nothing happens when the room is not here."""
+    async def close(self, record: RoomRecord, reason: str) -> None:
+        """Send everybody away, on whichever node the room is."""
 
     def participants(self, namespace: str, room_id: str) -> int:
         """How many are in it; 0 when it is not here."""
@@ -109,11 +110,12 @@ class RoomsResource(Guarded):
         principal.require_room(room_id)
         limit = self._limit(body.get("max_participants", self._max_participants))
         record = await self._directory.claim(principal.namespace, room_id, limit, explicit=True)
-        try:
-            self._rooms.create(record.namespace, record.room_id, record.max_participants)
-        except Exception:
-            await self._directory.release(record.namespace, record.room_id)
-            raise
+        if record.node_id == self._directory.node_id:
+            try:
+                self._rooms.create(record.namespace, record.room_id, record.max_participants)
+            except Exception:
+                await self._directory.remove(record)
+                raise
         return Reply(201, self._shown(record))
 
     async def delete(self, request: Request) -> Reply:
@@ -121,9 +123,8 @@ class RoomsResource(Guarded):
         await self._namespaces.require_webrtc(principal.namespace)
         room_id = _room_id(query(request).get("room_id"))
         principal.require_room(room_id)
-        if not await self._directory.release(principal.namespace, room_id):
-            raise NotFound("room_not_found", "there is no such room")
-        self._rooms.close(principal.namespace, room_id, "room-closed")
+        record = await self._directory.delete(principal.namespace, room_id)
+        await self._rooms.close(record, "room-closed")
         return Reply(204)
 
     def _limit(self, value: object) -> int:

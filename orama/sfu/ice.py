@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from attrs import define, field, frozen
+from attrs import define, field
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorFDSet, IReactorTime
 
@@ -57,26 +57,32 @@ class DatagramSocket(Protocol):
     def close(self) -> None: ...
 
 
-@frozen
+#: Where relays are: an IP as :data:`Address` spells it, the first and the last port.
+RelayPlace: TypeAlias = tuple[str, int, int]
+
+
+@define(eq=False)
 class RelayOnly:
     """The rule of the contract: the SFU is reached from TURN relay addresses, and from nowhere else.
 
-    Through the fabric these are the namespace's own relay ports, through the kernel the relays of the
-    named other processes. Our own relays never come through the kernel: such a source is forged.
+    Through the fabric that is *own*, the namespace's block on the TURN server of this process; through the kernel it is
+    one of *others*, its blocks on all other TURN servers. A relay of our own never comes through the kernel: such a
+    source is forged. Where TURN is another process of this host, its block is one of the others.
     """
 
-    own_ip: str
-    own_ports: tuple[int, int]
-    others: frozenset[str] = frozenset()
-    other_ports: tuple[int, int] = (49152, 65535)
+    own: RelayPlace | None
+    others: tuple[RelayPlace, ...] = ()
 
     def __call__(self, source: Address, through_fabric: bool) -> bool:
-        host, port = source
         if through_fabric:
-            first, last = self.own_ports
-            return first <= port <= last and host == self.own_ip
-        first, last = self.other_ports
-        return first <= port <= last and host in self.others
+            return self.own is not None and _within(source, self.own)
+        return any(_within(source, place) for place in self.others)
+
+
+def _within(address: Address, place: RelayPlace) -> bool:
+    host, port = address
+    ip, first, last = place
+    return host == ip and first <= port <= last
 
 
 def _ignore_dtls(datagram: bytes) -> None:

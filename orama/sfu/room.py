@@ -7,6 +7,7 @@ this node, with the media port of each; the same room id in two namespaces is tw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import ip_address
 from random import SystemRandom
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from orama.sfu._aiortc import DtlsCertificate, SctpTransport
 from orama.sfu.connection import Connection, Counters, Listener
 from orama.sfu.data import DataFanout, Transport
 from orama.sfu.events import ActiveSpeakers, Event, PeerJoined, PeerLeft, RoomClosed
-from orama.sfu.ice import MediaPort, RelayOnly
+from orama.sfu.ice import MediaPort, RelayOnly, RelayPlace
 from orama.sfu.media import RandomBits
 from orama.sfu.peer import Peer, Publication
 from orama.sfu.speakers import ActiveSpeakers as Speakers
@@ -184,6 +185,7 @@ class Room:
 @define(eq=False)
 class _Namespace:
     port: MediaPort
+    accepts: RelayOnly
     rooms: dict[str, Room] = field(factory=dict)
     counters: Counters = field(factory=Counters)
     joins: int = 0
@@ -221,38 +223,86 @@ class Rooms:
 
     # ---- namespaces
 
-    def start_namespace(self, namespace: str, media_block: tuple[int, int], relay_block: tuple[int, int]) -> int:
+    def start_namespace(
+        self,
+        namespace: str,
+        media_block: tuple[int, int],
+        relay_block: tuple[int, int] | None = None,
+        relays: Iterable[RelayPlace] = (),
+    ) -> int:
         """Open the namespace's media port, the first of the block that is free (0 to 0 is any), and give its number.
 
+        :param relay_block: ports of its relays in this very process; None when TURN does not run here.
+        :param relays: where its relays in other processes are; :meth:`set_relays` changes that.
         :raises CannotListenError: none is free.
         """
         if namespace in self._namespaces:
             raise Conflict("already_enabled", f"namespace {namespace} is running already")
         settings = self._settings
-        accepts = RelayOnly(
-            settings.relay_ip, relay_block, frozenset(settings.sfu.relay_addresses), settings.turn.relay_ports
-        )
+        accepts = RelayOnly(None if relay_block is None else (settings.relay_ip, *relay_block), self._others(relays))
         ports = range(media_block[0], media_block[1] + 1)
         offload = settings.turn.offload
         port = MediaPort.listen(
             self._reactor, namespace, self._fabric, settings.internal_ip, ports, accepts, offload=offload
         )
-        self._namespaces[namespace] = _Namespace(port)
+        self._namespaces[namespace] = _Namespace(port, accepts)
         return port.address[1]
+
+    def set_relays(self, namespace: str, relays: Iterable[RelayPlace]) -> None:
+        """Take connectivity checks from *relays* in other processes from now on, and from no others.
+
+        An address that a client has proved before stays good for as long as that client is here: a TURN server that is
+        on its way out relays what it has to the end.
+
+        :raises NotFound: ``webrtc_not_enabled``.
+        """
+        self._held(namespace).accepts.others = self._others(relays)
+
+    def serves(self, namespace: str) -> bool:
+        """Whether the namespace's media port is open here."""
+        return namespace in self._namespaces
 
     def stop_namespace(self, namespace: str) -> Deferred[None]:
         """Close its rooms and its media port. Fires when nothing is left."""
+        return self._end_namespace(namespace, None, "room-closed")
+
+    def close_namespace(self, namespace: str, grace: float, reason: str = "room-closed") -> Deferred[None]:
+        """Close its rooms, so that everybody hears ``room-closed``, and the media port when their connections are closed.
+
+        Fires when the port is closed: after *grace* seconds at the latest.
+        """
+        return self._end_namespace(namespace, grace, reason)
+
+    def _end_namespace(self, namespace: str, grace: float | None, reason: str) -> Deferred[None]:
         held = self._namespaces.get(namespace)
         for room in list(held.rooms.values()) if held is not None else ():
-            self.close(namespace, room.room_id)
-        closing = [done for done, whose in self._closing.items() if whose == namespace]
+            self.close(namespace, room.room_id, reason)
+        self._namespaces.pop(namespace, None)
+        unclosed = [done for done, whose in self._closing.items() if whose == namespace]
+        closing = DeferredList(unclosed, consumeErrors=True)
+        ended: Deferred[Any] = closing
+        if grace is not None and not closing.called:
+            ended = Deferred()
+            impatience = self._reactor.callLater(grace, ended.callback, None)
+
+            def closed(_: object) -> None:
+                if impatience.active():
+                    impatience.cancel()
+                    ended.callback(None)
+
+            closing.addCallback(closed)
 
         def close(_: object) -> None:
             if held is not None:
                 held.port.close()
 
-        self._namespaces.pop(namespace, None)
-        return DeferredList(closing, consumeErrors=True).addCallback(close)
+        return ended.addCallback(close)
+
+    def _others(self, relays: Iterable[RelayPlace]) -> tuple[RelayPlace, ...]:
+        """*relays*, and those of the configuration."""
+        first, last = self._settings.turn.relay_ports
+        given = ((ip, first, last) for ip in self._settings.sfu.relay_addresses)
+        return (*((str(ip_address(ip)), low, high) for ip, low, high in relays), *given)
 
     def stop(self) -> Deferred[None]:
         """Everything ends. Fires when nothing is left."""

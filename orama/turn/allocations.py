@@ -77,6 +77,10 @@ class Allocations:
     def __len__(self) -> int:
         return len(self._live)
 
+    def of_namespace(self, namespace: str) -> int:
+        """How many *namespace* has."""
+        return sum(allocation.tenant.namespace == namespace for allocation in self._live.values())
+
     def find(self, link: Link, client: Address, now: float) -> Allocation | None:
         """The allocation of that five-tuple, unless it has expired."""
         allocation = self._live.get((link, client))

@@ -113,9 +113,21 @@ class TurnService(Service):
         """Make no new allocations; the ones that are there go on."""
         self._server.drain()
 
-    def allocations(self) -> int:
-        """How many there are."""
-        return len(self._server)
+    def undrain(self) -> None:
+        """Make allocations again."""
+        self._server.undrain()
+
+    def drain_tenant(self, namespace: str) -> None:
+        """Make no new allocations for *namespace*: who asks gets 508, the ones that are there go on."""
+        self._server.drain_tenant(namespace)
+
+    def undrain_tenant(self, namespace: str) -> None:
+        """Make allocations for *namespace* again."""
+        self._server.undrain_tenant(namespace)
+
+    def allocations(self, namespace: str | None = None) -> int:
+        """How many there are, of all or of one namespace."""
+        return len(self._server) if namespace is None else self._server.allocations_of(namespace)
 
     def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
         """Name, labels and value of every figure, for Prometheus."""

@@ -84,6 +84,9 @@ class Server:
         self._authenticator = Authenticator(tenants, nonces, realm, settings.default_namespace)
         self._strangers = RateLimit(settings.unauthenticated_rate, settings.unauthenticated_burst)
         self._draining = False
+        self._tenants = tenants
+        self._drained_tenants: set[str] = set()
+        tenants.watch(self._tenant_changed)
         #: Packets lost, by reason.
         self.drops: Counter[str] = Counter()
         #: Answers that nobody's credentials stood behind, and error responses by code.
@@ -254,7 +257,7 @@ class Server:
             raise Refused(440)
         if additional is not None and (family is not None or even or additional != Family.IPV6):  # 9, 10
             raise Refused(400)
-        if self._draining:
+        if self._draining or request.identity.tenant.namespace in self._drained_tenants:
             raise Refused(508)
         try:
             allocation = self._allocations.make(
@@ -396,8 +399,29 @@ class Server:
         """Make no new allocations; the ones that are there go on."""
         self._draining = True
 
+    def undrain(self) -> None:
+        """Make allocations again."""
+        self._draining = False
+
+    def drain_tenant(self, namespace: str) -> None:
+        """Make no new allocations for *namespace* (508); the ones that are there go on."""
+        self._drained_tenants.add(namespace)
+
+    def undrain_tenant(self, namespace: str) -> None:
+        """Make allocations for *namespace* again."""
+        self._drained_tenants.discard(namespace)
+
+    def allocations_of(self, namespace: str) -> int:
+        """How many a namespace has."""
+        return self._allocations.of_namespace(namespace)
+
+    def _tenant_changed(self, namespace: str) -> None:
+        if self._tenants.get(namespace) is None:
+            self._drained_tenants.discard(namespace)
+
     def stop(self) -> None:
         """End every allocation."""
+        self._tenants.unwatch(self._tenant_changed)
         self._allocations.stop()
 
     def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:

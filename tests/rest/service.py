@@ -14,6 +14,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IResponse
 from twisted.web.resource import IResource
 
+from orama.cluster.rooms import RoomRecord
 from orama.rest.auth import Authenticator
 from orama.rest.site import Site, make_site
 from orama.rest.tokens import Tokens, new_key
@@ -35,9 +36,9 @@ class CountedRooms:
             raise RuntimeError("no room can be made")
         self.here[namespace, room_id] = 0
 
-    def close(self, namespace: str, room_id: str, reason: str) -> None:
-        self.here.pop((namespace, room_id), None)
-        self.closed.append((namespace, room_id, reason))
+    async def close(self, record: RoomRecord, reason: str) -> None:
+        self.here.pop((record.namespace, record.room_id), None)
+        self.closed.append((record.namespace, record.room_id, reason))
 
     def participants(self, namespace: str, room_id: str) -> int:
         return self.here.get((namespace, room_id), 0)

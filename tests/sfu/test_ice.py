@@ -23,7 +23,7 @@ RELAY: Address = ("10.0.0.1", 50000)
 OTHER_RELAY: Address = ("10.0.0.1", 50001)
 #: A relay of another process.
 FAR: Address = ("10.0.0.2", 50000)
-RULE = RelayOnly("10.0.0.1", (50000, 50799), frozenset({"10.0.0.2"}), (49152, 65535))
+RULE = RelayOnly(("10.0.0.1", 50000, 50799), (("10.0.0.2", 49152, 65535), ("10.0.0.4", 51000, 51799)))
 TRANSACTION = bytes(range(12))
 
 RTP = bytes([0x80, 96]) + bytes(30)
@@ -229,6 +229,9 @@ class RelayTests(PortCase):
             (FAR, False, True),
             (("10.0.0.2", 40000), False, False),
             (("10.0.0.3", 50000), False, False),
+            (("10.0.0.4", 51799), False, True),
+            (("10.0.0.4", 51800), False, False),
+            (("10.0.0.4", 50000), False, False),
             (("127.0.0.1", 50000), False, False),
             (("::ffff:10.0.0.1", 50000), False, False),
         ):
@@ -452,7 +455,7 @@ class ListenTests(TestCase):
         taken = BurstSocket(reactor, fabric, lambda packets, source: None)
         taken.listen(("127.0.0.1", 13510))
         self.addCleanup(taken.close)
-        rule = RelayOnly("127.0.0.1", (1, 0), frozenset({"127.0.0.1"}), (1, 65535))
+        rule = RelayOnly(None, (("127.0.0.1", 1, 65535),))
         counters = IceCounters()
         port = MediaPort.listen(reactor, "default", fabric, "127.0.0.1", range(13510, 13520), rule, counters)
         self.addCleanup(port.close)

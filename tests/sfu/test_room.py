@@ -8,6 +8,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from orama.errors import Conflict, NotFound
+from orama.net.fabric import Address
 from orama.settings import SfuSettings
 from orama.sfu.events import (
     ActiveSpeakers,
@@ -23,6 +24,7 @@ from orama.sfu.values import AUDIO_LEVEL
 from orama.wire.rtp import RtpPacket
 from tests.sfu.clients import random_keys, session
 from tests.sfu.guests import RoomsCase
+from tests.sfu.test_ice import check
 
 
 class JoiningTests(RoomsCase):
@@ -300,6 +302,46 @@ class ReleaseTests(RoomsCase):
             self.guest()
 
         return self.rooms.stop_namespace("default").addCallback(stopped)
+
+    async def test_closing_a_namespace(self) -> None:
+        """Everybody hears of it, and the media port goes when the connections are closed or the grace is over."""
+        for negotiated in (False, True):
+            guest = self.guest()
+            if negotiated:
+                guest.publish("audio1")
+            port = guest.peer.connection._port
+            closed = self.rooms.close_namespace("default", 2.0, "disabled")
+            self.assertEqual(guest.events[-1], RoomClosed("disabled"))
+            self.assertFalse(self.rooms.serves("default"))
+            self.reactor.advance(2.0)
+            await closed
+            self.assertFalse(self.fabric.has(port.address))
+            self.assertEqual(self.reactor.getDelayedCalls(), [])
+            self.rooms.start_namespace("default", (13620, 13629), (50000, 50799))
+        await self.rooms.close_namespace("nobody's", 2.0)
+
+    def test_relays_change(self) -> None:
+        """Relays of other processes come and go while a namespace runs; one that a client has proved stays good."""
+        guest = self.guest()
+        guest.publish("audio1")
+        agent = guest.peer.connection._agent
+        near, far = ("10.0.0.2", 51000), ("10.0.0.3", 52000)
+        socket = guest.peer.connection._port._socket
+
+        def accepted() -> list[Address]:
+            return [path for path, _ in agent.addresses()]
+
+        socket.received([check(agent)], near)
+        self.assertEqual(accepted(), [])
+        self.rooms.set_relays("default", [("10.0.0.2", 51000, 51799)])
+        socket.received([check(agent)], near)
+        self.assertEqual(accepted(), [near])
+        self.rooms.set_relays("default", [("10.0.0.3", 52000, 52799)])
+        for source in (far, near, ("10.0.0.2", 51001)):
+            socket.received([check(agent)], source)
+        self.assertEqual(accepted(), [near, far])
+        with self.assertRaises(NotFound):
+            self.rooms.set_relays("nobody's", [])
 
     async def test_churn(self) -> None:
         """A thousand joins with media negotiated, one after the other, and nothing has grown."""

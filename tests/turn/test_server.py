@@ -432,6 +432,27 @@ class AllocateTests(SynchronousTestCase):
         self.world.server.drain()
         self.assertEqual(code(self.world.client(port=2).allocate()), 508)
         self.assertEqual(code(self.client.refresh()), 0)
+        self.world.server.undrain()
+        self.assertEqual(code(self.world.client(port=2).allocate()), 0)
+
+    def test_draining_a_tenant(self) -> None:
+        """Draining one namespace leaves the others alone, and ends with the tenant."""
+        self.client.allocate()
+        self.world.server.drain_tenant("myapp")
+        self.assertEqual(code(self.world.client(port=2).allocate()), 508)
+        self.assertEqual(code(self.client.refresh()), 0)
+        other = self.world.client(port=3, namespace="other")
+        self.assertEqual(code(other.allocate()), 0)
+        count = self.world.server.allocations_of
+        self.assertEqual((count("myapp"), count("other"), count("nobody")), (1, 1, 0))
+        self.world.server.undrain_tenant("myapp")
+        self.assertEqual(code(self.world.client(port=2).allocate()), 0)
+        self.world.server.drain_tenant("myapp")
+        tenant = self.world.tenants.get("myapp")
+        assert tenant is not None
+        self.world.tenants.remove("myapp")
+        self.world.tenants.put(tenant)
+        self.assertEqual(code(self.world.client(port=2).allocate()), 0)
 
 
 class RefreshTests(SynchronousTestCase):
