@@ -1,0 +1,131 @@
+"""The whole lab: machines, wires, servers and nodes, in one directory, under one name.
+
+What runs does not end with the process that started it, so that a person can look at it with the command line;
+``state.json`` and the names of the holders tell :meth:`Lab.down` what there is, also after a start that broke off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.lab import addresses, network, servers
+from tests.lab.machine import PREFIX, Machine, alive, holders, missing, remains, until
+from tests.lab.servers import Olric, Rqlite
+
+_INTERNET = "internet"
+
+
+def directory_of(name: str) -> Path:
+    # Short, as the address of a Unix socket has 108 bytes.
+    return Path(tempfile.gettempdir()) / f"{PREFIX}-{name}"
+
+
+def labs() -> list[str]:
+    """Names of the labs of which something is there: a process or a directory."""
+    found = {name.removeprefix(f"{PREFIX}-").rpartition("-")[0] for name in holders()}
+    start = f"{PREFIX}-"
+    found |= {path.name.removeprefix(start) for path in Path(tempfile.gettempdir()).glob(f"{start}*") if path.is_dir()}
+    return sorted(found)
+
+
+class Lab:
+    """:param name: of a-z and 0-9; two labs of different names do not meet."""
+
+    def __init__(self, name: str = "lab") -> None:
+        self.name = name
+        self.directory = directory_of(name)
+        known = holders(name)
+
+        def machine(label: str) -> Machine:
+            pid = known.get(f"{PREFIX}-{name}-{label}", 0)
+            return Machine(name, label, self.directory / label, pid)
+
+        self.internet = machine(_INTERNET)
+        self.nodes = [machine(f"node{number}") for number in addresses.NODES]
+        self.clients = [machine(f"client{number}") for number in addresses.CLIENTS]
+        self.rqlite = Rqlite(self.nodes)
+        self.olric = Olric(self.nodes)
+
+    @property
+    def machines(self) -> list[Machine]:
+        return [self.internet, *self.nodes, *self.clients]
+
+    def machine(self, name: str) -> Machine:
+        """:raises KeyError: there is none of that name."""
+        return {machine.name: machine for machine in self.machines}[name]
+
+    @staticmethod
+    def lacking() -> dict[str, str]:
+        """What cannot be had here, by piece, with the reason."""
+        pieces = {
+            "machines": missing(),
+            "WireGuard": network.wireguard_missing(),
+            "RQLite": servers.missing("rqlited"),
+            "Olric": servers.missing("olric-server"),
+            "UFW": servers.missing("ufw"),
+            "PostgreSQL": servers.postgresql_missing(),
+        }
+        pieces |= {name.title(): servers.missing(name) for name in ("caddy", "pebble", "lego", "chromium")}
+        return {piece: reason for piece, reason in pieces.items() if reason}
+
+    def up(self) -> None:
+        """Machines, wires and the servers of a cluster; when anything fails, nothing stays."""
+        if self.directory.exists() or holders(self.name):
+            raise FileExistsError(f"lab {self.name} is there already: {self.directory}")
+        self.directory.mkdir()
+        self._write({"owner": os.getpid()})
+        try:
+            for machine in self.machines:
+                machine.boot()
+            network.connect(self.internet, self.nodes, self.clients)
+            network.mesh(self.nodes)
+            lacking = self.lacking()
+            if "UFW" not in lacking:
+                for node in self.nodes:
+                    servers.firewall(node)
+            for piece, server in (("RQLite", self.rqlite), ("Olric", self.olric)):
+                if piece not in lacking:
+                    server.start()
+            for piece, server in (("RQLite", self.rqlite), ("Olric", self.olric)):
+                if piece not in lacking:
+                    server.wait()
+        except BaseException:
+            self.down()
+            raise
+
+    def down(self) -> None:
+        """Take everything away, whatever of it is there."""
+        for machine in self.machines:
+            machine.off()
+        until(self._nobody, f"lab {self.name} is down")
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _nobody(self) -> bool:
+        """Whether nothing of it runs; what does is told to end."""
+        left = remains(self.name)
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not left
+
+    @property
+    def owner(self) -> int:
+        """The process that brought it up."""
+        try:
+            return int(json.loads((self.directory / "state.json").read_text())["owner"])
+        except (OSError, ValueError, KeyError):
+            return 0
+
+    def abandoned(self) -> bool:
+        """Whether a test run has left it behind."""
+        return self.name.startswith("test") and not alive(self.owner)
+
+    def _write(self, state: dict[str, Any]) -> None:
+        (self.directory / "state.json").write_text(json.dumps(state))
