@@ -8,20 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
-from typing import Protocol as Interface
+from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.error import ConnectError, ConnectingCancelledError, ConnectionClosed, ConnectionRefusedError
-from twisted.internet.interfaces import IConsumer
-from twisted.internet.protocol import Protocol, connectionDone
-from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, RequestTransmissionFailed, ResponseDone, ResponseFailed
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer, IResponse
-from zope.interface import implementer
-
+from orama.cluster.exchange import Exchange, NoAnswer
 from orama.cluster.keyring import Keyring
 from orama.cluster.signing import sign
 from orama.errors import (
@@ -40,8 +30,6 @@ from orama.errors import (
 
 #: Seconds for a whole question, connecting included.
 TIMEOUT = 5.0
-#: Bytes of an answer; the report of a node with a hundred namespaces has about 100 kB.
-MAX_ANSWER = 4 << 20
 #: Query parameter with the node that a request is for: one that was taken down elsewhere is no good there.
 TO = "to"
 
@@ -61,7 +49,7 @@ _ERRORS: dict[int, type[OramaError]] = {
 }
 
 
-class Neighbour(Interface):
+class Neighbour(Protocol):
     """Where a node is; a ``NodeRecord`` is one."""
 
     @property
@@ -88,7 +76,7 @@ class Neighbours:
         self._reactor = reactor
         self._keyring = keyring
         self._node_id = node_id
-        self._agent = Agent(reactor, pool=HTTPConnectionPool(reactor, persistent=False))
+        self._exchange = Exchange(reactor)
 
     async def get(
         self,
@@ -127,86 +115,17 @@ class Neighbours:
         target = f"{path}?{urlencode({**(query or {}), TO: node.node_id})}"
         content = b"" if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
         signed = sign(self._keyring, method, target, content, self._node_id, self._reactor.seconds())
-        headers = Headers({name: [value] for name, value in signed.items()})
-        if body is not None:
-            headers.setRawHeaders("Content-Type", ["application/json"])
+        headers = {**signed, "Content-Type": "application/json"} if body is not None else signed
         address = f"[{node.internal_ip}]" if ":" in node.internal_ip else node.internal_ip
-        url = f"http://{address}:{node.internal_port}{target}".encode()
-        sent = None if body is None else _Sent(content)
-
-        def late(result: Any, _: float) -> Any:
-            if isinstance(result, Failure):
-                raise Unavailable(*_unreachable(node, f"no answer in {limit:g} s"))
-            return result
-
-        asking = Deferred.fromCoroutine(self._answer(method.encode(), url, headers, sent))
+        url = f"http://{address}:{node.internal_port}{target}"
         try:
-            status, answer = await asking.addTimeout(limit, self._reactor, late)
-        except ConnectionRefusedError:
-            raise NodeRefused(*_unreachable(node, "connection refused")) from None
-        except ConnectError as error:
-            raise Unavailable(*_unreachable(node, str(error.osError or error))) from None
-        except (ResponseFailed, RequestTransmissionFailed, ConnectionClosed):
-            raise Unavailable(*_unreachable(node, "the connection was lost")) from None
+            status, answer = await self._exchange.ask(
+                method, url, headers, content if body is not None else None, limit
+            )
+        except NoAnswer as error:
+            kind = NodeRefused if error.refused else Unavailable
+            raise kind(*_unreachable(node, error.why)) from None
         return _read(node, status, answer)
-
-    async def _answer(self, method: bytes, url: bytes, headers: Headers, sent: _Sent | None) -> tuple[int, bytes]:
-        try:
-            response: IResponse = await self._agent.request(method, url, headers, sent)
-            received = _Received(MAX_ANSWER)
-            response.deliverBody(received)
-            return response.code, await received.whole
-        except ConnectingCancelledError:
-            raise CancelledError from None
-        except ResponseFailed as error:
-            if any(reason.check(CancelledError) for reason in error.reasons):
-                raise CancelledError from None
-            raise
-
-
-@implementer(IBodyProducer)
-class _Sent:
-    """A body that leaves at once."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.length = len(content)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        consumer.write(self._content)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """There is nothing left to hold back."""
-
-    resumeProducing = stopProducing = pauseProducing
-
-
-class _Received(Protocol):
-    """A body of *limit* bytes at most."""
-
-    def __init__(self, limit: int) -> None:
-        self._content = bytearray()
-        self._limit = limit
-        self.whole: Deferred[bytes] = Deferred(lambda _: self._abort())
-
-    def dataReceived(self, data: bytes) -> None:
-        self._content += data
-        if len(self._content) > self._limit:
-            self._abort()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.whole.called:
-            return
-        if reason.check(ResponseDone) is None or len(self._content) > self._limit:
-            self.whole.errback(ResponseFailed([reason]))
-        else:
-            self.whole.callback(bytes(self._content))
-
-    def _abort(self) -> None:
-        if self.transport is not None:
-            transport: Any = self.transport
-            transport.abortConnection()
 
 
 def _unreachable(node: Neighbour, why: str) -> tuple[str, str]:
