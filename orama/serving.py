@@ -1,7 +1,8 @@
 """The namespaces that this node serves: what is wanted of each, put into the running parts.
 
-Serving a namespace is three things: TURN knows its secret and its peers, the SFU has its media port, and its
-signalling port on the internal address answers. All three or none.
+The SFU part of a namespace is its media port and its signalling port on the internal address; the TURN part is its
+secret, its relay ports and the SFUs that its relays may reach. A node has one, the other, or both. What has not
+changed is left alone: a new secret or another node's ports cost nobody a call.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
-from orama.cluster.namespaces import WebRtcConfig
-from orama.cluster.rooms import RoomRecord
-from orama.errors import NotFound, OramaError, Unavailable
+from orama.cluster.desired import Blocks, WebRtcConfig
+from orama.cluster.placement import SFU, TURN
+from orama.errors import NotFound, Unavailable
 from orama.listening import busy
 from orama.rest.json_resource import JsonResource
 from orama.rest.origins import Origins
@@ -30,12 +31,16 @@ from orama.turn.tenants import Tenant, Tenants
 
 #: Namespace → nothing; raises NotFound when it has no WebRTC.
 Require = Callable[[str], Awaitable[object]]
+#: Seconds that people get to hear that their room is closed before its port is.
+CLOSING = 1.0
 _log = Logger()
 
 
 @define
-class _Served:
-    config: WebRtcConfig
+class _Sfu:
+    """The SFU part of one namespace."""
+
+    blocks: Blocks
     site: Site
     port: IListeningPort
 
@@ -50,6 +55,7 @@ class ServedNamespaces:
         self,
         reactor: Any,
         settings: Settings,
+        node_id: str,
         tenants: Tenants,
         rooms: Rooms,
         signal: Callable[[Settings, Require], IResource],
@@ -57,55 +63,92 @@ class ServedNamespaces:
     ) -> None:
         self._reactor = reactor
         self._settings = settings
+        self._node_id = node_id
         self._tenants = tenants
         self._rooms = rooms
         self._signal = signal
         self._require = require
-        self._served: dict[str, _Served] = {}
+        self._sfus: dict[str, _Sfu] = {}
+        self._configs: dict[str, WebRtcConfig] = {}
+        #: Called when the TURN part of a namespace is about to end: nobody new, please.
+        self.drain_tenant: Callable[[str], None] = _nothing
 
     @property
     def names(self) -> list[str]:
-        """The namespaces that are served."""
-        return sorted(self._served)
+        """The namespaces that are served in any part."""
+        return sorted(self._configs)
+
+    def config(self, namespace: str) -> WebRtcConfig | None:
+        """What *namespace* is served with."""
+        return self._configs.get(namespace)
+
+    def roles(self, namespace: str) -> tuple[str, ...]:
+        """The parts of *namespace* that run here."""
+        sfu, turn = namespace in self._sfus, self._tenants.get(namespace) is not None
+        return (*([SFU] if sfu else []), *([TURN] if turn else []))
 
     def serves(self, namespace: str) -> bool:
-        return namespace in self._served
+        return bool(self.roles(namespace))
 
     def signaling_port(self, namespace: str) -> int | None:
         """Where its signalling answers on the internal address."""
-        served = self._served.get(namespace)
-        return None if served is None else served.config.blocks.signaling[0]
+        served = self._sfus.get(namespace)
+        return None if served is None else served.port.getHost().port
 
     async def apply(self, namespace: str, config: WebRtcConfig | None) -> None:
         """Serve *namespace* as *config* has it, or (None) no more.
 
-        :raises Unavailable: ``port_in_use``.
+        :raises Unavailable: ``port_in_use``; the parts that could be served are.
         """
-        await self._withdraw(namespace)
         if config is None:
+            await self._withdraw(namespace)
+            return
+        self._configs[namespace] = config
+        if config.blocks.relay is None:
+            self._tenants.remove(namespace)
+        else:
+            self._tenants.put(self._tenant(config, config.blocks.relay))
+        await self._apply_sfu(namespace, config)
+
+    async def _apply_sfu(self, namespace: str, config: WebRtcConfig) -> None:
+        blocks, running = config.blocks, self._sfus.get(namespace)
+        wanted = blocks.signaling, blocks.media
+        if running is not None and (running.blocks.signaling, running.blocks.media) != wanted:
+            await self._stop_sfu(namespace)
+            running = None
+        relays = [
+            (place.relay_ip, *place.relay)
+            for place in config.turns
+            if place.node_id != self._node_id or blocks.relay is None
+        ]
+        if running is not None:
+            self._rooms.set_relays(namespace, relays, blocks.relay)
+            return
+        if blocks.signaling is None or blocks.media is None:
             return
         site = self._site(namespace)
         try:
-            self._rooms.start_namespace(namespace, config.blocks.media, config.blocks.relay)
-            port = self._reactor.listenTCP(config.blocks.signaling[0], site, interface=self._settings.internal_ip)
+            self._rooms.start_namespace(namespace, blocks.media, blocks.relay, relays)
+            port = self._reactor.listenTCP(blocks.signaling[0], site, interface=self._settings.internal_ip)
         except CannotListenError as error:
             await self._rooms.stop_namespace(namespace)
             raise Unavailable("port_in_use", f"{namespace} cannot be served: {busy(error)}") from None
-        self._tenants.put(self._tenant(config))
-        self._served[namespace] = _Served(config, site, port)
+        self._sfus[namespace] = _Sfu(blocks, site, port)
         _log.info("{namespace} is served", namespace=namespace)
 
     def configure(self, settings: Settings) -> None:
         """Take over the limits, and the peers that relays may reach."""
         self._settings = settings
-        for namespace, served in self._served.items():
+        for namespace, served in self._sfus.items():
             served.site.adopt(self._site(namespace))
-            self._tenants.put(self._tenant(served.config))
+        for config in self._configs.values():
+            if config.blocks.relay is not None:
+                self._tenants.put(self._tenant(config, config.blocks.relay))
 
     async def stop(self) -> None:
-        """Serve nobody any more."""
-        for namespace in tuple(self._served):
-            await self._withdraw(namespace)
+        """Serve nobody any more, at once."""
+        for namespace in self.names:
+            await self._withdraw(namespace, 0.0)
 
     def _site(self, namespace: str) -> Site:
         """What answers on the signalling port of *namespace*: its signalling and nothing else."""
@@ -124,51 +167,52 @@ class ServedNamespaces:
         site.noisy = False
         return site
 
-    def _tenant(self, config: WebRtcConfig) -> Tenant:
+    def _tenant(self, config: WebRtcConfig, relay: tuple[int, int]) -> Tenant:
         return Tenant(
             config.namespace,
-            (config.turn_secret,),
-            config.blocks.relay,
-            ((self._settings.internal_ip, *config.blocks.media),),
+            config.turn_secrets,
+            relay,
+            tuple((place.ip, *place.media) for place in config.sfus),
             tuple(map(ip_network, self._settings.turn.allowed_peers)),
         )
 
-    async def _withdraw(self, namespace: str) -> None:
-        served = self._served.pop(namespace, None)
+    async def _stop_sfu(self, namespace: str, grace: float = CLOSING) -> None:
+        served = self._sfus.pop(namespace, None)
         if served is None:
             return
-        await maybeDeferred(served.port.stopListening)
-        await self._rooms.stop_namespace(namespace)
+        stopping = maybeDeferred(served.port.stopListening)
+        if grace:
+            await self._rooms.close_namespace(namespace, grace)
+        else:
+            await self._rooms.stop_namespace(namespace)
+        await stopping
+
+    async def _withdraw(self, namespace: str, grace: float = CLOSING) -> None:
+        """Nobody new first, then the rooms, and the relays that carried them last."""
+        if self._configs.pop(namespace, None) is None:
+            return
+        self.drain_tenant(namespace)
+        await self._stop_sfu(namespace, grace)
         self._tenants.remove(namespace)
+        _log.info("{namespace} is served no more", namespace=namespace)
+
+
+def _nothing(namespace: str) -> None:
+    """Nobody is told."""
 
 
 class LiveRooms:
-    """The rooms of SFUs as REST asks for them.
+    """The SFU's rooms as REST asks for them: a room that is not here has nobody in it and nothing to close."""
 
-    :param elsewhere: closes a room that this node's SFU does not have.
-    """
-
-    def __init__(self, rooms: Rooms, elsewhere: Callable[[RoomRecord, str], Awaitable[None]] | None = None) -> None:
+    def __init__(self, rooms: Rooms) -> None:
         self._rooms = rooms
-        self._elsewhere = elsewhere
 
     def create(self, namespace: str, room_id: str, max_participants: int) -> object:
-        return self._rooms.create(namespace, room_id, max_participants) if self._rooms.serves(namespace) else None
+        return self._rooms.create(namespace, room_id, max_participants)
 
-    async def close(self, record: RoomRecord, reason: str) -> None:
-        if self.close_here(record.namespace, record.room_id, reason) or self._elsewhere is None:
-            return
-        try:
-            await self._elsewhere(record, reason)
-        except OramaError as error:  # it finds out by itself that its room is gone
-            _log.warn("{node} is not told to close {room}: {why}", node=record.node_id, room=record.room_id, why=error)
-
-    def close_here(self, namespace: str, room_id: str, reason: str) -> bool:
-        """Send everybody away when the room is here; whether it was."""
-        if self._rooms.get(namespace, room_id) is None:
-            return False
-        self._rooms.close(namespace, room_id, reason)
-        return True
+    def close(self, namespace: str, room_id: str, reason: str) -> None:
+        if self._rooms.get(namespace, room_id) is not None:
+            self._rooms.close(namespace, room_id, reason)
 
     def participants(self, namespace: str, room_id: str) -> int:
         room = self._rooms.get(namespace, room_id)

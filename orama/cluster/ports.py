@@ -1,45 +1,35 @@
-"""Blocks of ports: who has which on this host. The table's ``UNIQUE(host, kind, block)`` decides.
+"""Blocks of ports: who has which on which host. The table's ``UNIQUE(host, kind, block)`` decides.
 
-A namespace gets one block of each kind. A block that another program sits on is passed over: whether
-its first port can be bound is asked of a callable, so that nothing here opens a socket in a test.
+A namespace gets the lowest free block of each kind that a role needs. Whether a program that is not ours sits on
+a block can only be found out on the host itself: there its first port is tried, by a callable, so that nothing
+here opens a socket in a test.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
-from attrs import frozen
-from sqlalchemy import Executable, delete, insert, select
+from attrs import field, frozen
+from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import IntegrityError
 from twisted.internet.interfaces import IReactorTime
 
+from orama.cluster.desired import MEDIA, RELAY, SIGNALING, Block
 from orama.errors import InsufficientStorage
 from orama.settings import Settings
 from orama.store.database import Database
 from orama.store.tables import webrtc_port_allocations as table
 
-SIGNALING = "sfu-signaling"
-MEDIA = "sfu-media"
-RELAY = "turn-relay"
-
-Block = tuple[int, int]
 #: Kind and first port → whether it can be bound.
 Probe = Callable[[str, int], bool]
 
 
 @frozen
-class Blocks:
-    """The ports of one namespace on this node, each as first and last."""
+class Range:
+    """All ports of one kind, in blocks of *size*."""
 
-    signaling: Block
-    media: Block
-    relay: Block
-
-
-@frozen
-class _Range:
     first: int
     last: int
     size: int
@@ -52,99 +42,109 @@ class _Range:
         return (self.last - self.first + 1) // self.size
 
 
+def ranges(settings: Settings) -> dict[str, Range]:
+    """The range of every kind."""
+    return {
+        SIGNALING: Range(*settings.signaling.ports, 1),
+        MEDIA: Range(*settings.sfu.media_ports, settings.sfu.media_block),
+        RELAY: Range(*settings.turn.relay_ports, settings.turn.relay_block),
+    }
+
+
+@frozen
+class Allocation:
+    """One block for somebody."""
+
+    node_id: str
+    kind: str
+    host: str
+    block: int
+    first_port: int
+    last_port: int
+
+
+@frozen
+class Taken:
+    """The blocks that are not free, and those that have been chosen from what was free."""
+
+    kinds: dict[str, Range]
+    _indexes: dict[tuple[str, str], set[int]] = field(factory=dict)
+
+    def take(self, node_id: str, host: str, kind: str, free: Callable[[int], bool] = lambda port: True) -> Allocation:
+        """The lowest free block, which is then taken here.
+
+        :param free: whether a first port can be bound, as far as anybody knows.
+        :raises InsufficientStorage: ``no_free_ports``.
+        """
+        blocks, held = self.kinds[kind], self._indexes.setdefault((host, kind), set())
+        for index in range(len(blocks)):
+            first, last = blocks.block(index)
+            if index not in held and free(first):
+                held.add(index)
+                return Allocation(node_id, kind, host, index, first, last)
+        raise InsufficientStorage("no_free_ports", f"no {kind} ports are left on the host {host}")
+
+    def add(self, host: str, kind: str, index: int) -> None:
+        self._indexes.setdefault((host, kind), set()).add(index)
+
+
+def read_taken(connection: Connection, kinds: dict[str, Range], but: str | None = None) -> Taken:
+    """What is taken on all hosts.
+
+    :param but: leaves out what this namespace has, which is about to be given back.
+    """
+    taken = Taken(kinds)
+    for row in connection.execute(select(table.c.host, table.c.kind, table.c.block, table.c.namespace)):
+        if row.namespace != but:
+            taken.add(row.host, row.kind, row.block)
+    return taken
+
+
 class PortBlocks:
-    """The blocks of *node_id* on *host*."""
+    """The blocks of one node, which is on one host."""
 
     def __init__(
         self, database: Database, settings: Settings, node_id: str, host: str, clock: IReactorTime, probe: Probe
     ) -> None:
+        self.host = host
+        self.node_id = node_id
+        self.kinds = ranges(settings)
+        self.probe = probe
         self._database = database
-        self._node_id = node_id
-        self._host = host
         self._clock = clock
-        self._probe = probe
-        self._ranges = {
-            SIGNALING: _Range(*settings.signaling.ports, 1),
-            MEDIA: _Range(*settings.sfu.media_ports, settings.sfu.media_block),
-            RELAY: _Range(*settings.turn.relay_ports, settings.turn.relay_block),
-        }
-
-    async def claim(self, namespace: str) -> Blocks:
-        """The blocks of *namespace*: those that it has, or else the lowest free ones.
-
-        :raises InsufficientStorage: ``no_free_ports``; nothing is kept then.
-        """
-        found = await self._stored(namespace)
-        try:
-            for kind in self._ranges:
-                if kind not in found:
-                    found[kind] = await self._claim(namespace, kind)
-        except InsufficientStorage:
-            await self.release(namespace)
-            raise
-        return Blocks(found[SIGNALING], found[MEDIA], found[RELAY])
-
-    async def of(self, namespace: str) -> Blocks | None:
-        """The blocks of *namespace*, None when it has none."""
-        found = await self._stored(namespace)
-        return Blocks(found[SIGNALING], found[MEDIA], found[RELAY]) if len(found) == len(self._ranges) else None
-
-    async def release(self, namespace: str) -> None:
-        """Give the blocks of *namespace* on this node back."""
-        mine = delete(table).where(table.c.node_id == self._node_id, table.c.namespace == namespace)
-        await self._write(mine)
 
     async def forget_elsewhere(self) -> None:
-        """Give back what this node holds on another host or in another range: its settings have changed."""
-        mine = select(table).where(table.c.node_id == self._node_id)
+        """Take the blocks that this node holds on another host or in another range anew: its settings have changed."""
+        mine = select(table).where(table.c.node_id == self.node_id)
         rows = await self._database.read(lambda connection: connection.execute(mine).all())
         for row in rows:
-            held = self._ranges[row.kind]
+            held = self.kinds[row.kind]
             fits = row.block < len(held) and held.block(row.block) == (row.first_port, row.last_port)
-            if row.host != self._host or not fits:
-                await self._write(
-                    delete(table).where(
-                        table.c.node_id == self._node_id, table.c.namespace == row.namespace, table.c.kind == row.kind
-                    )
-                )
+            if row.host != self.host or not fits:
+                await self.move(row.namespace, [row.kind])
 
-    async def _write(self, statement: Executable) -> None:
-        await self._database.transact(lambda connection: connection.execute(statement))
+    async def move(self, namespace: str, kinds: Iterable[str]) -> None:
+        """Other blocks for *namespace* on this node, because somebody else sits on those that it has.
 
-    async def _stored(self, namespace: str) -> dict[str, Block]:
-        columns = select(table.c.kind, table.c.first_port, table.c.last_port)
-        mine = columns.where(table.c.node_id == self._node_id, table.c.namespace == namespace)
-        rows = await self._database.read(lambda connection: connection.execute(mine).all())
-        return {row.kind: (row.first_port, row.last_port) for row in rows}
+        :raises InsufficientStorage: ``no_free_ports``; what it has stays as it is.
+        """
+        for kind in kinds:
+            while not await self._move(namespace, kind):
+                pass
 
-    async def _claim(self, namespace: str, kind: str) -> Block:
-        blocks = self._ranges[kind]
-        taken = select(table.c.block).where(table.c.host == self._host, table.c.kind == kind)
-        indexes = set(await self._database.read(lambda connection: connection.execute(taken).scalars().all()))
-        for index in range(len(blocks)):
-            first, last = blocks.block(index)
-            if index in indexes or not self._probe(kind, first):
-                continue
-            row = insert(table).values(
-                node_id=self._node_id,
-                namespace=namespace,
-                kind=kind,
-                host=self._host,
-                block=index,
-                first_port=first,
-                last_port=last,
-                allocated_at=self._clock.seconds(),
-            )
-            try:
-                await self._write(row)
-            except IntegrityError:
-                # Somebody took this block, or ours, since we looked.
-                ours = (await self._stored(namespace)).get(kind)
-                if ours is not None:
-                    return ours
-                continue
-            return first, last
-        raise InsufficientStorage("no_free_ports", f"no {kind} ports are left on this host")
+    async def _move(self, namespace: str, kind: str) -> bool:
+        """False when somebody took the block that we had chosen."""
+        taken = await self._database.read(lambda connection: read_taken(connection, self.kinds))
+        new = taken.take(self.node_id, self.host, kind, lambda port: self.probe(kind, port))
+        mine = update(table).where(
+            table.c.node_id == self.node_id, table.c.namespace == namespace, table.c.kind == kind
+        )
+        values = {"host": new.host, "block": new.block, "first_port": new.first_port, "last_port": new.last_port}
+        try:
+            await self._database.write(mine.values(**values, allocated_at=self._clock.seconds()))
+        except IntegrityError:
+            return False
+        return True
 
 
 def bindable(settings: Settings) -> Probe:

@@ -248,15 +248,19 @@ class Rooms:
         self._namespaces[namespace] = _Namespace(port, accepts)
         return port.address[1]
 
-    def set_relays(self, namespace: str, relays: Iterable[RelayPlace]) -> None:
-        """Take connectivity checks from *relays* in other processes from now on, and from no others.
+    def set_relays(
+        self, namespace: str, relays: Iterable[RelayPlace], relay_block: tuple[int, int] | None = None
+    ) -> None:
+        """Take connectivity checks from *relays* in other processes and *relay_block* of this one, and no others.
 
         An address that a client has proved before stays good for as long as that client is here: a TURN server that is
         on its way out relays what it has to the end.
 
         :raises NotFound: ``webrtc_not_enabled``.
         """
-        self._held(namespace).accepts.others = self._others(relays)
+        accepts = self._held(namespace).accepts
+        accepts.own = None if relay_block is None else (self._settings.relay_ip, *relay_block)
+        accepts.others = self._others(relays)
 
     def serves(self, namespace: str) -> bool:
         """Whether the namespace's media port is open here."""
