@@ -120,10 +120,17 @@ class ServerCertificates:
         return Served(self._default.certificate_served(), self._default.certificate, origin)
 
     def cover(self, hosts: Iterable[str]) -> None:
-        """Let the self-signed certificate be for *hosts*; nothing happens where files were given."""
-        self._hosts = _distinct(hosts)
-        if self._self_signed:
-            self._keep_self_signed(self._default.certificate, self._default.private_key)
+        """Let the self-signed certificate be for *hosts*; nothing happens where files were given.
+
+        :raises OSError: a new one cannot be written; the old one is served on.
+        """
+        before, self._hosts = self._hosts, _distinct(hosts)
+        if self._self_signed and self._hosts != before:
+            try:
+                self._keep_self_signed(self._default.certificate, self._default.private_key)
+            except OSError:
+                self._hosts = before
+                raise
             self.reload_if_changed()
 
     def reload_if_changed(self) -> bool:
