@@ -1,0 +1,358 @@
+"""The DNS server of a node: sockets, and the zone as the database had it at the last heartbeat.
+
+When the database does not answer, what was last read is served on, and nobody is judged dead by the silence. A node
+that has read nothing yet answers SERVFAIL. There are no transfers, updates or recursion here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from ipaddress import ip_address
+from random import Random
+from typing import Any
+
+from sqlalchemy import select
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
+from twisted.internet.error import CannotListenError, MessageLengthError
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import DatagramProtocol, ServerFactory
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.protocols.basic import Int16StringReceiver
+from twisted.protocols.policies import TimeoutMixin
+
+from orama.cluster.acme import is_forgotten
+from orama.cluster.answering import STREAM, Answering
+from orama.cluster.zone import DnsRecord, Zone, ZoneNode, make_zone, next_serial
+from orama.errors import OramaError, StartError
+from orama.settings import Settings
+from orama.store.database import Database
+from orama.store.tables import dns_records
+from orama.turn.ratelimit import RateLimit
+
+#: Answers a second to one address over UDP, and how many may come at once; beyond that it is sent to TCP, where it
+#: cannot be forged.
+RATE, BURST = 100, 400
+#: Seconds without a query after which a connection is closed (RFC 7766, 6.2.3).
+IDLE = 10.0
+#: Connections at a time: above it the one that has been quiet for longest goes, and of one address none comes.
+CONNECTIONS, CONNECTIONS_EACH = 256, 32
+#: Bytes of the longest query: a question, an OPT record and some cookies have fewer.
+LONGEST_QUERY = 4096
+#: Heartbeats without a good read after which what we have counts as old: before silence makes a node dead.
+OLD = 1.25
+#: Times to look for a port that is free for both UDP and TCP, where any will do.
+ATTEMPTS = 20
+
+_log = Logger()
+
+
+async def stored_records(database: Database) -> list[DnsRecord]:
+    """The rows of ``dns_records``."""
+    c = dns_records.c
+    columns = (c.fqdn, c.type, c.value, c.ttl, c.namespace, c.node_id, c.created_at)
+    every = select(*columns).order_by(c.fqdn, c.type, c.value)
+    rows = await database.read(lambda connection: connection.execute(every).all())
+    return [DnsRecord(*row) for row in rows]
+
+
+class DnsService(Service):
+    """Does nothing where ``dns.listen`` is empty.
+
+    :param read: the rows as they are now; may fail.
+    :param nodes: those known, in the order of their numbers.
+    :param alive: whether one is, now.
+    """
+
+    name = "dns"
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        read: Callable[[], Awaitable[Iterable[DnsRecord]]],
+        nodes: Callable[[], Sequence[ZoneNode]],
+        alive: Callable[[str], bool],
+        random: Random,
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._read = read
+        self._nodes = nodes
+        self._judge = alive
+        self._answering = Answering(lambda: self.zone, self.alive, random)
+        #: As last read; None before that.
+        self.zone: Zone | None = None
+        #: The actual port, of UDP and TCP.
+        self.port = 0
+        self._content: object = None
+        self._dead: frozenset[str] = frozenset()
+        self._good_at = 0.0
+        self._error: str | None = None
+        self._reading: Deferred[None] | None = None
+        self._again = False
+        self._ports: list[IListeningPort] = []
+        self._datagrams = _Datagrams(self._answering, reactor)
+        self._streams = _Streams(self._answering, reactor)
+        self._beat = LoopingCall(self.poke)
+        self._beat.clock = reactor
+
+    # -- start and stop ------------------------------------------------------------------------
+
+    def startService(self) -> None:
+        """Bind both sockets or none.
+
+        :raises StartError: ``dns.listen`` cannot be used, or there is no base domain.
+        """
+        if self._settings.dns.listen:
+            host, port = listening(self._settings.dns.listen)
+            if not self._settings.base_domain:
+                raise StartError("dns.listen: there is nothing to serve without base_domain")
+            self._listen(host, port)
+            self._beat.start(self._settings.cluster.heartbeat).addErrback(
+                lambda failure: _log.failure("the DNS server reads no more", failure)
+            )
+        super().startService()
+
+    def stopService(self) -> Deferred[Any]:
+        """Give the sockets back; nothing is read after this."""
+        super().stopService()
+        if self._beat.running:
+            self._beat.stop()
+        self._again = False
+        if self._reading is not None:
+            self._reading.cancel()
+        return DeferredList([*self._close(), self._streams.stop()])
+
+    def _listen(self, host: str, port: int) -> None:
+        for attempt in range(ATTEMPTS, 0, -1):
+            try:
+                datagrams = self._reactor.listenUDP(port, self._datagrams, host, maxPacketSize=LONGEST_QUERY)
+                self._ports.append(datagrams)
+                self.port = datagrams.getHost().port
+                self._ports.append(self._reactor.listenTCP(self.port, self._streams, interface=host))
+                return
+            except CannotListenError as error:
+                self._close()
+                if port or attempt == 1:
+                    why = getattr(error.socketError, "strerror", None) or error.socketError
+                    raise StartError(f"dns.listen {self._settings.dns.listen}: {why}") from None
+
+    def _close(self) -> list[Deferred[Any]]:
+        ports, self._ports = self._ports, []
+        return [maybeDeferred(port.stopListening) for port in ports]
+
+    # -- what is served ------------------------------------------------------------------------
+
+    def poke(self) -> None:
+        """Read the database now: something has changed, or a heartbeat has passed."""
+        if not self._ports:
+            return
+        if self._reading is not None:
+            self._again = True
+            return
+        self._again = False
+        self._reading = Deferred.fromCoroutine(self._refresh())
+        self._reading.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._reading.addErrback(lambda failure: _log.failure("the DNS records could not be read", failure))
+        self._reading.addBoth(self._finished)
+
+    def alive(self, node_id: str) -> bool:
+        """Whether the addresses of a node are given out: by what was true at the last good read, if that is old."""
+        if self._reactor.seconds() - self._good_at > OLD * self._settings.cluster.heartbeat:
+            return node_id not in self._dead
+        return self._judge(node_id)
+
+    def _finished(self, _: object) -> None:
+        self._reading = None
+        if self._again:
+            self.poke()
+
+    async def _refresh(self) -> None:
+        try:
+            records = tuple(await self._read())
+        except OramaError as error:
+            if self._error is None:
+                _log.warn("DNS goes on with what it knows: {why}", why=error.message)
+            self._error = error.message
+            return
+        if self._error is not None:
+            _log.info("DNS reads its records again")
+        self._error = None
+        nodes = tuple(self._nodes())
+        self._good_at = now = self._reactor.seconds()
+        records = tuple(record for record in records if not is_forgotten(record, now))
+        self._dead = frozenset(node.node_id for node in nodes if not self._judge(node.node_id))
+        shown = [(record.fqdn, record.type, record.value, record.ttl, record.node_id) for record in records]
+        content = sorted(shown, key=str), [(node.node_id, node.public_ip) for node in nodes], self._dead
+        if content != self._content:
+            self._content = content
+            self._renew(records, nodes)
+
+    def _renew(self, records: Iterable[DnsRecord], nodes: Sequence[ZoneNode]) -> None:
+        old, settings = self.zone, self._settings
+        self.zone = make_zone(
+            settings.base_domain,
+            records,
+            nodes,
+            next_serial(old.serial if old else 0, self._reactor.seconds()),
+            nameservers=settings.dns.nameservers,
+            contact=settings.dns.contact,
+        )
+        for row in set(self.zone.rejected) - set(old.rejected if old else ()):
+            _log.warn("a DNS record is not served: {row}", row=row)
+
+    # -- what it tells ---------------------------------------------------------------------------
+
+    def report(self) -> dict[str, Any]:
+        """For the report of the node."""
+        zone = self.zone
+        rejected = "; ".join(zone.rejected) if zone else ""
+        return {
+            "listening": bool(self._ports),
+            "zone": self._settings.base_domain,
+            "serial": zone.serial if zone else 0,
+            "records": sum(map(len, zone.names.values())) if zone else 0,
+            "error": self._error or rejected or None,
+        }
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Name, labels and value of every figure, for Prometheus."""
+        for proto, counts in (("udp", self._datagrams.counts), ("tcp", self._streams.counts)):
+            for outcome in ("answered", "dropped", "brief"):
+                yield "orama_dns_queries_total", {"proto": proto, "outcome": outcome}, counts[outcome]
+        yield "orama_dns_connections", {}, len(self._streams.open)
+
+
+def listening(text: str) -> tuple[str, int]:
+    """Host and port of ``dns.listen``.
+
+    :raises StartError: they are none.
+    """
+    host, _, port = text.rpartition(":")
+    try:
+        address = str(ip_address(host.removeprefix("[").removesuffix("]")))
+        if not port.isdecimal() or int(port) > 65535:
+            raise ValueError
+    except ValueError:
+        raise StartError(f"dns.listen: {text!r} is no address and port, like 203.0.113.1:53 or [::]:53") from None
+    return address, int(port)
+
+
+class _Datagrams(DatagramProtocol):
+    """Queries and answers over UDP."""
+
+    noisy = False
+
+    def __init__(self, answering: Answering, clock: Any) -> None:
+        self._answering = answering
+        self._clock = clock
+        self._rate = RateLimit(RATE, BURST)
+        self.counts: Counter[str] = Counter()
+
+    def datagramReceived(self, datagram: bytes, address: Any) -> None:
+        host = address[0].partition("%")[0].removeprefix("::ffff:")
+        brief = not self._rate.take(host, self._clock.seconds())
+        answer = self._answering.respond(datagram, brief=brief)
+        outcome = "brief" if brief else "answered"
+        if answer is None:
+            outcome = "dropped"
+        elif self.transport is not None:
+            try:
+                self.transport.write(answer, address)
+            except (OSError, MessageLengthError):  # from port 0, or the kernel has no way there
+                outcome = "dropped"
+        self.counts[outcome] += 1
+
+
+class _Streams(ServerFactory):
+    """Connections, and what they may take up."""
+
+    noisy = False
+
+    def __init__(self, answering: Answering, clock: Any) -> None:
+        self.answering = answering
+        self.clock = clock
+        self.counts: Counter[str] = Counter()
+        #: Those that are open and whose they are, the one that has been quiet for longest at the front.
+        self.open: dict[_Stream, str] = {}
+        self._empty: Deferred[None] | None = None
+
+    def buildProtocol(self, addr: IAddress | None) -> _Stream | None:
+        host = getattr(addr, "host", "")
+        if self._empty is not None or list(self.open.values()).count(host) >= CONNECTIONS_EACH:
+            return None
+        if len(self.open) >= CONNECTIONS:
+            quiet, whose = next(iter(self.open.items()))
+            self.heard(quiet, whose)  # so that the next one of this iteration ends another
+            quiet.abort()
+        return _Stream(self, host)
+
+    def heard(self, stream: _Stream, host: str) -> None:
+        """*stream* was not quiet."""
+        self.open.pop(stream, None)
+        self.open[stream] = host
+
+    def lost(self, stream: _Stream) -> None:
+        self.open.pop(stream, None)
+        if not self.open and self._empty is not None:
+            self._empty.callback(None)
+
+    def stop(self) -> Deferred[None]:
+        """Close every connection; fires when they are."""
+        gone: Deferred[None] = Deferred()
+        if not self.open:
+            gone.callback(None)
+            return gone
+        self._empty = gone
+        for stream in list(self.open):
+            stream.abort()
+        return gone
+
+
+class _Stream(Int16StringReceiver, TimeoutMixin):
+    """One connection. Who does not read its answers is not read from either, and is idle."""
+
+    MAX_LENGTH = LONGEST_QUERY
+    transport: Any
+
+    def __init__(self, streams: _Streams, host: str) -> None:
+        self._streams = streams
+        self._host = host
+
+    def callLater(self, period: float, func: Callable[[], None]) -> Any:
+        return self._streams.clock.callLater(period, func)
+
+    def connectionMade(self) -> None:
+        self._streams.heard(self, self._host)
+        self.transport.registerProducer(self, True)
+        self.setTimeout(IDLE)
+
+    def stringReceived(self, string: bytes) -> None:
+        answer = self._streams.answering.respond(string, STREAM)
+        if answer is None:
+            self._streams.counts["dropped"] += 1
+            self.abort()
+            return
+        self._streams.counts["answered"] += 1
+        self._streams.heard(self, self._host)
+        self.resetTimeout()
+        self.sendString(answer)
+
+    def lengthLimitExceeded(self, length: int) -> None:
+        self._streams.counts["dropped"] += 1
+        self.abort()
+
+    def timeoutConnection(self) -> None:
+        self.abort()
+
+    def connectionLost(self, reason: object = None) -> None:
+        self.setTimeout(None)
+        self._streams.lost(self)
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.paused = True
+        self.transport.abortConnection()
