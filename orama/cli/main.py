@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from orama._version import __version__
+from orama.cli.cluster import cluster
 from orama.cli.namespace import namespace
 from orama.cli.node import node
 from orama.cli.token import token
@@ -17,7 +18,7 @@ def main() -> None:
     """Ask, and tell, the orama node on this host."""
 
 
-for group in (namespace, node, token, turn):
+for group in (cluster, namespace, node, token, turn):
     main.add_command(group)
 
 if __name__ == "__main__":

@@ -23,7 +23,14 @@ def credentials(call: Call, namespace: str, user: str | None) -> None:
 
 @command(turn, "secret")
 @namespace_option
-def secret(call: Call, namespace: str) -> None:
-    """Show the secret of a namespace: what coturn's static-auth-secret takes."""
+@click.argument("action", required=False, type=click.Choice(["rotate"]))
+def secret(call: Call, namespace: str, action: str | None) -> None:
+    """Show the secret of a namespace: what coturn's static-auth-secret takes.
+
+    With "rotate" the namespace gets another one. Credentials of the one before it stay good for as long as they live.
+    """
+    if action == "rotate":
+        call.answer(call.control.post("turn/secret", {"namespace": namespace}), fields)
+        return
     answer = call.control.get("turn/secret", {"namespace": namespace})
     call.answer(answer, lambda shown: click.echo(shown["secret"]))
