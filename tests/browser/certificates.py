@@ -26,8 +26,8 @@ class Certificates:
     private_key: Path
 
 
-def issue(directory: Path) -> Certificates:
-    """Certificates for 127.0.0.1, localhost and TURN under it, written into *directory*."""
+def issue(directory: Path, *more: str) -> Certificates:
+    """Certificates for 127.0.0.1, localhost, TURN under it and *more* names, written into *directory*."""
     directory.mkdir(parents=True, exist_ok=True)
     root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     root_name, name = _name("orama tests"), _name("localhost")
@@ -37,7 +37,8 @@ def issue(directory: Path) -> Certificates:
         .add_extension(_usage(signs=True), True)
         .sign(root_key, hashes.SHA256())
     )
-    names = [x509.DNSName("localhost"), x509.DNSName(TURN_NAME), x509.IPAddress(ip_address("127.0.0.1"))]
+    names = [x509.DNSName(each) for each in ("localhost", TURN_NAME, *more)]
+    names.append(x509.IPAddress(ip_address("127.0.0.1")))
     leaf = (
         _builder(name, root_name, key)
         .add_extension(x509.BasicConstraints(False, None), True)

@@ -56,15 +56,7 @@ class Chromium:
     """
 
     def __init__(self, devices: bool = True) -> None:
-        from selenium import webdriver
-        from selenium.webdriver.chrome.service import Service
-
-        options = webdriver.ChromeOptions()
-        options.binary_location = BINARY
-        permission = "--use-fake-ui-for-media-stream" if devices else "--deny-permission-prompts"
-        for argument in (*_ARGUMENTS, permission):
-            options.add_argument(argument)
-        self.driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+        self.driver = self._drive(self._options(devices))
         self.driver.set_script_timeout(SCRIPT_TIMEOUT)
         self._home = self.driver.current_window_handle
 
@@ -72,6 +64,23 @@ class Chromium:
         self.driver.switch_to.window(self._home)
         self.driver.switch_to.new_window("window")
         return Page(_Window(self.driver, self.driver.current_window_handle))
+
+    def _drive(self, options: Any) -> Any:
+        from selenium import webdriver
+        from selenium.webdriver.chrome.service import Service
+
+        return webdriver.Chrome(options=options, service=Service(DRIVER))
+
+    @staticmethod
+    def _options(devices: bool) -> Any:
+        from selenium import webdriver
+
+        options = webdriver.ChromeOptions()
+        options.binary_location = BINARY
+        permission = "--use-fake-ui-for-media-stream" if devices else "--deny-permission-prompts"
+        for argument in (*_ARGUMENTS, permission):
+            options.add_argument(argument)
+        return options
 
     def quit(self) -> None:
         self.driver.quit()

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab import addresses, network, servers
+from tests.lab.caddy import caddy
 from tests.lab.machine import PREFIX, Machine, alive, holders, missing, remains, until
+from tests.lab.node import Node, cluster_key
 from tests.lab.servers import Olric, Rqlite
 
 _INTERNET = "internet"
@@ -48,14 +50,16 @@ class Lab:
             return Machine(name, label, self.directory / label, pid)
 
         self.internet = machine(_INTERNET)
-        self.nodes = [machine(f"node{number}") for number in addresses.NODES]
+        self.hosts = [machine(f"node{number}") for number in addresses.NODES]
         self.clients = [machine(f"client{number}") for number in addresses.CLIENTS]
-        self.rqlite = Rqlite(self.nodes)
-        self.olric = Olric(self.nodes)
+        #: By number, from 1, once :meth:`start_nodes` was called.
+        self.nodes: dict[int, Node] = {}
+        self.rqlite = Rqlite(self.hosts)
+        self.olric = Olric(self.hosts)
 
     @property
     def machines(self) -> list[Machine]:
-        return [self.internet, *self.nodes, *self.clients]
+        return [self.internet, *self.hosts, *self.clients]
 
     def machine(self, name: str) -> Machine:
         """:raises KeyError: there is none of that name."""
@@ -84,11 +88,11 @@ class Lab:
         try:
             for machine in self.machines:
                 machine.boot()
-            network.connect(self.internet, self.nodes, self.clients)
-            network.mesh(self.nodes)
+            network.connect(self.internet, self.hosts, self.clients)
+            network.mesh(self.hosts)
             lacking = self.lacking()
             if "UFW" not in lacking:
-                for node in self.nodes:
+                for node in self.hosts:
                     servers.firewall(node)
             for piece, server in (("RQLite", self.rqlite), ("Olric", self.olric)):
                 if piece not in lacking:
@@ -99,6 +103,24 @@ class Lab:
         except BaseException:
             self.down()
             raise
+
+    def start_nodes(self, database: str = "") -> None:
+        """Orama on all three, with Caddy in front where there is one; returns when all are ready.
+
+        :param database: URL; the RQLite cluster's without, or node 1's PostgreSQL where there is no RQLite.
+        """
+        lacking, key = self.lacking(), cluster_key()
+        if not database and "RQLite" in lacking:
+            _, database = servers.postgresql(self.hosts[0], 1)
+        for number, host in enumerate(self.hosts, 1):
+            if "Caddy" not in lacking:
+                caddy(host, number)
+            url = database or servers.rqlite_url(number)
+            self.nodes[number] = Node(host, number, url, key, "Caddy" not in lacking, "Olric" not in lacking)
+        for node in self.nodes.values():
+            node.launch()
+        for node in self.nodes.values():
+            node.wait(60.0)
 
     def down(self) -> None:
         """Take everything away, whatever of it is there."""

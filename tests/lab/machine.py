@@ -64,7 +64,8 @@ def _processes(lab: str) -> Iterator[tuple[int, list[str]]]:
         if directory.name.isdecimal():
             with contextlib.suppress(OSError):
                 words = (directory / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                if any(word.startswith(wanted) for word in words):
+                own = words[0].startswith(wanted) or words[0] in ("unshare", "bash")
+                if own and any(word.startswith(wanted) for word in words):
                     yield int(directory.name), words
 
 

@@ -47,6 +47,12 @@ def fetch(machine: Machine, host: str, port: int, path: str, body: Any = None) -
         connection.close()
 
 
+def rqlite_url(number: int) -> str:
+    """The database, for node *number*: its own RQLite first."""
+    order = sorted(addresses.NODES, key=lambda other: (other != number, other))
+    return "rqlite+pyrqlite://" + ",".join(f"{addresses.mesh(other)}:{RQLITE_PORT}" for other in order)
+
+
 class Rqlite:
     """RQLite on three nodes; foreign keys on."""
 

@@ -24,9 +24,9 @@ class SubstrateTests(LabTestCase):
         """Every node reaches every other one through WireGuard, and clients do not reach it."""
         for number in addresses.NODES:
             for other in set(addresses.NODES) - {number}:
-                self.assertTrue(network.reaches(self.lab.nodes[number - 1], addresses.mesh(other)))
+                self.assertTrue(network.reaches(self.lab.hosts[number - 1], addresses.mesh(other)))
         self.assertFalse(network.reaches(self.lab.clients[0], addresses.mesh(1)))
-        handshakes = self.lab.nodes[0].run("wg", "show", "wg0", "latest-handshakes").split()[1::2]
+        handshakes = self.lab.hosts[0].run("wg", "show", "wg0", "latest-handshakes").split()[1::2]
         self.assertEqual(len(handshakes), len(addresses.NODES) - 1)
         self.assertNotIn("0", handshakes)
 
@@ -38,12 +38,12 @@ class SubstrateTests(LabTestCase):
         """Each node has a UFW of its own, which is active, and the machine that this runs on has none of it."""
         self.require("UFW")
         before = subprocess.run(["ufw", "status"], capture_output=True, text=True).stdout
-        for node in self.lab.nodes:
+        for node in self.lab.hosts:
             self.assertIn("Status: active", node.run("ufw", "status"))
-        self.lab.nodes[0].run("ufw", "allow", "9999/udp")
-        self.addCleanup(self.lab.nodes[0].run, "ufw", "delete", "allow", "9999/udp")
-        self.assertIn("9999/udp", self.lab.nodes[0].run("ufw", "status"))
-        self.assertNotIn("9999/udp", self.lab.nodes[1].run("ufw", "status"))
+        self.lab.hosts[0].run("ufw", "allow", "9999/udp")
+        self.addCleanup(self.lab.hosts[0].run, "ufw", "delete", "allow", "9999/udp")
+        self.assertIn("9999/udp", self.lab.hosts[0].run("ufw", "status"))
+        self.assertNotIn("9999/udp", self.lab.hosts[1].run("ufw", "status"))
         self.assertEqual(subprocess.run(["ufw", "status"], capture_output=True, text=True).stdout, before)
         self.assertFalse(network.reaches(self.lab.clients[0], addresses.public(1)), "the firewall lets all in")
 
@@ -56,7 +56,7 @@ class SubstrateTests(LabTestCase):
 
         def ask(number: int, path: str, *statements: str) -> list[dict[str, object]]:
             status, body = fetch(
-                self.lab.nodes[number - 1], addresses.mesh(number), RQLITE_PORT, path, list(statements)
+                self.lab.hosts[number - 1], addresses.mesh(number), RQLITE_PORT, path, list(statements)
             )
             self.assertEqual(status, 200, body)
             results: list[dict[str, object]] = json.loads(body)["results"]
