@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import field, frozen
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, Table, select
 
 from orama.cluster.nodes import NodeRecord
 from orama.cluster.placement import SFU, TURN, Role
@@ -148,18 +148,25 @@ class DesiredNamespace:
         return tuple(places)
 
 
-def read_desired(connection: Connection, default_ttl: int) -> dict[str, DesiredNamespace]:
-    """Every namespace that has WebRTC, or still has something of it, by name."""
+def read_desired(connection: Connection, default_ttl: int, only: str | None = None) -> dict[str, DesiredNamespace]:
+    """Every namespace that has WebRTC, or still has something of it, by name.
+
+    :param only: the one namespace that is asked for.
+    """
     config, ports, roles = tables.namespace_webrtc_config, tables.webrtc_port_allocations, tables.webrtc_roles
+
+    def some(table: Table) -> Select[Any]:
+        return select(table) if only is None else select(table).where(table.c.namespace == only)
+
     given: dict[str, list[Role]] = {}
-    for row in connection.execute(select(roles).order_by(roles.c.role, roles.c.slot)):
+    for row in connection.execute(some(roles).order_by(roles.c.role, roles.c.slot)):
         given.setdefault(row.namespace, []).append(Role(row.role, row.slot, row.node_id))
     blocks: dict[str, dict[str, dict[str, Block]]] = {}
-    for row in connection.execute(select(ports).order_by(ports.c.node_id, ports.c.kind)):
+    for row in connection.execute(some(ports).order_by(ports.c.node_id, ports.c.kind)):
         held = blocks.setdefault(row.namespace, {}).setdefault(row.node_id, {})
         held[row.kind] = row.first_port, row.last_port
     found = {}
-    for row in connection.execute(select(config).order_by(config.c.namespace)):
+    for row in connection.execute(some(config).order_by(config.c.namespace)):
         name = row.namespace
         if row.enabled or name in given or name in blocks:
             found[name] = _desired(row, tuple(given.get(name, ())), blocks.get(name, {}), default_ttl)

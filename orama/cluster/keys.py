@@ -12,7 +12,7 @@ import secrets
 from hashlib import sha256
 
 from attrs import field, frozen
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Executable, insert, select
 from twisted.internet.interfaces import IReactorTime
 
 from orama.errors import BadRequest
@@ -44,10 +44,10 @@ def new_key(namespace: str, role: str) -> ApiKey:
     return ApiKey(random[:_ID_LENGTH], namespace, role, f"ak_{random}:{namespace}")
 
 
-def store_key(connection: Connection, key: ApiKey, now: float) -> None:
-    """Within a transaction: remember *key*."""
+def key_row(key: ApiKey, now: float) -> Executable:
+    """The statement that remembers *key*."""
     row = {"id": secrets.token_hex(16), "namespace": key.namespace, "role": key.role, "key_id": key.key_id}
-    connection.execute(insert(api_keys).values(**row, hash=_hash(key.text), created_at=now))
+    return insert(api_keys).values(**row, hash=_hash(key.text), created_at=now)
 
 
 class ApiKeys:
@@ -60,7 +60,7 @@ class ApiKeys:
     async def create(self, namespace: str, role: str) -> ApiKey:
         """A new key of *namespace*, which must exist: the caller has looked, the constraint makes sure."""
         key, now = new_key(namespace, role), self._clock.seconds()
-        await self._database.transact(lambda connection: store_key(connection, key, now))
+        await self._database.write(key_row(key, now))
         return key
 
     async def role_of(self, text: str) -> tuple[str, str] | None:

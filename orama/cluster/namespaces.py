@@ -1,28 +1,31 @@
 """Namespaces: who is served, with which keys, and with WebRTC or without.
 
-What is written here is what is *wanted*. Whoever runs the services adds itself to ``changed`` and is told
-at once, so that a namespace works without a restart; when it fails, what was written is taken back.
-On a single node :meth:`Namespaces.create` enables WebRTC along with the namespace, so that one command
-gives a tenant that works.
+What is written here is what is *wanted*; :mod:`orama.cluster.enablement` writes it and waits until it is so. On a
+single node :meth:`Namespaces.create` enables WebRTC along with the namespace, so that one command gives a tenant that
+works; in a cluster that is a decision of its own.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
-from base64 import b64encode
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from attrs import field, frozen
-from sqlalchemy import Connection, delete, insert, select, update
+from attrs import frozen
+from sqlalchemy import Executable, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from orama.cluster.keys import ApiKey, ApiKeys, new_key, store_key
-from orama.cluster.ports import Blocks, PortBlocks
+from orama.cluster.desired import Blocks as Blocks
+from orama.cluster.desired import DesiredNamespace, read_desired
+from orama.cluster.desired import SfuPlace as SfuPlace
+from orama.cluster.desired import TurnPlace as TurnPlace
+from orama.cluster.desired import WebRtcConfig as WebRtcConfig
+from orama.cluster.enablement import WITH_THE_NAMESPACE, Enablement, Progress, nobody_looks
+from orama.cluster.keys import ApiKey, ApiKeys, key_row, new_key
+from orama.cluster.nodes import NodeRegistry
+from orama.cluster.placement import SFU, TURN
 from orama.errors import BadRequest, Conflict, NotFound, OramaError, Unavailable
 from orama.settings import Settings
 from orama.store import tables
@@ -39,7 +42,6 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\Z")
 _MAX_LABEL = 63
 #: What stands before the name in ``turn.ns-{name}.{base domain}``.
 _LABEL_PREFIX = "ns-"
-_SECRET_BYTES = 32
 
 _log = Logger()
 
@@ -50,19 +52,6 @@ class Namespace:
     created_at: float
     #: Whether WebRTC is wanted.
     webrtc: bool
-
-
-@frozen
-class WebRtcConfig:
-    """All that a node needs to serve one namespace."""
-
-    namespace: str
-    #: Base64 text; the text is the HMAC key.
-    turn_secret: str = field(repr=False)
-    #: Seconds.
-    credential_ttl: int
-    rooms_on_join: bool
-    blocks: Blocks
 
 
 @frozen
@@ -80,40 +69,34 @@ class WebRtcStatus:
     disabled_at: float | None
 
 
-#: Told of a namespace that is to be served so from now on, or (None) no more.
-Changed = Callable[[str, WebRtcConfig | None], Awaitable[None] | None]
-
-
 class Namespaces:
-    """The namespaces of this node's database."""
+    """The namespaces of the cluster's database."""
 
     def __init__(
         self,
         database: Database,
         data: DataDirectory,
         seal: Seal,
-        ports: PortBlocks,
+        registry: NodeRegistry,
+        enablement: Enablement,
         settings: Settings,
         clock: IReactorTime,
     ) -> None:
         self._database = database
         self._data = data
         self._seal = seal
-        self._ports = ports
+        self._registry = registry
+        self._enablement = enablement
         self._settings = settings
         self._clock = clock
         self._changing = DeferredLock()
         self.keys = ApiKeys(database, clock)
-        self.changed: list[Changed] = []
 
     async def start(self) -> str | None:
         """Make ready: on a database without namespaces, make :data:`DEFAULT` with WebRTC and an owner key.
 
-        ``changed`` is not called; ask for :meth:`configs` afterwards.
-
         :return: the key, which stands in ``DATA/default.api-key`` too, or None when nothing was made.
         """
-        await self._ports.forget_elsewhere()
         if await self.list():
             return None
         key = new_key(DEFAULT, "owner")
@@ -124,7 +107,7 @@ class Namespaces:
             file.unlink(missing_ok=True)
             return None
         try:
-            await self._enable(DEFAULT, "first start", tell=False)
+            await self._enablement.enable(DEFAULT, WITH_THE_NAMESPACE)
         except OramaError:
             await self._delete(DEFAULT)
             raise
@@ -137,18 +120,21 @@ class Namespaces:
         rows = await self._database.read(lambda connection: connection.execute(every).all())
         return [Namespace(row.name, row.created_at, bool(row.enabled)) for row in rows]
 
-    async def create(self, name: str, *, webrtc: bool = True, by: str = "api") -> Namespace:
+    async def create(self, name: str, *, webrtc: bool | None = None) -> Namespace:
         """:raises BadRequest: ``invalid_namespace``.
 
         :raises Conflict: ``namespace_exists``.
         :raises InsufficientStorage: ``no_free_ports``; the namespace is then not there either.
+        :param webrtc: None is yes on a single node, no in a cluster.
         """
         self.check_name(name)
+        if webrtc is None:
+            webrtc = len(self._registry.nodes) <= 1
         async with self._changing:
             now = await self._insert(name, None)
             if webrtc:
                 try:
-                    await self._enable(name, by)
+                    await self._enablement.enable(name, WITH_THE_NAMESPACE)
                 except Exception:
                     await self._delete(name)
                     raise
@@ -162,7 +148,7 @@ class Namespaces:
         async with self._changing:
             await self.require(name)
             if (await self.status(name)).enabled:
-                await self._disable(name)
+                await self._enablement.disable(name)
             await self._delete(name)
 
     async def require(self, name: str) -> None:
@@ -188,26 +174,43 @@ class Namespaces:
         """(namespace, role) of an API key; None when there is no such key."""
         return await self.keys.role_of(key)
 
-    async def enable(self, name: str, by: str = "api") -> WebRtcConfig:
-        """Serve WebRTC in *name*.
+    async def enable(self, name: str, by: str = "api", progress: Progress = nobody_looks) -> None:
+        """Serve WebRTC in *name*. What came along with the namespace is not there already, the first time.
 
         :raises NotFound: ``namespace_not_found``.
         :raises Conflict: ``already_enabled``.
-        :raises InsufficientStorage: ``no_free_ports``.
+        :raises OramaError: as :meth:`Enablement.enable`.
         """
-        async with self._changing:
-            await self.require(name)
-            return await self._enable(name, by)
+        await self.require(name)
+        if not await self._confirm(name, by):
+            await self._enablement.enable(name, by, progress)
 
-    async def disable(self, name: str) -> None:
+    async def _confirm(self, name: str, by: str) -> bool:
+        given = update(config_table).where(
+            config_table.c.namespace == name,
+            config_table.c.enabled.is_(True),
+            config_table.c.enabled_by == WITH_THE_NAMESPACE,
+        )
+        (confirmed,) = await self._database.write(given.values(enabled_by=by))
+        return bool(confirmed)
+
+    async def disable(self, name: str, progress: Progress = nobody_looks) -> None:
         """Serve WebRTC in *name* no more: rooms, ports and the secret go.
 
         :raises NotFound: ``namespace_not_found``.
         :raises Conflict: ``not_enabled``.
         """
-        async with self._changing:
-            await self.require(name)
-            await self._disable(name)
+        await self.require(name)
+        await self._enablement.disable(name, progress)
+
+    async def rotate_secret(self, name: str) -> None:
+        """A new TURN secret for *name*; the old one is good for one more time to live.
+
+        :raises NotFound: ``namespace_not_found``.
+        :raises Conflict: ``not_enabled``.
+        """
+        await self.require(name)
+        await self._enablement.rotate_secret(name)
 
     async def status(self, name: str) -> WebRtcStatus:
         """What is wanted of *name*.
@@ -230,42 +233,35 @@ class Namespaces:
         )
 
     async def config(self, name: str) -> WebRtcConfig:
-        """What serving *name* takes.
+        """What this node needs to know of *name*.
 
         :raises NotFound: ``webrtc_not_enabled``.
-        :raises Unavailable: ``secret_unreadable``: the node key is not the one that sealed it.
+        :raises Unavailable: ``secret_unreadable``: none of the cluster's keys has sealed it.
         """
-        row = await self._row(name)
-        if row is None or not row.enabled:
+        desired = (await self.desired(name)).get(name)
+        if desired is None or not desired.enabled:
             raise NotFound("webrtc_not_enabled", "WebRTC is not enabled in this namespace")
+        return self.config_of(desired)
+
+    def config_of(self, desired: DesiredNamespace) -> WebRtcConfig:
+        """:raises Unavailable: ``secret_unreadable``."""
+        nodes = {node.node_id: node for node in self._registry.nodes}
         try:
-            secret = self._seal.open(row.turn_secret_encrypted or "", name)
+            return desired.config(
+                self._registry.node_id,
+                nodes,
+                lambda sealed: self._seal.open(sealed, desired.namespace),
+                self._clock.seconds(),
+            )
         except BrokenSeal:
-            raise Unavailable("secret_unreadable", "the TURN secret was sealed with another node key") from None
-        blocks = await self._ports.of(name) or await self._ports.claim(name)
-        ttl = row.turn_credential_ttl or self._settings.turn.credential_ttl
-        return WebRtcConfig(name, secret, ttl, bool(row.rooms_on_join), blocks)
+            raise Unavailable(
+                "secret_unreadable", "the TURN secret was sealed with another key: is cluster.key the cluster's?"
+            ) from None
 
-    async def configs(self) -> tuple[WebRtcConfig, ...]:
-        """The configuration of every namespace that is to be served; one that cannot be is logged and left out."""
-        found = []
-        for namespace in await self.list():
-            if not namespace.webrtc:
-                continue
-            try:
-                found.append(await self.config(namespace.name))
-            except OramaError as error:
-                _log.error("{namespace} cannot be served: {reason}", namespace=namespace.name, reason=error.message)
-        return tuple(found)
-
-    async def move(self, name: str) -> WebRtcConfig:
-        """Take other ports for *name*, because somebody else sits on those that it has.
-
-        :raises InsufficientStorage: ``no_free_ports``.
-        """
-        await self._ports.release(name)
-        await self._ports.claim(name)
-        return await self.config(name)
+    async def desired(self, name: str | None = None) -> dict[str, DesiredNamespace]:
+        """What is wanted of every namespace that has, or had, WebRTC; of *name* alone when it is given."""
+        ttl = self._settings.turn.credential_ttl
+        return await self._database.read(lambda connection: read_desired(connection, ttl, name))
 
     def check_name(self, name: str) -> None:
         """:raises BadRequest: ``invalid_namespace``."""
@@ -276,84 +272,25 @@ class Namespaces:
                 f"a namespace is 1 to {longest} of a-z, 0-9 and -, and neither begins nor ends with -",
             )
 
-    async def _enable(self, name: str, by: str, tell: bool = True) -> WebRtcConfig:
-        secret = b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
-        wanted = {"enabled": True, "turn_secret_encrypted": self._seal.seal(secret, name), "enabled_by": by}
-        statement = (
-            update(config_table)
-            .where(config_table.c.namespace == name, config_table.c.enabled.is_(False))
-            .values(**wanted, enabled_at=self._clock.seconds(), disabled_at=None)
-        )
-        if await self._database.transact(lambda connection: connection.execute(statement).rowcount) != 1:
-            raise Conflict("already_enabled", "WebRTC is enabled in this namespace already")
-        try:
-            await self._ports.claim(name)
-            config = await self.config(name)
-            if tell:
-                await self._tell(name, config)
-        except Exception:
-            await self._take_back(name, tell)
-            raise
-        _log.info("WebRTC is enabled in {namespace}", namespace=name)
-        return config
-
-    async def _disable(self, name: str) -> None:
-        if not await self._write_disabled(name):
-            raise Conflict("not_enabled", "WebRTC is not enabled in this namespace")
-        try:
-            await self._tell(name, None)
-        except Exception:  # it is unwanted all the same, and must not keep its ports
-            _log.failure("the services of {namespace} did not stop cleanly", namespace=name)
-        await self._ports.release(name)
-        _log.info("WebRTC is disabled in {namespace}", namespace=name)
-
-    async def _take_back(self, name: str, tell: bool) -> None:
-        """An enable has failed half-way: nothing of it stays."""
-        try:
-            await self._write_disabled(name)
-            if tell:
-                await self._tell(name, None)
-            await self._ports.release(name)
-        except Exception:
-            _log.failure("what enabling {namespace} had written could not all be taken back", namespace=name)
-
-    async def _write_disabled(self, name: str) -> bool:
-        def work(connection: Connection) -> bool:
-            unwanted = {"enabled": False, "turn_secret_encrypted": None, "disabled_at": self._clock.seconds()}
-            mine = update(config_table).where(config_table.c.namespace == name, config_table.c.enabled.is_(True))
-            if connection.execute(mine.values(**unwanted)).rowcount != 1:
-                return False
-            connection.execute(delete(tables.webrtc_rooms).where(tables.webrtc_rooms.c.namespace == name))
-            return True
-
-        return await self._database.transact(work)
-
-    async def _tell(self, name: str, config: WebRtcConfig | None) -> None:
-        for told in self.changed:
-            waiting = told(name, config)
-            if waiting is not None:
-                await waiting
-
     async def _insert(self, name: str, key: ApiKey | None) -> float:
         now = self._clock.seconds()
 
-        def work(connection: Connection) -> None:
-            connection.execute(insert(tables.namespaces).values(name=name, created_at=now))
-            counts = {"sfu_node_count": 1, "turn_node_count": 1}
-            row = insert(config_table).values(namespace=name, enabled=False, rooms_on_join=True, **counts)
-            connection.execute(row)
-            if key is not None:
-                store_key(connection, key, now)
-
+        counts = self._enablement.counts(self._registry.nodes)
+        numbers = {"sfu_node_count": counts[SFU], "turn_node_count": counts[TURN]}
+        statements: tuple[Executable, ...] = (
+            insert(tables.namespaces).values(name=name, created_at=now),
+            insert(config_table).values(namespace=name, enabled=False, rooms_on_join=True, **numbers),
+            *(() if key is None else (key_row(key, now),)),
+        )
         try:
-            await self._database.transact(work)
+            await self._database.write(*statements)
         except IntegrityError:
             raise Conflict("namespace_exists", "there is a namespace of that name") from None
         return now
 
     async def _delete(self, name: str) -> None:
         gone = delete(tables.namespaces).where(tables.namespaces.c.name == name)
-        await self._database.transact(lambda connection: connection.execute(gone))
+        await self._database.write(gone)
 
     async def _row(self, name: str) -> Any:
         one = select(config_table).where(config_table.c.namespace == name)

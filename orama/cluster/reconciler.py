@@ -1,0 +1,219 @@
+"""The loop that makes this node what the database says it should be, and keeps it so.
+
+One pass reads what is wanted, starts what is missing and stops what is not wanted (TURN before the SFU that is reached
+through it), and then sees to what goes with it: names, firewall, certificates, the state file. What fails is tried
+again later and later, and keeps nothing else from being done. Enabling, cold boot, a node's replacement, a rule that
+somebody has removed and a database that was away are all this loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from orama.cluster.backoff import Backoff
+from orama.cluster.desired import DesiredNamespace, WebRtcConfig
+from orama.cluster.placement import SFU, TURN
+from orama.cluster.runner import Runner
+from orama.errors import OramaError
+
+_log = Logger()
+
+#: Does what goes along with the namespaces that this node serves; raises OramaError.
+Attend = Callable[[Mapping[str, WebRtcConfig]], Awaitable[None]]
+
+
+@frozen
+class Wanted:
+    """What :class:`Reconciler` is told by the rest of the node.
+
+    :param desired: reads what is wanted.
+    :param config_of: what follows for this node; raises OramaError when a secret cannot be read.
+    :param stopped: this node has ended its part of a namespace that is disabled.
+    :param repair: what the leading node does for all; asked in every pass, and answers at once elsewhere.
+    """
+
+    desired: Callable[[], Awaitable[Mapping[str, DesiredNamespace]]]
+    config_of: Callable[[DesiredNamespace], WebRtcConfig]
+    stopped: Callable[[str], Awaitable[None]]
+    repair: Callable[[Mapping[str, DesiredNamespace]], Awaitable[None]]
+
+
+class Reconciler:
+    """:param attend: name → what is seen to after the services, in this order.
+
+    :param moved: gives a namespace other ports in place of those that cannot be bound.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        node_id: str,
+        runner: Runner,
+        wanted: Wanted,
+        attend: Mapping[str, Attend],
+        moved: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._node_id = node_id
+        self._runner = runner
+        self._wanted = wanted
+        self._attend = attend
+        self._moved = moved
+        self._lock = DeferredLock()
+        self._waiting: Deferred[None] | None = None
+        self._told: dict[str, WebRtcConfig] = {}
+        self._stopped = False
+        self.backoff = Backoff(clock)
+        #: What this node serves, or tries to, as of the last pass.
+        self.configs: dict[str, WebRtcConfig] = {}
+        #: The roles that it should have.
+        self.roles: dict[str, tuple[str, ...]] = {}
+
+    async def run(self, urgent: str | None = None) -> None:
+        """One pass, after the one that may be under way; several calls meanwhile share one.
+
+        :param urgent: a namespace that somebody waits for: it is tried even where it has just failed.
+        :raises Unavailable: the database does not answer; what runs goes on.
+        """
+        if urgent is not None:
+            self.backoff.retry(urgent)
+        if self._waiting is not None:
+            await _same(self._waiting)
+            return
+        if not self._lock.locked:
+            async with self._lock:
+                await self._pass()
+            return
+        self._waiting = Deferred()
+        try:
+            async with self._lock:
+                waiting, self._waiting = self._waiting, None
+                await self._pass()
+        except BaseException as error:
+            waiting.errback(error)
+            waiting.addErrback(lambda failure: None)  # whoever waited has had it
+            raise
+        waiting.callback(None)
+
+    async def stop(self) -> None:
+        """No more passes; one that is under way is waited for."""
+        self._stopped = True
+        async with self._lock:
+            pass
+
+    def observed(self, namespace: str) -> dict[str, Any]:
+        """What is, and what should be, of *namespace* on this node."""
+        return {
+            "node_id": self._node_id,
+            "roles": list(self.roles.get(namespace, ())),
+            "sfu_up": self._runner.running(namespace, SFU),
+            "turn_up": self._runner.running(namespace, TURN),
+            "error": self.backoff.why(namespace),
+        }
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that should run here does."""
+        return all(self._runner.running(namespace, role) for namespace, roles in self.roles.items() for role in roles)
+
+    async def _pass(self) -> None:
+        if self._stopped:
+            return
+        desired = await self._wanted.desired()
+        configs, roles = self._mine(desired)
+        self.configs, self.roles = configs, roles
+        held = await self._runner.survey()
+        for namespace in sorted({namespace for namespace, _ in held} | set(roles)):
+            if self.backoff.due(namespace):
+                there = {role for name, role in held if name == namespace}
+                await self._tend(namespace, partial(self._serve, namespace, there))
+        for namespace, each in desired.items():
+            concerned = self._node_id in {*each.blocks, *(role.node_id for role in each.roles)}
+            if concerned and not each.enabled and not self._holds(namespace):
+                await self._wanted.stopped(namespace)
+        for name, attend in self._attend.items():
+            if self.backoff.due(f"/{name}"):
+                await self._tend(f"/{name}", partial(attend, configs))
+        await self._wanted.repair(desired)
+
+    def _mine(
+        self, desired: Mapping[str, DesiredNamespace]
+    ) -> tuple[dict[str, WebRtcConfig], dict[str, tuple[str, ...]]]:
+        configs, roles = {}, {}
+        for namespace, each in desired.items():
+            mine = each.of(self._node_id).roles
+            if not each.enabled or not mine:
+                continue
+            roles[namespace] = mine
+            try:
+                configs[namespace] = self._wanted.config_of(each)
+            except OramaError as error:
+                self._complain(namespace, error)
+        return configs, roles
+
+    async def _serve(self, namespace: str, there: Collection[str]) -> None:
+        """Have exactly the roles of *namespace* that are wanted; *there* are those that run or are about to."""
+        wanted, config = self.roles.get(namespace, ()), self.configs.get(namespace)
+        if wanted and config is None:
+            return  # its secret cannot be read: what runs goes on
+        for role in (SFU, TURN):
+            if role in there and role not in wanted:
+                await self._runner.stop(namespace, role)
+        if config is None:
+            self._told.pop(namespace, None)
+            return
+        if config != self._told.get(namespace) and there:
+            await self._runner.refresh(namespace)
+        for role in (TURN, SFU):
+            if role in wanted and not self._runner.running(namespace, role):
+                await self._start(namespace, role)
+        self._told[namespace] = self.configs[namespace]
+
+    async def _start(self, namespace: str, role: str) -> None:
+        try:
+            await self._runner.start(namespace, role)
+        except OramaError as error:
+            if error.code != "port_in_use":
+                raise
+            _log.warn("{namespace} moves to other ports: {why}", namespace=namespace, why=error.message)
+            await self._moved(namespace)
+            each = (await self._wanted.desired())[namespace]
+            self.configs[namespace] = self._wanted.config_of(each)
+            await self._runner.start(namespace, role)
+
+    def _holds(self, namespace: str) -> bool:
+        return any(self._runner.running(namespace, role) for role in (SFU, TURN))
+
+    async def _tend(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except OramaError as error:
+            self._complain(key, error)
+        except Exception as error:
+            _log.failure("{key} cannot be made what it should be", key=key)
+            self.backoff.failed(key, f"{type(error).__name__}: {error}")
+        else:
+            if self.backoff.succeeded(key):
+                _log.info("{key} is as it should be again", key=key.lstrip("/"))
+
+    def _complain(self, key: str, error: OramaError) -> None:
+        if self.backoff.failed(key, error.message):
+            _log.error("{key} is not as it should be: {why}", key=key.lstrip("/"), why=error.message)
+
+
+async def _same(deferred: Deferred[None]) -> None:
+    """Wait for *deferred* beside others: each gets its outcome."""
+    mine: Deferred[None] = Deferred()
+
+    def outcome(result: Any) -> Any:
+        mine.callback(result)
+        return result
+
+    deferred.addBoth(outcome)
+    await mine
