@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "cluster": frozenset({"", "wire", "net", "turn", "sfu", "store"}),
     "rest": frozenset({"", "wire", "net", "turn", "sfu", "store", "cluster"}),
     "signaling": frozenset({"", "wire", "net", "turn", "sfu", "rest"}),
-    "cli": frozenset({"", "cluster"}),
+    "cli": frozenset({"", "wire", "net", "cluster"}),
     "web": frozenset(),
 }
 #: Top-level modules for everybody; those not named here see the whole tree and are seen by nobody.

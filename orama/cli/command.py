@@ -36,8 +36,8 @@ class _Refused(click.ClickException):
         click.echo(f"orama: {self.message}", err=True)
 
 
-def command(group: click.Group, name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """A command of *group* whose function gets a :class:`Call` before its own parameters."""
+def command(group: click.Group | None, name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command of *group*, or of none yet, whose function gets a :class:`Call` before its own parameters."""
 
     def decorate(function: Callable[..., None]) -> click.Command:
         @functools.wraps(function)
@@ -56,10 +56,25 @@ def command(group: click.Group, name: str) -> Callable[[Callable[..., None]], cl
             envvar="ORAMA_DATA_DIR",
             help="Data directory of the node to ask.",
         )(run)
-        return group.command(name)(run)
+        return (click if group is None else group).command(name)(run)
 
     return decorate
 
 
 #: ``--namespace N``
 namespace_option = click.option("--namespace", required=True, metavar="N", help="Namespace that this is about.")
+
+
+def environment_options(function: Callable[..., None]) -> Callable[..., None]:
+    """``--env E`` and ``--environments FILE``, as parameters ``env`` and ``environments``."""
+    function = click.option(
+        "--environments",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="ORAMA_ENVIRONMENTS",
+        metavar="FILE",
+        help="Where environments are described.  [default: ~/.config/orama/environments.toml, "
+        "/etc/orama/environments.toml]",
+    )(function)
+    return click.option(
+        "--env", metavar="E", help="The environment to ask; without it, the cluster of the node at --data-dir."
+    )(function)

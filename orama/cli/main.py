@@ -6,6 +6,8 @@ import click
 
 from orama._version import __version__
 from orama.cli.cluster import cluster
+from orama.cli.inspector import inspector
+from orama.cli.monitor import monitor
 from orama.cli.namespace import namespace
 from orama.cli.node import node
 from orama.cli.token import token
@@ -18,8 +20,8 @@ def main() -> None:
     """Ask, and tell, the orama node on this host."""
 
 
-for group in (cluster, namespace, node, token, turn):
-    main.add_command(group)
+for each in (cluster, inspector, monitor, namespace, node, token, turn):
+    main.add_command(each)
 
 if __name__ == "__main__":
     main()

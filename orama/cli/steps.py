@@ -6,7 +6,7 @@ Where the answer is JSON, stdout is for that alone: the steps go to stderr, and 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import click
 
@@ -31,3 +31,14 @@ class Steps:
             click.echo(line)
         elif sys.stderr.isatty():
             click.echo(line, err=True)
+
+
+def count(what: str) -> Callable[[int, int], None]:
+    """Shows on a terminal at stderr how many of how many are done; nothing elsewhere."""
+
+    def show(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            line = f"{what}: {done} of {total}"
+            click.echo(f"\r{line}" if done < total else f"\r{' ' * len(line)}\r", nl=False, err=True)
+
+    return show
