@@ -20,7 +20,8 @@ from twisted.web.resource import IResource
 
 from orama.cluster.desired import Blocks, WebRtcConfig
 from orama.cluster.placement import SFU, TURN
-from orama.errors import NotFound, Unavailable
+from orama.cluster.rooms import RoomRecord
+from orama.errors import NotFound, OramaError, Unavailable
 from orama.listening import busy
 from orama.rest.json_resource import JsonResource
 from orama.rest.origins import Origins
@@ -202,17 +203,32 @@ def _nothing(namespace: str) -> None:
 
 
 class LiveRooms:
-    """The SFU's rooms as REST asks for them: a room that is not here has nobody in it and nothing to close."""
+    """The rooms of SFUs as REST asks for them.
 
-    def __init__(self, rooms: Rooms) -> None:
+    :param elsewhere: closes a room that this process's SFU does not have.
+    """
+
+    def __init__(self, rooms: Rooms, elsewhere: Callable[[RoomRecord, str], Awaitable[None]] | None = None) -> None:
         self._rooms = rooms
+        self._elsewhere = elsewhere
 
     def create(self, namespace: str, room_id: str, max_participants: int) -> object:
-        return self._rooms.create(namespace, room_id, max_participants)
+        return self._rooms.create(namespace, room_id, max_participants) if self._rooms.serves(namespace) else None
 
-    def close(self, namespace: str, room_id: str, reason: str) -> None:
-        if self._rooms.get(namespace, room_id) is not None:
-            self._rooms.close(namespace, room_id, reason)
+    async def close(self, record: RoomRecord, reason: str) -> None:
+        if self.close_here(record.namespace, record.room_id, reason) or self._elsewhere is None:
+            return
+        try:
+            await self._elsewhere(record, reason)
+        except OramaError as error:  # it finds out by itself that its room is gone
+            _log.warn("{node} is not told to close {room}: {why}", node=record.node_id, room=record.room_id, why=error)
+
+    def close_here(self, namespace: str, room_id: str, reason: str) -> bool:
+        """Send everybody away when the room is here; whether it was."""
+        if self._rooms.get(namespace, room_id) is None:
+            return False
+        self._rooms.close(namespace, room_id, reason)
+        return True
 
     def participants(self, namespace: str, room_id: str) -> int:
         room = self._rooms.get(namespace, room_id)

@@ -239,7 +239,7 @@ class Rooms:
         if namespace in self._namespaces:
             raise Conflict("already_enabled", f"namespace {namespace} is running already")
         settings = self._settings
-        accepts = RelayOnly(None if relay_block is None else (settings.relay_ip, *relay_block), self._others(relays))
+        accepts = RelayOnly(self._own(relay_block), self._others(relays))
         ports = range(media_block[0], media_block[1] + 1)
         offload = settings.turn.offload
         port = MediaPort.listen(
@@ -301,6 +301,9 @@ class Rooms:
                 held.port.close()
 
         return ended.addCallback(close)
+
+    def _own(self, relay_block: tuple[int, int] | None) -> RelayPlace | None:
+        return None if relay_block is None else (self._settings.relay_ip, *relay_block)
 
     def _others(self, relays: Iterable[RelayPlace]) -> tuple[RelayPlace, ...]:
         """*relays*, and those of the configuration."""

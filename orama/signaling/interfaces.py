@@ -1,14 +1,19 @@
-"""What a session needs of the rest of the node, and no more of it: the rooms, who may come in, credentials, the socket.
+"""What a session needs of the rest, and no more of it: rooms, who may come in, credentials, the socket, other nodes.
 
 ``hierarchy`` hands in the real ones; the tests of this package bring small ones of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Protocol
 
+from orama.errors import Unavailable
 from orama.sfu.events import Event, PeerInfo
+
+
+class OwnerGone(Unavailable):
+    """Nobody listens where the SFU of a room was: its process is gone, and its rooms with it."""
 
 
 class Visitor(Protocol):
@@ -61,6 +66,9 @@ class Peer(Protocol):
 class Rooms(Protocol):
     """The rooms of this node (``sfu.room.Rooms``)."""
 
+    def serves(self, namespace: str) -> bool:
+        """Whether rooms of *namespace* can be here."""
+
     def get(self, namespace: str, room_id: str) -> Any | None: ...
     def create(self, namespace: str, room_id: str, max_participants: int) -> Any: ...
     def join(
@@ -90,17 +98,65 @@ class Record(Protocol):
     """A room that is claimed."""
 
     @property
+    def node_id(self) -> str:
+        """Where it is."""
+
+    @property
     def max_participants(self) -> int: ...
 
 
 class Directory(Protocol):
     """Which node has which room (``cluster.rooms.RoomDirectory``)."""
 
-    async def claim(self, namespace: str, room_id: str) -> Record:
-        """Make the room and take it to this node, or find it.
+    @property
+    def node_id(self) -> str:
+        """This node's."""
 
+    async def claim(self, namespace: str, room_id: str, *, gone: Collection[str] = ()) -> Record:
+        """Make the room and give it to a node, or find it.
+
+        :param gone: nodes whose SFU of the namespace does not answer any more.
         :raises NotFound: the namespace has no WebRTC, or its rooms do not come into being by joining.
+        :raises Unavailable: nobody can have the room now.
         """
+
+
+class Hop(Protocol):
+    """A session whose room is elsewhere, as its trunk sees it."""
+
+    def forwarded(self, text: str) -> None:
+        """The SFU said something to the client."""
+
+    def trunk_lost(self, code: int, reason: str) -> None:
+        """The SFU, or what lies between, has closed the trunk."""
+
+
+class Trunk(Protocol):
+    """One client's way to the node of its room."""
+
+    @property
+    def answered(self) -> Awaitable[bool]:
+        """Whether the SFU said anything at all; False when the trunk was closed before that."""
+
+    def send(self, text: str | bytes) -> None: ...
+    def close(self) -> None:
+        """The client is gone; nothing comes of it any more."""
+
+
+class Trunks(Protocol):
+    """Ways to the SFUs that are elsewhere (``signaling.trunks.Trunks``)."""
+
+    async def connect(self, record: Record, visitor: Visitor, room_id: str, hop: Hop) -> Trunk:
+        """
+        :raises OwnerGone: nobody listens there: the SFU's process is gone.
+        :raises Unavailable: any other reason why not.
+        """
+
+    async def pause(self, attempt: int) -> None:
+        """Wait before the next attempt, longer with each."""
+
+    def tick(self, now: float) -> None:
+        """Time goes by."""
 
 
 class Grant(Protocol):

@@ -22,13 +22,15 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
 from orama.errors import BadRequest, Forbidden, NotAuthenticated, NotFound, OramaError
+from orama.rest.internal import Gate
 from orama.rest.json_resource import Reply, error_reply, failure_reply, header, headers, query, send
 from orama.rest.origins import Origins
 from orama.settings import Settings
+from orama.signaling.codes import FORBIDDEN, NOT_AUTHENTICATED, NOT_FOUND, TRY_AGAIN_LATER
 from orama.signaling.interfaces import Visitor
 from orama.signaling.messages import ROOM_ID
 from orama.signaling.service import SignalingService
-from orama.signaling.session import FORBIDDEN, NOT_AUTHENTICATED, NOT_FOUND
+from orama.signaling.visitors import VISITOR, read_visitor
 from orama.signaling.websocket import SUBPROTOCOL, Admitted, Refused, SignalProtocol
 
 #: The only version there is (RFC 6455, 4.1).
@@ -57,6 +59,7 @@ class SignalResource(Resource):
     """The door.
 
     :param require: raises NotFound when a namespace has no WebRTC (``Namespaces.config``).
+    :param gate: lets clients in that another node of the cluster forwards; None on addresses that are no node's.
     """
 
     isLeaf = True
@@ -67,8 +70,10 @@ class SignalResource(Resource):
         settings: Settings,
         authenticator: Authenticates,
         require: Callable[[str], Awaitable[object]],
+        gate: Gate | None = None,
     ) -> None:
         super().__init__()
+        self._gate = gate
         self._service = service
         self._authenticator = authenticator
         self._require = require
@@ -100,6 +105,8 @@ class SignalResource(Resource):
         raise NotUpgrade("upgrade_required", "this address speaks WebSocket")
 
     async def _verdict(self, request: Request, offered: Sequence[str]) -> Admitted | Refused:
+        if self._gate is not None and VISITOR.encode() in (request.args or {}):
+            return await self._forwarded(request, self._gate)
         origin = header(request, "origin")
         if origin is not None and not self._origins.permits(origin, header(request, "host") or ""):
             return Refused(FORBIDDEN, "this origin may not call")
@@ -120,6 +127,18 @@ class SignalResource(Resource):
         if room_id is not None and visitor.rooms is not None and room_id not in visitor.rooms:
             return Refused(FORBIDDEN, "this token is not for that room")
         return Admitted(visitor, room_id)
+
+    async def _forwarded(self, request: Request, gate: Gate) -> Admitted | Refused:
+        """Another node has let somebody in, and says who it is."""
+        try:
+            gate.admit(request, addressed=True)
+            visitor = read_visitor(query(request)[VISITOR])
+            await self._require(visitor.namespace)
+            return Admitted(visitor, _room_of(request), from_node=True)
+        except OramaError as error:
+            _log.warn("a forwarded client is refused: {why}", why=error.message, code=error.code)
+            code = NOT_AUTHENTICATED if isinstance(error, NotAuthenticated) else TRY_AGAIN_LATER
+            return Refused(code, error.message)
 
 
 def _failed(failure: Failure, request: Request) -> None:

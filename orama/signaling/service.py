@@ -17,9 +17,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from orama.settings import Settings
-from orama.signaling.interfaces import Access, Directory, Rooms
+from orama.signaling.codes import GOING_AWAY
+from orama.signaling.interfaces import Access, Directory, Rooms, Trunks
 from orama.signaling.lobby import Lobby
-from orama.signaling.session import GOING_AWAY, State
+from orama.signaling.session import State
 from orama.signaling.websocket import SignalFactory, SignalProtocol
 
 #: Seconds between two looks at the clock: the grain of every timeout here.
@@ -37,6 +38,7 @@ class SignalingService(Service):
     :param directory: claims rooms for this node.
     :param access: makes TURN credentials.
     :param new_token: makes an unguessable text.
+    :param trunks: ways to the SFUs of other nodes, and of other processes of this one; None when there are none.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class SignalingService(Service):
         directory: Directory,
         access: Access,
         new_token: Callable[[], str] = token_urlsafe,
+        trunks: Trunks | None = None,
     ) -> None:
-        self.lobby = Lobby(settings, rooms, directory, access, new_token)
+        self.lobby = Lobby(settings, rooms, directory, access, new_token, trunks)
         self.factory = SignalFactory(reactor, settings.signaling)
         self.sockets: dict[SignalProtocol, None] = {}
         #: Sockets that were cut because nobody was there any more.
         self.dropped = 0
+        self._trunks = trunks
         self._clock: IReactorTime = reactor
         self._timer = TimerService(TICK, self._tick)
         self._timer.clock = reactor
@@ -93,6 +97,32 @@ class SignalingService(Service):
         self.lobby.drain(reason, seconds, self.now(), lambda: drained.callback(None), reconnect_url)
         return drained
 
+    def undrain(self) -> None:
+        """Let people in again, after a :meth:`drain` that the process outlived."""
+        self.lobby.undrain()
+
+    def drain_namespace(
+        self, namespace: str, reason: str, seconds: float, reconnect_url: str | None = None
+    ) -> Deferred[None]:
+        """As :meth:`drain`, for those whose room is in this node's SFU of *namespace*.
+
+        Done like that, or when the namespace is drained again. Who joins is not kept out: the directory must give
+        rooms to other nodes by then.
+        """
+        drained: Deferred[None] = Deferred()
+        self.lobby.drain_namespace(
+            namespace, reason, seconds, self.now(), lambda: drained.callback(None), reconnect_url
+        )
+        return drained
+
+    def undrain_namespace(self, namespace: str) -> None:
+        """The SFU of *namespace* stays after all."""
+        self.lobby.undrain_namespace(namespace)
+
+    def lose_room(self, namespace: str, room_id: str) -> None:
+        """The room has gone to another node: send everybody in it after it (1012)."""
+        self.lobby.lose_room(namespace, room_id)
+
     @property
     def draining(self) -> bool:
         return self.lobby.draining is not None
@@ -108,11 +138,13 @@ class SignalingService(Service):
         counters = self.lobby.counters
         yield "orama_signaling_sockets", {}, len(self.sockets)
         yield "orama_signaling_joined", {}, sum(session.state is State.JOINED for session in self.lobby)
+        yield "orama_signaling_forwarded", {}, sum(session.state is State.FORWARDED for session in self.lobby)
         yield "orama_signaling_seats", {}, len(self.lobby.seats)
         yield "orama_signaling_received_total", {}, counters.received
         yield "orama_signaling_sent_total", {}, counters.sent
         yield "orama_signaling_joins_total", {}, counters.joined
         yield "orama_signaling_resumes_total", {}, counters.resumed
+        yield "orama_signaling_forwards_total", {}, counters.forwarded
         yield "orama_signaling_dropped_total", {}, self.dropped
         for error, count in sorted(counters.errors.items()):
             yield "orama_signaling_errors_total", {"code": error}, count
@@ -126,6 +158,8 @@ class SignalingService(Service):
             for socket in tuple(self.sockets):
                 socket.tick(now)
             self.lobby.tick(now)
+            if self._trunks is not None:
+                self._trunks.tick(now)
         except Exception:
             _log.failure("signalling stumbled")
 

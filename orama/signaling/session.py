@@ -15,60 +15,36 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from orama.errors import Forbidden, NotFound, OramaError, RateLimited, SignalError
+from orama.errors import Forbidden, NotFound, OramaError, RateLimited, SignalError, Unavailable
 from orama.sfu import events
 from orama.signaling import messages
-from orama.signaling.interfaces import Grant, Socket, Visitor
+from orama.signaling.codes import (
+    CLOSING,
+    CODES,
+    GOING_AWAY,
+    JOIN_TIMEOUT,
+    NORMAL,
+    NOT_FOUND,
+    POLICY_VIOLATION,
+    REPLACED,
+    SERVICE_RESTART,
+    TRY_AGAIN_LATER,
+)
+from orama.signaling.interfaces import Grant, OwnerGone, Record, Socket, Trunk, Visitor
 from orama.signaling.rate import TokenBucket, Verdict
 from orama.signaling.seats import Seat, rights_of
 
 if TYPE_CHECKING:
     from orama.signaling.lobby import Lobby
 
-# Closing codes of the contract; the first three and the last are of RFC 6455, 7.4.1.
-NORMAL = 1000
-GOING_AWAY = 1001
-POLICY_VIOLATION = 1008
-INTERNAL_ERROR = 1011
-NOT_AUTHENTICATED = 4401
-FORBIDDEN = 4403
-NOT_FOUND = 4404
-JOIN_TIMEOUT = 4408
-REPLACED = 4409
-RATE_LIMITED = 4429
-TRY_AGAIN_LATER = 1013
-
-#: The closing code after a fatal error.
-_CLOSING = {
-    "forbidden": FORBIDDEN,
-    "rate_limited": RATE_LIMITED,
-    "room_full": TRY_AGAIN_LATER,
-    "internal": INTERNAL_ERROR,
-}
-#: Every code of the contract; anything else that goes wrong is ``internal``.
-CODES = frozenset(
-    {
-        "invalid_message",
-        "invalid_join",
-        "room_mismatch",
-        "room_full",
-        "not_joined",
-        "invalid_offer",
-        "invalid_answer",
-        "invalid_candidate",
-        "unknown_type",
-        "unknown_track",
-        "forbidden",
-        "rate_limited",
-        "internal",
-    }
-)
 #: Messages that may wait behind one that takes its time.
 MAX_WAITING = 128
 #: When credentials are renewed: this part of their time to live.
 REFRESH_AT = 0.8
 #: Seconds until a renewal that failed is tried again.
 REFRESH_AGAIN = 2.0
+#: Nodes, or times one node, that are asked to take a client before it is told to try again later.
+MAX_ATTEMPTS = 6
 
 _log = Logger()
 
@@ -78,6 +54,8 @@ class State(Enum):
     WAITING = "waiting"
     JOINING = "joining"
     JOINED = "joined"
+    #: Its room is on another node, which hears and says everything.
+    FORWARDED = "forwarded"
     CLOSED = "closed"
 
 
@@ -85,27 +63,43 @@ class Session:
     """What one socket has come to.
 
     :param room_id: the one of ``?room=``; None when there was none.
+    :param from_node: another node forwards it: it goes no further, and was held to the limits there.
     """
 
-    def __init__(self, lobby: Lobby, visitor: Visitor, room_id: str | None, socket: Socket, now: float) -> None:
+    def __init__(
+        self,
+        lobby: Lobby,
+        visitor: Visitor,
+        room_id: str | None,
+        socket: Socket,
+        now: float,
+        from_node: bool = False,
+    ) -> None:
         self.state = State.WAITING
         self.visitor = visitor
+        self.from_node = from_node
         self._lobby = lobby
         self._room_id = room_id
         self._socket = socket
         self._now = now
         self._opened = now
         self._bucket = TokenBucket(lobby.settings.message_rate, lobby.settings.message_burst, now)
-        self._waiting: deque[messages.Request] = deque()
+        self._waiting: deque[tuple[messages.Request, str | bytes]] = deque()
         self._working = False
+        #: What is being handled, as it came.
+        self._text: str | bytes = ""
         self._seat: Seat | None = None
+        self._trunk: Trunk | None = None
         self._refresh_at: float | None = None
 
     # What happens to us.
 
     def received(self, text: str | bytes, now: float) -> None:
         """The client sent a text frame."""
-        self._incoming(lambda: messages.parse(text), now)
+        if self.state is State.FORWARDED and not self._working:
+            self._pass_on(text, now)
+        else:
+            self._incoming(lambda: messages.parse(text), now, text)
 
     def received_binary(self, now: float) -> None:
         """The client sent a binary frame, which nothing here is."""
@@ -115,9 +109,10 @@ class Session:
         """The socket is closed, by whomever. The peer stays for a while, unless it left or the node is draining."""
         self._now = now
         self.state = State.CLOSED
+        self._hang_up()
         seat, self._seat = self._seat, None
         if seat is not None:
-            if self._lobby.draining is None:
+            if self._lobby.drain_of(seat.namespace) is None:
                 seat.peer.detach()
                 self._lobby.seats.vacate(seat, now)
             else:
@@ -135,7 +130,7 @@ class Session:
 
     def drain(self, notice: messages.ServerDraining) -> None:
         """The node goes down: whoever is in learns it, whoever is not stays out."""
-        if self.state is State.JOINED:
+        if self.state in (State.JOINED, State.FORWARDED):
             self._send(notice)
         elif self.state is State.WAITING:
             self._send(notice)
@@ -154,6 +149,7 @@ class Session:
         self._refresh_at = None
         self._lobby.counters.closed[code] += 1
         self._socket.close(code, reason)
+        self._hang_up()
         seat, self._seat = self._seat, None
         if seat is not None:
             self._lobby.seats.give_up(seat)
@@ -161,22 +157,33 @@ class Session:
 
     # What the client says.
 
-    def _incoming(self, parse: Callable[[], messages.Request], now: float) -> None:
+    def _incoming(self, parse: Callable[[], messages.Request], now: float, text: str | bytes = "") -> None:
         self._now = now
         if self.state is State.CLOSED:
             return
         self._lobby.counters.received += 1
         try:
             self._check_rate(now)
-            self._waiting.append(parse())
+            self._waiting.append((parse(), text))
         except SignalError as error:
             self._complain(error)
             return
         if not self._working:
             self._run(self._work())
 
+    def _pass_on(self, text: str | bytes, now: float) -> None:
+        self._now = now
+        self._lobby.counters.received += 1
+        try:
+            self._check_rate(now)
+        except SignalError as error:
+            self._complain(error)
+        else:
+            assert self._trunk is not None
+            self._trunk.send(text)
+
     def _check_rate(self, now: float) -> None:
-        verdict = self._bucket.take(now)
+        verdict = Verdict.PASS if self.from_node else self._bucket.take(now)
         if verdict is not Verdict.PASS:
             raise SignalError("rate_limited", "that was too fast", fatal=verdict is Verdict.CLOSE)
         if len(self._waiting) >= MAX_WAITING:
@@ -186,7 +193,11 @@ class Session:
         self._working = True
         try:
             while self._waiting:
-                await self._handle(self._waiting.popleft())
+                request, self._text = self._waiting.popleft()
+                if self.state is State.FORWARDED and self._trunk is not None:
+                    self._trunk.send(self._text)
+                else:
+                    await self._handle(request)
         finally:
             self._working = False
 
@@ -201,6 +212,10 @@ class Session:
             self._complain(SignalError("forbidden", error.message, fatal=True))
         except RateLimited as error:
             self._complain(SignalError("rate_limited", error.message))
+        except Unavailable as error:
+            _log.warn("{request} has to wait: {code}", request=messages.type_of(request), code=error.code)
+            joining = self.state is State.JOINING
+            self._complain(SignalError("internal", error.message, fatal=joining), TRY_AGAIN_LATER)
         except OramaError as error:
             _log.warn("{request} failed: {code}", request=messages.type_of(request), code=error.code)
             self._complain(SignalError("internal", error.message))
@@ -260,10 +275,25 @@ class Session:
         return drain is not None
 
     async def _enter(self, room_id: str, user_id: str, metadata: Any, grant: Grant) -> None:
+        """Into the room, wherever it is."""
+        gone: set[str] = set()
+        for attempt in range(MAX_ATTEMPTS):
+            record = await self._lobby.directory.claim(self.visitor.namespace, room_id, gone=gone)
+            if self._refused():
+                return
+            if self._lobby.has(self.visitor.namespace, record):
+                self._sit(room_id, user_id, metadata, grant, record)
+                return
+            if self.from_node:
+                self.end(SERVICE_RESTART, "the room is on another node")
+                return
+            if await self._forward(room_id, record, gone) or self.state is not State.JOINING:
+                return
+            await self._lobby.pause(attempt)
+        raise Unavailable("no_sfu", "the node that has the room does not answer")
+
+    def _sit(self, room_id: str, user_id: str, metadata: Any, grant: Grant, record: Record) -> None:
         namespace, rooms = self.visitor.namespace, self._lobby.rooms
-        record = await self._lobby.directory.claim(namespace, room_id)
-        if self._refused():
-            return
         if rooms.get(namespace, room_id) is None:
             rooms.create(namespace, room_id, record.max_participants)
         peer = rooms.join(
@@ -279,6 +309,46 @@ class Session:
         self._take(Seat(namespace, room_id, user_id, rights_of(self.visitor), peer, self), grant)
         peer.start()
 
+    async def _forward(self, room_id: str, record: Record, gone: set[str]) -> bool:
+        """Hand the client over to the node of *record*; whether that is done. A node that is gone goes into *gone*."""
+        try:
+            trunk = await self._lobby.trunk(record, self.visitor, room_id, self)
+        except OwnerGone as error:
+            _log.info("{node} has no SFU any more: {why}", node=record.node_id, why=error.message)
+            gone.add(record.node_id)
+            return False
+        except Unavailable as error:
+            _log.info("{node} does not take a client: {why}", node=record.node_id, why=error.message)
+            return False
+        if self._refused():
+            trunk.close()
+            return True
+        self._trunk = trunk
+        trunk.send(self._text)
+        answered = await trunk.answered
+        if not answered:
+            self._hang_up()
+        elif self.state is State.JOINING:
+            self.state = State.FORWARDED
+            self._lobby.counters.forwarded += 1
+        return answered
+
+    def forwarded(self, text: str) -> None:
+        """The SFU of another node has something for the client."""
+        if self.state in (State.JOINING, State.FORWARDED):
+            self._lobby.counters.sent += 1
+            self._socket.send(text)
+
+    def trunk_lost(self, code: int, reason: str) -> None:
+        """The other node has closed: with a code that is for the client, or because it is gone."""
+        self._trunk = None
+        self.end(code, reason)
+
+    def _hang_up(self) -> None:
+        trunk, self._trunk = self._trunk, None
+        if trunk is not None:
+            trunk.close()
+
     def _resume(self, seat: Seat, grant: Grant) -> None:
         if seat.session is not None:
             seat.session.replaced()
@@ -287,8 +357,9 @@ class Session:
         self._lobby.counters.resumed += 1
         self._take(seat, grant)
         seat.peer.attach(self._event)
-        if self._lobby.draining is not None:
-            self.drain(self._lobby.draining.message(self._now))
+        drain = self._lobby.drain_of(seat.namespace)
+        if drain is not None:
+            self.drain(drain.message(self._now))
 
     def _take(self, seat: Seat, grant: Grant) -> None:
         """Sit down, and say the two things that come before everything else."""
@@ -371,7 +442,7 @@ class Session:
         self._lobby.counters.errors[code] += 1
         self._send(events.Error(code, error.message, fatal))
         if fatal:
-            self.end(closing or _CLOSING.get(code, POLICY_VIOLATION), error.message)
+            self.end(closing or CLOSING.get(code, POLICY_VIOLATION), error.message)
 
     def _send(self, message: Any) -> None:
         if self.state is not State.CLOSED:
@@ -416,10 +487,12 @@ _HANDLERS: dict[State, dict[type[Any], _Handler]] = {
         messages.Mute: Session._mute,
         messages.Leave: Session._leave,
     },
+    State.FORWARDED: {},
     State.CLOSED: {},
 }
 _OTHERWISE: dict[State, _Handler] = {
     State.WAITING: Session._not_joined,
     State.JOINED: Session._not_joined,
+    State.FORWARDED: Session._ignore,
     State.CLOSED: Session._ignore,
 }

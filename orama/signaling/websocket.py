@@ -37,10 +37,11 @@ _log = Logger()
 
 @frozen
 class Admitted:
-    """Who comes in, and the room of ``?room=``."""
+    """Who comes in, and the room of ``?room=``; *from_node* when another node forwards them."""
 
     visitor: Visitor
     room_id: str | None
+    from_node: bool = False
 
 
 @frozen
@@ -51,7 +52,7 @@ class Refused:
     reason: str
 
 
-class _NoLog:
+class NoLog:
     """Takes Autobahn's log events, which hold whole requests, and leaves them."""
 
     def __getattr__(self, name: str) -> Any:
@@ -59,7 +60,7 @@ class _NoLog:
 
 
 @implementer(IPushProducer)
-class _Backlog:
+class Backlog:
     """Counts what waits in the transport: bytes written since it said that it is full."""
 
     def __init__(self) -> None:
@@ -84,7 +85,7 @@ class _Backlog:
 class SignalProtocol(WebSocketServerProtocol):
     """One socket; the session's :class:`~orama.signaling.interfaces.Socket`."""
 
-    log = _NoLog()
+    log = NoLog()
     transport: Any
 
     def __init__(self, service: SignalingService, verdict: Admitted | Refused, headers: dict[str, str]) -> None:
@@ -93,7 +94,7 @@ class SignalProtocol(WebSocketServerProtocol):
         self._verdict = verdict
         self._headers = headers
         self._session: Session | None = None
-        self._backlog = _Backlog()
+        self._backlog = Backlog()
         self._heard = self._pinged = service.now()
         self._closing: float | None = None
         self._cut = False
@@ -120,7 +121,9 @@ class SignalProtocol(WebSocketServerProtocol):
             self.close(self._verdict.code, self._verdict.reason)
         else:
             verdict = self._verdict
-            self._session = self._service.lobby.open(verdict.visitor, verdict.room_id, self, self._service.now())
+            self._session = self._service.lobby.open(
+                verdict.visitor, verdict.room_id, self, self._service.now(), verdict.from_node
+            )
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         if self._session is None:
@@ -192,7 +195,7 @@ class SignalProtocol(WebSocketServerProtocol):
 class SignalFactory(WebSocketServerFactory):
     """Autobahn's options, all of them set."""
 
-    log = _NoLog()
+    log = NoLog()
     noisy = False
 
     def __init__(self, reactor: Any, settings: SignalingSettings) -> None:

@@ -336,10 +336,13 @@ class ReleaseTests(RoomsCase):
         self.rooms.set_relays("default", [("10.0.0.2", 51000, 51799)])
         socket.received([check(agent)], near)
         self.assertEqual(accepted(), [near])
-        self.rooms.set_relays("default", [("10.0.0.3", 52000, 52799)])
+        self.rooms.set_relays("default", [("10.0.0.3", 52000, 52799)], (53000, 53799))
         for source in (far, near, ("10.0.0.2", 51001)):
             socket.received([check(agent)], source)
         self.assertEqual(accepted(), [near, far])
+        own = ("127.0.0.1", 53000)
+        self.fabric.deliver([check(agent)], own, guest.peer.connection._port.address)
+        self.assertEqual(accepted(), [near, far, own])
         with self.assertRaises(NotFound):
             self.rooms.set_relays("nobody's", [])
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from attrs import define, field, frozen
 from twisted.internet.defer import Deferred
 
-from orama.errors import NotFound, SignalError
+from orama.errors import NotFound, SignalError, Unavailable
 from orama.settings import Settings, SignalingSettings
 from orama.sfu.events import Event, Kicked, PeerInfo, PeerJoined, PeerLeft, RoomClosed
+from orama.signaling.interfaces import Hop, OwnerGone, Record, Visitor
 from orama.signaling.lobby import Lobby
 from orama.signaling.messages import TurnCredentials
 from orama.signaling.session import Session
@@ -157,6 +158,11 @@ class MemoryRooms:
     def __init__(self) -> None:
         self.rooms: dict[tuple[str, str], MemoryRoom] = {}
         self.everybody: list[MemoryPeer] = []
+        #: Namespaces whose SFU is another process.
+        self.elsewhere: set[str] = set()
+
+    def serves(self, namespace: str) -> bool:
+        return namespace not in self.elsewhere
 
     def get(self, namespace: str, room_id: str) -> MemoryRoom | None:
         return self.rooms.get((namespace, room_id))
@@ -194,16 +200,83 @@ class MemoryRooms:
 
 @frozen
 class MemoryRecord:
+    node_id: str
     max_participants: int
+
+
+@define(eq=False)
+class MemoryTrunk:
+    """A way to another node. *hop* is whom it belongs to."""
+
+    node_id: str
+    visitor: Visitor
+    hop: Hop
+    sent: list[str | bytes] = field(factory=list)
+    closed: bool = False
+    answered: Deferred[bool] = field(factory=Deferred)
+
+    def send(self, text: str | bytes) -> None:
+        self.sent.append(text)
+
+    def close(self) -> None:
+        self.closed = True
+        if not self.answered.called:
+            self.answered.callback(False)
+
+    @property
+    def types(self) -> list[str]:
+        return [json.loads(text)["type"] for text in self.sent]
+
+    def say(self, kind: str, **fields: Any) -> None:
+        """The other node says something."""
+        self.hop.forwarded(json.dumps({"type": kind, **fields}))
+        if not self.answered.called:
+            self.answered.callback(True)
+
+    def lose(self, code: int = 1012, reason: str = "gone") -> None:
+        if self.answered.called:
+            self.hop.trunk_lost(code, reason)
+        else:
+            self.answered.callback(False)
+
+
+@define
+class MemoryTrunks:
+    """The other nodes; those in *gone* have no SFU any more, those in *silent* do not answer."""
+
+    trunks: list[MemoryTrunk] = field(factory=list)
+    gone: set[str] = field(factory=set)
+    silent: set[str] = field(factory=set)
+    pauses: int = 0
+
+    async def connect(self, record: Record, visitor: Visitor, room_id: str, hop: Hop) -> MemoryTrunk:
+        if record.node_id in self.gone:
+            raise OwnerGone("sfu_gone", "nobody listens")
+        if record.node_id in self.silent:
+            raise Unavailable("sfu_silent", "nobody answers")
+        trunk = MemoryTrunk(record.node_id, visitor, hop)
+        self.trunks.append(trunk)
+        return trunk
+
+    async def pause(self, attempt: int) -> None:
+        self.pauses += 1
+
+    def tick(self, now: float) -> None:
+        pass
 
 
 class Node:
     """A lobby with everything in memory, a clock that is a number, and handles on what is asynchronous.
 
     It is its own room directory and its own maker of credentials.
+
+    :ivar owners: rooms that are on other nodes; :ivar trunks: the ways there.
     """
 
-    def __init__(self, settings: Settings | None = None, **signaling: Any) -> None:
+    def __init__(self, settings: Settings | None = None, node_id: str = "node-1", **signaling: Any) -> None:
+        self.node_id = node_id
+        self.owners: dict[str, str] = {}
+        self.trunks = MemoryTrunks()
         self.now = START
         self.rooms = MemoryRooms()
         self.limit = 100
@@ -217,15 +290,18 @@ class Node:
         self.unknown: set[str] = set()
         self.tokens = 0
         settings = settings or Settings(signaling=SignalingSettings(**signaling))
-        self.lobby = Lobby(settings, self.rooms, self, self, self._token)
+        self.lobby = Lobby(settings, self.rooms, self, self, self._token, self.trunks)
 
-    async def claim(self, namespace: str, room_id: str) -> MemoryRecord:
+    async def claim(self, namespace: str, room_id: str, *, gone: Collection[str] = ()) -> MemoryRecord:
         self.claimed.append((namespace, room_id))
         if self.claiming is not None:
             await self.claiming
         if room_id in self.unknown:
             raise NotFound("room_not_found", "there is no such room")
-        return MemoryRecord(self.limit)
+        owner = self.owners.get(room_id, self.node_id)
+        if owner in gone:
+            owner = self.owners[room_id] = self.node_id
+        return MemoryRecord(owner, self.limit)
 
     async def issue(self, namespace: str, user_id: str) -> TurnCredentials:
         self.issued.append((namespace, user_id))

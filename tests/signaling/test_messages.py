@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from orama.errors import SignalError
 from orama.sfu import events
 from orama.signaling import messages
-from orama.signaling.session import CODES
+from orama.signaling.codes import CODES
 from tests.signaling.doubles import MemorySocket, Node
 
 GOOD: tuple[dict[str, Any], ...] = (

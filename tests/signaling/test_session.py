@@ -9,7 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from orama.errors import SignalError, Unavailable
 from orama.sfu import events
-from orama.signaling.session import CODES, MAX_WAITING, State
+from orama.signaling.codes import CODES
+from orama.signaling.session import MAX_WAITING, State
 from tests.signaling.doubles import ALL, Node, Somebody
 
 OWNER = Somebody(role="owner")
