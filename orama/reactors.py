@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
 from twisted.python.reflect import qual
 
@@ -38,3 +39,10 @@ def unsuitable() -> str:
         return ""
     found = qual(type(reactor))
     return f"needs the asyncio reactor, but {found} is installed: leave --reactor out, or say --reactor=asyncio"
+
+
+def installed() -> Any:
+    """The reactor of this process, for its one ``main``."""
+    from twisted.internet import reactor
+
+    return reactor

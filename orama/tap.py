@@ -7,6 +7,7 @@ it is one line on stderr and exit status 1.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, ClassVar, TextIO
@@ -105,8 +106,10 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     from orama.daemon import Daemon
+    from orama.notify import Notifier
 
-    return Daemon(reactor, options.settings, options.load, log_stream=_log_stream(options))
+    notifier = Notifier.from_environment(os.environ, os.getpid())
+    return Daemon(reactor, options.settings, options.load, notifier=notifier, log_stream=_log_stream(options))
 
 
 def _log_stream(options: Options) -> TextIO | None:

@@ -1,0 +1,228 @@
+"""What the units of namespaces ask of their node, on the control socket and nowhere else.
+
+============================== =================================== ==================================================
+``GET  …/control/worker``      ``?namespace=``                      the SFU's stream: what it has to know and do
+``POST …/control/worker/report``  ``{namespace, report}``           ``{"lost": [room ids]}``
+``POST …/control/worker/claim``   ``{namespace, room_id}``          the room's record
+``POST …/control/worker/release`` ``{namespace, room_id}``          ``{"released": bool}``
+``GET  …/control/lease``       ``?namespace=``                      TURN's stream: registered while it is open
+``POST …/control/lease/drain`` ``{namespace}``                      ``{}``; the stream ends when nothing is left
+============================== =================================== ==================================================
+
+A stream is JSON lines, ``{"event": …}``, until either side ends it. A reader that stalls is cut off: it comes again and
+is told everything anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from attrs import asdict
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.resource import IResource
+from twisted.web.server import NOT_DONE_YET, Request
+from zope.interface import implementer
+
+from orama.cluster.leases import Leases
+from orama.cluster.workers import Report, Workers
+from orama.errors import BadRequest
+from orama.rest.json_resource import JsonResource, Reply, failure_reply, json_object, query, send
+from orama.rest.origins import Origins
+from orama.rest.streaming import NDJSON
+
+#: Bytes that may wait for a reader.
+MAX_WAITING = 1 << 20
+#: Events after which a stream ends.
+_LAST = frozenset({"replaced", "drained", "stopped"})
+
+_log = Logger()
+
+
+@implementer(IPushProducer)
+class Stream:
+    """The lines of one answer. The transport says when its reader stalls; from then on lines are counted."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._waiting: int | None = None
+        self._open = True
+        request.setResponseCode(200)
+        request.setHeader("Content-Type", NDJSON)
+        request.registerProducer(self, True)
+        #: Fires when the reader is gone, or the last line has been said.
+        self.ended: Deferred[None] = Deferred()
+        request.notifyFinish().addBoth(self._gone)
+
+    def say(self, message: Mapping[str, Any]) -> bool:
+        """False when the stream is over."""
+        if not self._open:
+            return False
+        line = json.dumps(message, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        if self._waiting is not None:
+            self._waiting += len(line)
+            if self._waiting > MAX_WAITING:
+                _log.warn("a unit does not read what its node says, and is cut off")
+                self._cut()
+                return False
+        self._request.write(line)
+        if message["event"] in _LAST:
+            self._finish()
+        return True
+
+    def pauseProducing(self) -> None:
+        """The reader stalls."""
+        self._waiting = self._waiting or 0
+
+    def resumeProducing(self) -> None:
+        self._waiting = None
+
+    def stopProducing(self) -> None:
+        """The connection is gone; ``notifyFinish`` says so, too."""
+
+    def _finish(self) -> None:
+        if self._open:
+            self._open = False
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def _cut(self) -> None:
+        self._open = False
+        self._request.unregisterProducer()
+        channel: Any = self._request.channel
+        channel.abortConnection() if hasattr(channel, "abortConnection") else channel.loseConnection()
+
+    def _gone(self, _: object) -> None:
+        self._open = False
+        if not self.ended.called:
+            self.ended.callback(None)
+
+
+class _StreamResource(JsonResource):
+    """A GET that stays open."""
+
+    def __init__(
+        self,
+        attach: Callable[[str, Callable[[Mapping[str, Any]], bool]], Awaitable[Any]],
+        detach: Callable[[Any], None],
+    ) -> None:
+        super().__init__(Origins(()))
+        self._attach = attach
+        self._detach = detach
+
+    def render(self, request: Request) -> int:
+        if request.method != b"GET":
+            return super().render(request)
+        opening = Deferred.fromCoroutine(self._open(request))
+        opening.addErrback(lambda failure: _log.failure("a unit could not be served", failure=failure))
+        return NOT_DONE_YET
+
+    async def get(self, request: Request) -> Reply:  # what is allowed here; render never comes to it
+        raise BadRequest("invalid_request", "this is a stream")
+
+    async def _open(self, request: Request) -> None:
+        early: list[Mapping[str, Any]] = []
+        stream: Stream | None = None
+        gone: list[object] = []
+        request.notifyFinish().addBoth(gone.append)
+
+        def say(message: Mapping[str, Any]) -> bool:
+            if stream is not None:
+                return stream.say(message)
+            early.append(message)  # the status is not settled before the unit is let in
+            return True
+
+        try:
+            attached = await self._attach(_namespace(query(request)), say)
+        except Exception:
+            if not gone:
+                send(request, failure_reply(Failure()))
+            return
+        if gone:
+            self._detach(attached)
+            return
+        stream = Stream(request)
+        stream.ended.addCallback(lambda _: self._detach(attached))
+        for message in early:
+            stream.say(message)
+
+
+class _ReportResource(JsonResource):
+    """``/v1/control/worker/report``"""
+
+    def __init__(self, workers: Workers) -> None:
+        super().__init__(Origins(()))
+        self._workers = workers
+
+    async def post(self, request: Request) -> Reply:
+        body = json_object(request)
+        try:
+            report = Report.from_json(body.get("report"))
+        except ValueError as error:
+            raise BadRequest("invalid_request", str(error)) from None
+        return Reply(body={"lost": list(await self._workers.reported(_namespace(body), report))})
+
+
+class _ClaimResource(JsonResource):
+    """``/v1/control/worker/claim``"""
+
+    def __init__(self, workers: Workers) -> None:
+        super().__init__(Origins(()))
+        self._workers = workers
+
+    async def post(self, request: Request) -> Reply:
+        body = json_object(request)
+        return Reply(body=asdict(await self._workers.claim(_namespace(body), _room(body))))
+
+
+class _ReleaseResource(JsonResource):
+    """``/v1/control/worker/release``"""
+
+    def __init__(self, workers: Workers) -> None:
+        super().__init__(Origins(()))
+        self._workers = workers
+
+    async def post(self, request: Request) -> Reply:
+        body = json_object(request)
+        return Reply(body={"released": await self._workers.release(_namespace(body), _room(body))})
+
+
+class _DrainResource(JsonResource):
+    """``/v1/control/lease/drain``"""
+
+    def __init__(self, leases: Leases) -> None:
+        super().__init__(Origins(()))
+        self._leases = leases
+
+    async def post(self, request: Request) -> Reply:
+        self._leases.drain(_namespace(json_object(request)))
+        return Reply(body={})
+
+
+def unit_resources(workers: Workers, leases: Leases) -> dict[str, IResource]:
+    """What is to be put under ``/v1/control``: ``worker`` and ``lease``."""
+    worker = _StreamResource(workers.attach, workers.detach)
+    worker.putChild(b"report", _ReportResource(workers))
+    worker.putChild(b"claim", _ClaimResource(workers))
+    worker.putChild(b"release", _ReleaseResource(workers))
+    lease = _StreamResource(leases.attach, leases.detach)
+    lease.putChild(b"drain", _DrainResource(leases))
+    return {"worker": worker, "lease": lease}
+
+
+def _namespace(found: Mapping[str, Any]) -> str:
+    namespace = found.get("namespace")
+    if not isinstance(namespace, str) or not namespace:
+        raise BadRequest("invalid_request", "namespace is missing")
+    return namespace
+
+
+def _room(body: Mapping[str, Any]) -> str:
+    room_id = body.get("room_id")
+    if not isinstance(room_id, str) or not room_id:
+        raise BadRequest("invalid_request", "room_id is missing")
+    return room_id

@@ -1,0 +1,368 @@
+"""The SFU of one namespace as a process of its own: ``python -m orama.worker --namespace N --data-dir DIR``.
+
+It is what the unit ``orama-namespace-sfu@N`` runs. It has the namespace's rooms, its media socket and its signalling
+port, and no database: what it has to know comes from the node of this host over the control socket, where it also
+claims rooms and reports. When the node goes away, what runs goes on, credentials are still renewed, and the worker
+looks for the node until it is back. TURN stays with the node, so that media come from its relays through the kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orama import reactors
+
+reactors.ensure()
+
+from twisted.application.internet import TimerService  # noqa: E402
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, maybeDeferred  # noqa: E402
+from twisted.internet.error import CannotListenError  # noqa: E402
+from twisted.internet.task import deferLater  # noqa: E402
+from twisted.logger import Logger, globalLogBeginner  # noqa: E402
+
+from orama.attachment import Attachment  # noqa: E402
+from orama.cluster.desired import WebRtcConfig  # noqa: E402
+from orama.cluster.rooms import RoomRecord  # noqa: E402
+from orama.cluster.turn_access import TurnAccess  # noqa: E402
+from orama.cluster.workers import REPORT_INTERVAL, Assignment, LiveRoom, Report  # noqa: E402
+from orama.daemon import Daemon  # noqa: E402
+from orama.errors import NotAuthenticated, NotFound, OramaError, StartError, Unavailable  # noqa: E402
+from orama.listening import busy  # noqa: E402
+from orama.logs import observer  # noqa: E402
+from orama.net.fabric import Fabric  # noqa: E402
+from orama.notify import Notifier  # noqa: E402
+from orama.rest.json_resource import JsonResource  # noqa: E402
+from orama.rest.origins import Origins  # noqa: E402
+from orama.rest.site import Site  # noqa: E402
+from orama.settings import Settings  # noqa: E402
+from orama.sfu.room import Rooms  # noqa: E402
+from orama.signaling.resource import SignalResource  # noqa: E402
+from orama.signaling.service import SignalingService  # noqa: E402
+
+#: Seconds between two looks for the node: the first pause, and the longest that it grows to.
+FIRST_PAUSE = 0.2
+LONGEST_PAUSE = 3.0
+#: Seconds that connections get to close when the namespace is not wanted any more.
+CLOSE_GRACE = 5.0
+
+_log = Logger()
+
+
+class Worker:
+    """The SFU of *namespace*.
+
+    :param attachment: the way to the node.
+    """
+
+    def __init__(self, reactor: Any, namespace: str, attachment: Attachment) -> None:
+        #: Why it takes no calls; empty when it does.
+        self.unready = "waiting for the node"
+        self._reactor = reactor
+        self._namespace = namespace
+        self._attachment = attachment
+        self._held: Assignment | None = None
+        self._unwanted = False
+        self._served: Deferred[None] = Deferred()
+        self._following: Deferred[None] | None = None
+        self._changing = DeferredLock()
+        self._running: list[tuple[str, Callable[[], Any]]] = []
+        self._report = TimerService(REPORT_INTERVAL, self._tell)
+        self._report.clock = reactor
+        self._reporting = False
+
+    async def start(self) -> None:
+        """Wait for the node, then serve.
+
+        :raises StartError: a port of the namespace is taken.
+        """
+        self._following = Deferred.fromCoroutine(self._follow())
+        self._following.addErrback(_unless_cancelled, "the worker does not look for its node any more")
+        await self._served
+        self.unready = ""
+        _log.info("the SFU of {namespace} is ready", namespace=self._namespace)
+
+    async def drain(self) -> None:
+        """Let nobody new in, tell the peers, and wait until the last has gone or their time is over."""
+        self.unready = "draining"
+        if not hasattr(self, "signaling"):
+            return
+        if self._unwanted:
+            await self.rooms.close_namespace(self._namespace, CLOSE_GRACE)
+            return
+        held = self._assignment
+        deadline = held.settings.signaling.drain_deadline
+        _log.info("draining: {peers} peers have {deadline} s", peers=self.rooms.peers(), deadline=deadline)
+        await self.signaling.drain("the SFU goes down", deadline, held.reconnect_url)
+
+    async def stop(self) -> None:
+        """Stop what runs, the last that was started first. Nothing is left behind."""
+        self.unready = self.unready or "stopping"
+        if self._following is not None:
+            self._following.cancel()
+        async with self._changing:
+            while self._running:
+                name, stop = self._running.pop()
+                try:
+                    await maybeDeferred(stop)
+                except Exception:
+                    _log.failure("{part} did not stop cleanly", part=name)
+
+    async def reload(self, settings: Settings) -> None:
+        """Nothing is configured here: the node says what has changed."""
+
+    # ---- the node
+
+    async def _follow(self) -> None:
+        """Be attached to the node, whenever it is there."""
+        pause = FIRST_PAUSE
+        while True:
+            began = self._reactor.seconds()
+            try:
+                await self._attachment.follow("worker", {"namespace": self._namespace}, self._take)
+                why = "the node went away"
+            except OramaError as error:
+                why = error.message
+            if self._reactor.seconds() - began > LONGEST_PAUSE:
+                pause = FIRST_PAUSE
+            self.unready = self.unready and f"waiting for the node: {why}"
+            _log.info("looking for the node again in {pause} s: {why}", pause=pause, why=why)
+            await deferLater(self._reactor, pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _take(self, message: Mapping[str, Any]) -> None:
+        """One message of the node; what it says is done one after the other."""
+        doing = Deferred.fromCoroutine(self._obey(message))
+        doing.addErrback(_unless_cancelled, "a message of the node could not be obeyed")
+
+    async def _obey(self, message: Mapping[str, Any]) -> None:
+        event = message.get("event")
+        async with self._changing:
+            if event == "assignment":
+                await self._assigned(Assignment.from_json(message["assignment"]))
+            elif event == "unwanted":
+                self._unwanted = True
+            elif event == "create":
+                self.rooms.create(self._namespace, message["room_id"], message["max_participants"])
+            elif event == "close" and self.rooms.get(self._namespace, message["room_id"]) is not None:
+                self.rooms.close(self._namespace, message["room_id"], message["reason"])
+
+    async def _assigned(self, assignment: Assignment) -> None:
+        before, self._held, self._unwanted = self._held, assignment, False
+        try:
+            if before is None:
+                self._begin(assignment)
+                await self._serve(assignment.config)
+            elif before.config.blocks != assignment.config.blocks:
+                await self._withdraw()
+                await self._serve(assignment.config)
+            else:
+                self.rooms.set_relays(self._namespace, _relays(assignment.config))
+        except CannotListenError as error:
+            self._failed(StartError(busy(error)))
+        except OramaError as error:
+            self._failed(error)
+        else:
+            self._tell()
+            if not self._served.called:
+                self._served.callback(None)
+
+    def _failed(self, error: OramaError) -> None:
+        if self._served.called:
+            _log.error("{namespace} is not served: {why}", namespace=self._namespace, why=error.message)
+            self.unready = error.message
+        else:
+            self._served.errback(error)
+
+    # ---- what runs
+
+    def _begin(self, assignment: Assignment) -> None:
+        """What is there for as long as the process is."""
+        settings, reactor = assignment.settings, self._reactor
+        self.directory = WorkerDirectory(reactor, self._attachment, assignment.node_id, self._live_room)
+        self.rooms = Rooms(reactor, settings, Fabric(reactor))
+        self.rooms.on_empty = self._emptied
+        self._running.append(("rooms", self.rooms.stop))
+        access = TurnAccess(settings, self, reactor)
+        self.signaling = SignalingService(reactor, settings, self.rooms, self.directory, access)
+        self.signaling.startService()
+        self._running.append(("signalling", self.signaling.stopService))
+        self._report.startService()
+        self._running.append(("reports", self._report.stopService))
+
+    async def _serve(self, config: WebRtcConfig) -> None:
+        """Open the ports of the namespace, both or none."""
+        blocks, settings = config.blocks, self._assignment.settings
+        if blocks.media is None or blocks.signaling is None:
+            raise Unavailable("not_assigned", "the namespace has no SFU on this node")
+        self.rooms.start_namespace(self._namespace, blocks.media, None, _relays(config))
+        try:
+            site = self._site(settings)
+            port = self._reactor.listenTCP(blocks.signaling[0], site, interface=settings.internal_ip)
+        except BaseException:
+            await self.rooms.stop_namespace(self._namespace)
+            raise
+        self._running.append(("signalling port", port.stopListening))
+
+    async def _withdraw(self) -> None:
+        """Close the ports, to open others."""
+        while self._running and self._running[-1][0] == "signalling port":
+            await maybeDeferred(self._running.pop()[1])
+        await self.rooms.stop_namespace(self._namespace)
+
+    def _site(self, settings: Settings) -> Site:
+        """What answers on the signalling port: signalling, for the nodes of the cluster, and nothing else."""
+        origins = Origins(())
+        root, version, webrtc = (JsonResource(origins) for _ in range(3))
+        root.putChild(b"v1", version)
+        version.putChild(b"webrtc", webrtc)
+        webrtc.putChild(b"signal", SignalResource(self.signaling, settings, _Nobody(), self._require))
+        site = Site(root, settings, self._reactor)
+        site.noisy = False
+        return site
+
+    async def _require(self, namespace: str) -> None:
+        if namespace != self._namespace or self._unwanted:
+            raise NotFound("namespace_not_found", "another namespace is served here")
+
+    async def config(self, namespace: str) -> WebRtcConfig:
+        """For the credentials of peers: what the node said last."""
+        await self._require(namespace)
+        return self._assignment.config
+
+    @property
+    def _assignment(self) -> Assignment:
+        assert self._held is not None, "nothing is served before the node has said what"
+        return self._held
+
+    # ---- rooms
+
+    def _live_room(self, namespace: str, room_id: str) -> RoomRecord | None:
+        room = self.rooms.get(namespace, room_id)
+        if room is None:
+            return None
+        node_id = self._assignment.node_id
+        return RoomRecord(namespace, room_id, node_id, room.max_participants, room.participants, room.created_at)
+
+    def _emptied(self, namespace: str, room_id: str) -> None:
+        releasing = Deferred.fromCoroutine(self.directory.release(namespace, room_id))
+        releasing.addErrback(_unless_cancelled, "the claim of an empty room stays")
+
+    def _tell(self) -> None:
+        """Report, unless the last report is still on its way."""
+        if self._reporting:
+            return
+        self._reporting = True
+        reporting = Deferred.fromCoroutine(self._say())
+        reporting.addErrback(_unless_cancelled, "a report failed")
+
+    async def _say(self) -> None:
+        try:
+            live = self.rooms.all(self._namespace)
+            rooms = tuple(LiveRoom(room.room_id, room.participants, room.max_participants) for room in live)
+            body = {"namespace": self._namespace, "report": Report(rooms, self._samples()).to_json()}
+            answer = await self._attachment.post("worker/report", body)
+        except OramaError as error:
+            _log.debug("the node takes no report: {why}", why=error.message)
+            return
+        finally:
+            self._reporting = False
+        for room_id in answer["lost"]:
+            if self.rooms.get(self._namespace, room_id) is not None:
+                _log.warn("room {room} is another node's by now", room=room_id)
+                self.rooms.close(self._namespace, room_id, "moved")
+
+    def _samples(self) -> tuple[tuple[str, dict[str, str], float], ...]:
+        mine = {"namespace": self._namespace}
+        return tuple(
+            (name, {**labels, **mine}, float(value))
+            for source in (self.rooms.samples, self.signaling.samples)
+            for name, labels, value in source()
+        )
+
+
+class WorkerDirectory:
+    """The rooms of the cluster, asked of the node.
+
+    :param live: the record of a room that this process has.
+    """
+
+    def __init__(
+        self, clock: Any, attachment: Attachment, node_id: str, live: Callable[[str, str], RoomRecord | None]
+    ) -> None:
+        self.node_id = node_id
+        self._clock = clock
+        self._attachment = attachment
+        self._live = live
+        self._locks: dict[tuple[str, str], DeferredLock] = {}
+
+    async def claim(self, namespace: str, room_id: str) -> RoomRecord:
+        """As ``cluster.rooms.RoomDirectory.claim``; a room that people are in is ours also while the node is away.
+
+        :raises OramaError: the node's.
+        """
+        async with self._locks.setdefault((namespace, room_id), DeferredLock()):
+            try:
+                found = await self._attachment.post("worker/claim", {"namespace": namespace, "room_id": room_id})
+            except Unavailable:
+                record = self._live(namespace, room_id)
+                if record is None:
+                    raise
+                return record
+        return RoomRecord(**found)
+
+    async def release(self, namespace: str, room_id: str) -> None:
+        """Give up an empty room, unless somebody has come into it."""
+        lock = self._locks.setdefault((namespace, room_id), DeferredLock())
+        async with lock:
+            # Whoever claimed it just now has its turn of the reactor first.
+            await deferLater(self._clock, 0)
+            if self._live(namespace, room_id) is None:
+                await self._attachment.post("worker/release", {"namespace": namespace, "room_id": room_id})
+        if not lock.locked and self._live(namespace, room_id) is None:
+            self._locks.pop((namespace, room_id), None)
+
+
+class _Nobody:
+    """Keys and tokens are looked at by gateways; here the nodes of the cluster come in."""
+
+    async def authenticate(self, *_: object) -> Any:
+        raise NotAuthenticated("bad_signature", "only nodes of the cluster may come in here")
+
+
+def _relays(config: WebRtcConfig) -> list[tuple[str, int, int]]:
+    """All relays of the namespace, those of this host's node as well: for us they are another process's."""
+    return [(place.relay_ip, *place.relay) for place in config.turns]
+
+
+def _unless_cancelled(failure: Any, what: str) -> None:
+    if failure.check(CancelledError) is None:
+        _log.failure(what, failure)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run until a signal ends it."""
+    parser = argparse.ArgumentParser(prog="python -m orama.worker", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--namespace", required=True)
+    parser.add_argument("--data-dir", required=True, type=Path, help="of the node of this host")
+    parser.add_argument("--log-format", choices=("text", "json"), default="text")
+    options = parser.parse_args(arguments)
+    reactor = reactors.installed()
+    settings = Settings(data_dir=options.data_dir.absolute(), log_format=options.log_format)
+    globalLogBeginner.beginLoggingTo(
+        [observer(settings.log_format, sys.stdout)], redirectStandardIO=False, discardBuffer=True
+    )
+    worker = Worker(reactor, options.namespace, Attachment(reactor, settings.data_dir))
+    notifier = Notifier.from_environment(os.environ, os.getpid())
+    daemon = Daemon(reactor, settings, lambda: settings, node=worker, notifier=notifier, name="orama-worker")
+    daemon.startService()
+    reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
+    reactor.run(installSignalHandlers=False)
+
+
+if __name__ == "__main__":
+    main()
