@@ -23,7 +23,7 @@ from orama.store.tables import dns_records
 
 PREFIX = "_acme-challenge."
 #: Where the data directory keeps the password.
-PASSWORD_FILE = "acme.password"
+FILE = "acme.password"
 #: Seconds after which a record that nobody took away is forgotten.
 LIFETIME = 3600.0
 #: Heartbeats after which every node serves what has been written: one, and the time to read.
@@ -87,7 +87,7 @@ class Challenges:
 
     async def _settled(self) -> None:
         """Wait until every node serves what has been written."""
-        waiting = deferLater(self._clock, SETTLED * self._heartbeat)
+        waiting: Deferred[None] = deferLater(self._clock, SETTLED * self._heartbeat)
         self._waiting.add(waiting)
         try:
             await waiting
