@@ -70,7 +70,8 @@ class Verifier:
     def __init__(self, keyring: Keyring, clock: Clock, capacity: int = CAPACITY) -> None:
         self._keyring = keyring
         self._clock = clock
-        self._seen = _Nonces(capacity, since=int(clock.seconds()))
+        self._seen = _Nonces(capacity)
+        self._started = int(clock.seconds())
 
     def __len__(self) -> int:
         """How many nonces are remembered."""
@@ -100,8 +101,10 @@ class Verifier:
                 f"by the clock here the request was signed {abs(off):.0f} s {'ago' if off < 0 else 'in the future'}; "
                 f"{TOLERANCE} s are allowed: do the clocks agree?",
             )
-        self._seen.expire(int(now))
-        if int(time) < self._seen.since:
+        self._seen.expire(int(now) - TOLERANCE - 1)
+        if self._started > now + TOLERANCE + 1:  # our clock was ahead when we started, by more than we ever take
+            self._started = int(now)
+        if int(time) < max(self._started, self._seen.since):
             raise NotAuthenticated("stale_request", "the request was signed before this node could tell it from a copy")
         if not self._seen.add(int(time), f"{node_id} {nonce}"):
             raise NotAuthenticated("replayed_request", "this very request came before")
@@ -114,20 +117,18 @@ class _Nonces:
     :ivar since: nothing that was signed before this second can be told from a copy any more.
     """
 
-    def __init__(self, capacity: int, since: int) -> None:
+    def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._seconds: dict[int, set[str]] = {}
         self._count = 0
-        self.since = since
+        self.since = 0
 
     def __len__(self) -> int:
         return self._count
 
-    def expire(self, now: int) -> None:
-        """Forget the seconds whose requests are stale by now."""
-        if self.since > now + TOLERANCE + 1:  # our clock went back by more than we ever took requests ahead of it
-            self.since = now
-        for second in [second for second in self._seconds if second < now - TOLERANCE - 1]:
+    def expire(self, before: int) -> None:
+        """Forget the seconds before *before*, whose requests are stale."""
+        for second in [second for second in self._seconds if second < before]:
             self._drop(second)
 
     def add(self, second: int, nonce: str) -> bool:
