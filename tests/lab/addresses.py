@@ -5,7 +5,7 @@ from __future__ import annotations
 NODES = (1, 2, 3)
 CLIENTS = (1, 2)
 #: The cluster's domain.
-DOMAIN = "lab.example"
+DOMAIN = "rtc.example"
 PUBLIC = "198.51.100"
 MESH = "10.7.0"
 HOMES = "203.0.113"

@@ -113,11 +113,18 @@ class Node:
         python_path = f"PYTHONPATH={environment()['PYTHONPATH']}"
         return ["env", python_path, sys.executable, "-m", "orama.cli.main", *words, "--data-dir", str(self.data)]
 
-    def get(self, path: str) -> bytes:
+    def get(self, path: str, key: str = "") -> bytes:
         """The answer of its gateway, asked on the machine itself; an AssertionError when it is not 200."""
-        status, body = servers.fetch(self.machine, addresses.mesh(self.number), GATEWAY_PORT, path)
+        headers = {"X-API-Key": key} if key else {}
+        own = addresses.mesh(self.number)
+        status, body = servers.fetch(self.machine, own, GATEWAY_PORT, path, headers=headers)
         assert status == 200, (path, status, body)
         return body
+
+    def rooms(self, key: str) -> dict[str, Mapping[str, Any]]:
+        """The rooms of the key's namespace by id, as this gateway tells it."""
+        found = json.loads(self.get("/v1/webrtc/rooms", key))["rooms"]
+        return {room["room_id"]: room for room in found}
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of one figure over all labels but these."""

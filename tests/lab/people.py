@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from attrs import frozen
@@ -32,7 +33,7 @@ class Report:
         heard = [at for at in self.frames if at >= since and (end is None or at <= end)]
         before = [at for at in self.frames if at < since]
         times = [before[-1] if before else since, *heard, *([] if end is None else [end])]
-        return max((later - earlier for earlier, later in zip(times, times[1:], strict=False)), default=float("inf"))
+        return max((later - earlier for earlier, later in pairwise(times)), default=float("inf"))
 
     def heard_since(self, since: float) -> int:
         return sum(at >= since for at in self.frames)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,15 @@ def missing(name: str) -> str:
     return "" if program(name) else f"{name} is not installed"
 
 
-def fetch(machine: Machine, host: str, port: int, path: str, body: Any = None) -> tuple[int, bytes]:
+def fetch(
+    machine: Machine,
+    host: str,
+    port: int,
+    path: str,
+    body: Any = None,
+    method: str = "",
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, bytes]:
     """Status and body of a plain HTTP answer, asked from *machine*.
 
     :raises OSError: there is none.
@@ -37,8 +46,9 @@ def fetch(machine: Machine, host: str, port: int, path: str, body: Any = None) -
     connection = HTTPConnection(host, port, timeout=5)
     connection.sock = machine.connect(host, port)
     try:
-        headers = {} if body is None else {"Content-Type": "application/json"}
-        connection.request("GET" if body is None else "POST", path, None if body is None else json.dumps(body), headers)
+        content = None if body is None else json.dumps(body)
+        given = {**(headers or {}), **({} if content is None else {"Content-Type": "application/json"})}
+        connection.request(method or ("GET" if body is None else "POST"), path, content, given)
         answer = connection.getresponse()
         return answer.status, answer.read()
     except HTTPException as error:
