@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -76,8 +77,6 @@ class Attachment:
         return json.loads(content) if content else None
 
     async def _ask(self, method: str, address: str, body: bytes | None) -> IResponse:
-        from io import BytesIO
-
         url = f"http://localhost/v1/control/{address}".encode()
         producer = None if body is None else FileBodyProducer(BytesIO(body), cooperator=None)
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from orama import reactors
 
 reactors.ensure()
 
+from attrs import evolve  # noqa: E402
 from twisted.application.internet import TimerService  # noqa: E402
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, maybeDeferred  # noqa: E402
 from twisted.internet.error import CannotListenError  # noqa: E402
@@ -27,7 +28,9 @@ from twisted.logger import Logger, globalLogBeginner  # noqa: E402
 
 from orama.attachment import Attachment  # noqa: E402
 from orama.cluster.desired import WebRtcConfig  # noqa: E402
+from orama.cluster.keyring import KEY_FILE, Keyring  # noqa: E402
 from orama.cluster.rooms import RoomRecord  # noqa: E402
+from orama.cluster.signing import Verifier  # noqa: E402
 from orama.cluster.turn_access import TurnAccess  # noqa: E402
 from orama.cluster.workers import REPORT_INTERVAL, Assignment, LiveRoom, Report  # noqa: E402
 from orama.daemon import Daemon  # noqa: E402
@@ -36,6 +39,7 @@ from orama.listening import busy  # noqa: E402
 from orama.logs import observer  # noqa: E402
 from orama.net.fabric import Fabric  # noqa: E402
 from orama.notify import Notifier  # noqa: E402
+from orama.rest.internal import REQUEST_BURST, REQUEST_RATE, Gate  # noqa: E402
 from orama.rest.json_resource import JsonResource  # noqa: E402
 from orama.rest.origins import Origins  # noqa: E402
 from orama.rest.site import Site  # noqa: E402
@@ -57,21 +61,25 @@ class Worker:
     """The SFU of *namespace*.
 
     :param attachment: the way to the node.
+    :param key_file: the cluster's keys, with which other nodes sign; looked at again when it changes.
     """
 
-    def __init__(self, reactor: Any, namespace: str, attachment: Attachment) -> None:
+    def __init__(self, reactor: Any, namespace: str, attachment: Attachment, key_file: Path) -> None:
         #: Why it takes no calls; empty when it does.
         self.unready = "waiting for the node"
         self._reactor = reactor
         self._namespace = namespace
         self._attachment = attachment
+        self._key_file = key_file
+        self._keys_of = 0
+        self._signal_site: Site | None = None
         self._held: Assignment | None = None
         self._unwanted = False
         self._served: Deferred[None] = Deferred()
         self._following: Deferred[None] | None = None
         self._changing = DeferredLock()
         self._running: list[tuple[str, Callable[[], Any]]] = []
-        self._report = TimerService(REPORT_INTERVAL, self._tell)
+        self._report = TimerService(REPORT_INTERVAL, self._tick)
         self._report.clock = reactor
         self._reporting = False
 
@@ -201,7 +209,7 @@ class Worker:
             raise Unavailable("not_assigned", "the namespace has no SFU on this node")
         self.rooms.start_namespace(self._namespace, blocks.media, None, _relays(config))
         try:
-            site = self._site(settings)
+            site = self._signal_site = self._site(settings)
             port = self._reactor.listenTCP(blocks.signaling[0], site, interface=settings.internal_ip)
         except BaseException:
             await self.rooms.stop_namespace(self._namespace)
@@ -216,12 +224,16 @@ class Worker:
 
     def _site(self, settings: Settings) -> Site:
         """What answers on the signalling port: signalling, for the nodes of the cluster, and nothing else."""
+        self._keys_of = self._key_file.stat().st_mtime_ns if self._key_file.exists() else 0
+        gate = Gate(Verifier(Keyring.load(self._key_file), self._reactor), self._assignment.node_id)
         origins = Origins(())
         root, version, webrtc = (JsonResource(origins) for _ in range(3))
         root.putChild(b"v1", version)
         version.putChild(b"webrtc", webrtc)
-        webrtc.putChild(b"signal", SignalResource(self.signaling, settings, _Nobody(), self._require))
-        site = Site(root, settings, self._reactor)
+        webrtc.putChild(b"signal", SignalResource(self.signaling, settings, _Nobody(), self._require, gate))
+        # Who comes is a gateway, with all its clients: they were held to their limits there.
+        limits = evolve(settings.limits, request_rate=REQUEST_RATE, request_burst=REQUEST_BURST)
+        site = Site(root, evolve(settings, limits=limits), self._reactor)
         site.noisy = False
         return site
 
@@ -252,6 +264,23 @@ class Worker:
         releasing = Deferred.fromCoroutine(self.directory.release(namespace, room_id))
         releasing.addErrback(_unless_cancelled, "the claim of an empty room stays")
 
+    def _tick(self) -> None:
+        # A timer whose function raises never runs again.
+        try:
+            self._look_at_keys()
+            self._tell()
+        except Exception:
+            _log.failure("the worker stumbled")
+
+    def _look_at_keys(self) -> None:
+        """Take the cluster's other keys when its file has changed; connections stay."""
+        try:
+            changed = self._key_file.stat().st_mtime_ns != self._keys_of
+            if changed and self._signal_site is not None:
+                self._signal_site.adopt(self._site(self._assignment.settings))
+        except (OSError, OramaError) as error:
+            _log.warn("the cluster's keys stay as they were: {why}", why=str(error))
+
     def _tell(self) -> None:
         """Report, unless the last report is still on its way."""
         if self._reporting:
@@ -274,7 +303,8 @@ class Worker:
         for room_id in answer["lost"]:
             if self.rooms.get(self._namespace, room_id) is not None:
                 _log.warn("room {room} is another node's by now", room=room_id)
-                self.rooms.close(self._namespace, room_id, "moved")
+                self.signaling.lobby.lose_room(self._namespace, room_id)
+                self.rooms.close(self._namespace, room_id)
 
     def _samples(self) -> tuple[tuple[str, dict[str, str], float], ...]:
         mine = {"namespace": self._namespace}
@@ -300,9 +330,10 @@ class WorkerDirectory:
         self._live = live
         self._locks: dict[tuple[str, str], DeferredLock] = {}
 
-    async def claim(self, namespace: str, room_id: str) -> RoomRecord:
+    async def claim(self, namespace: str, room_id: str, *, gone: Collection[str] = ()) -> RoomRecord:
         """As ``cluster.rooms.RoomDirectory.claim``; a room that people are in is ours also while the node is away.
 
+        :param gone: makes no difference: who comes here was sent by a gateway, which knows better.
         :raises OramaError: the node's.
         """
         async with self._locks.setdefault((namespace, room_id), DeferredLock()):
@@ -356,7 +387,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     globalLogBeginner.beginLoggingTo(
         [observer(settings.log_format, sys.stdout)], redirectStandardIO=False, discardBuffer=True
     )
-    worker = Worker(reactor, options.namespace, Attachment(reactor, settings.data_dir))
+    attachment = Attachment(reactor, settings.data_dir)
+    worker = Worker(reactor, options.namespace, attachment, settings.data_dir / KEY_FILE)
     notifier = Notifier.from_environment(os.environ, os.getpid())
     daemon = Daemon(reactor, settings, lambda: settings, node=worker, notifier=notifier, name="orama-worker")
     daemon.startService()

@@ -27,8 +27,10 @@ MAY_IMPORT = {
     "web": frozenset(),
 }
 #: Top-level modules for everybody; those not named here see the whole tree and are seen by nobody.
-SHARED = frozenset({"errors", "settings", "configuration", "_version", "__init__", "logs", "reactors", "metrics"})
-ASSEMBLY = frozenset({"hierarchy", "serving", "listening", "daemon", "tap"})
+SHARED = frozenset(
+    {"errors", "settings", "configuration", "_version", "__init__", "logs", "reactors", "metrics", "notify"}
+)
+ASSEMBLY = frozenset({"hierarchy", "serving", "listening", "daemon", "tap", "attachment", "worker", "lease"})
 #: Where asyncio may be spoken.
 ASYNCIO = frozenset({"sfu/_aiortc.py", "reactors.py"})
 

@@ -149,9 +149,8 @@ class Leases(Service):
     # ---- for the node
 
     def serves(self, namespace: str) -> bool:
-        """Whether the namespace's unit holds its lease, and does not drain."""
-        lease = self._leases.get(namespace)
-        return lease is not None and lease.say is not None and lease.deadline is None
+        """Whether the namespace is registered, be it on its way out."""
+        return namespace in self._leases
 
     async def refresh(self, namespace: str) -> None:
         """Serve *namespace* as it is wanted now, if anybody holds its lease."""

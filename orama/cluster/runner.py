@@ -40,13 +40,13 @@ class Runner(Protocol):
         """
 
     async def stop(self, namespace: str, role: str) -> None:
-        """End it in good order; nothing happens when it does not run."""
+        """End it in good order, which may take longer than this call; nothing happens when it does not run."""
 
     async def refresh(self, namespace: str) -> None:
         """What is known of the namespace has changed (secrets, places): whatever runs is told."""
 
     def running(self, namespace: str, role: str) -> bool:
-        """Whether it serves."""
+        """Whether it serves, or still has somebody."""
 
     async def survey(self) -> frozenset[tuple[str, str]]:
         """Everything that runs or is about to, as (namespace, role); also what nobody has asked this process for."""
@@ -131,20 +131,24 @@ class SystemdRunner:
 
         A unit waits for the node by itself, and may not be waited for by a node that is starting.
 
-        :raises Unavailable: ``unit_failed``.
+        :raises Unavailable: ``unit_failed``: it was started and failed, and systemd will try again.
         """
-        unit = unit_name(namespace, role)
-        if (await self.state(namespace, role)).active == "failed":
+        unit, state = unit_name(namespace, role), await self.state(namespace, role)
+        if state.sub == "auto-restart":
+            raise Unavailable("unit_failed", f"{unit} fails ({state.result}); journalctl -u {unit} says why")
+        if state.active == "failed":
             await self._systemctl("reset-failed", unit)
-        await self._systemctl("start", "--no-block", unit)
+        if state.active not in ("active", "activating", "reloading"):
+            await self._systemctl("start", "--no-block", unit)
 
     async def stop(self, namespace: str, role: str) -> None:
-        """Stop the unit, and wait until it is stopped: that is as long as its drain takes.
+        """Ask systemd to stop the unit and do not wait: :meth:`survey` has it for as long as its drain takes.
 
         :raises Unavailable: ``unit_failed``.
         """
-        await self._leave(namespace, role)
-        await self._systemctl("stop", unit_name(namespace, role), fine=(0, _NOT_LOADED))
+        if (await self.state(namespace, role)).active in ("active", "activating", "reloading"):
+            await self._leave(namespace, role)
+            await self._systemctl("stop", "--no-block", unit_name(namespace, role), fine=(0, _NOT_LOADED))
 
     async def refresh(self, namespace: str) -> None:
         await self._tell(namespace)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from hashlib import sha256
+from typing import Protocol
 
 from attrs import field, frozen
 from twisted.internet.interfaces import IReactorTime
 
-from orama.cluster.namespaces import Namespaces
+from orama.cluster.desired import WebRtcConfig
 from orama.settings import Settings
 from orama.turn.credentials import issue, uris
 
@@ -31,10 +32,17 @@ def turn_host(settings: Settings, namespace: str) -> str:
     return f"turn.ns-{namespace}.{settings.base_domain}" if settings.base_domain else settings.public_ip
 
 
+class Configs(Protocol):
+    """Who knows what a namespace is served with (``cluster.namespaces.Namespaces``, ``worker.Worker``)."""
+
+    async def config(self, name: str) -> WebRtcConfig:
+        """:raises NotFound: ``webrtc_not_enabled``."""
+
+
 class TurnAccess:
     """Issues credentials for the TURN servers of this node."""
 
-    def __init__(self, settings: Settings, namespaces: Namespaces, clock: IReactorTime) -> None:
+    def __init__(self, settings: Settings, namespaces: Configs, clock: IReactorTime) -> None:
         self._settings = settings
         self._namespaces = namespaces
         self._clock = clock
