@@ -22,6 +22,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.protocols.basic import Int16StringReceiver
 from twisted.protocols.policies import TimeoutMixin
+from twisted.python.failure import Failure
 
 from orama.cluster.acme import is_forgotten
 from orama.cluster.answering import STREAM, Answering
@@ -155,8 +156,7 @@ class DnsService(Service):
             return
         self._again = False
         self._reading = Deferred.fromCoroutine(self._refresh())
-        self._reading.addErrback(lambda failure: failure.trap(CancelledError) and None)
-        self._reading.addErrback(lambda failure: _log.failure("the DNS records could not be read", failure))
+        self._reading.addErrback(_failed)
         self._reading.addBoth(self._finished)
 
     def alive(self, node_id: str) -> bool:
@@ -239,6 +239,12 @@ def listening(text: str) -> tuple[str, int]:
     except ValueError:
         raise StartError(f"dns.listen: {text!r} is no address and port, like 203.0.113.1:53 or [::]:53") from None
     return address, int(port)
+
+
+def _failed(failure: Failure) -> None:
+    """Reading failed for no reason of the database's."""
+    if failure.check(CancelledError) is None:
+        _log.failure("the DNS records could not be read", failure)
 
 
 class _Datagrams(DatagramProtocol):

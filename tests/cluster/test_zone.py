@@ -25,8 +25,8 @@ RECORDS = (
     DnsRecord("turn.ns-a.lab.example", "A", "203.0.113.2", 60, "a", "two"),
     DnsRecord("turn.ns-a.lab.example", "AAAA", "2001:DB8:0::3", 60, "a", "three"),
     DnsRecord("www.lab.example", "A", "198.51.100.9", 300),
-    DnsRecord("_acme-challenge.turn.ns-a.lab.example", "TXT", "first", 60),
-    DnsRecord("_acme-challenge.turn.ns-a.lab.example", "TXT", "second", 60),
+    DnsRecord("_acme-challenge.turn.ns-a.lab.example", "TXT", "first", 60, created_at=1_800_000_000),
+    DnsRecord("_acme-challenge.turn.ns-a.lab.example", "TXT", "second", 60, created_at=1_800_000_000),
 )
 
 
