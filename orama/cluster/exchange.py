@@ -10,7 +10,9 @@ from typing import Any, TypeVar
 
 from OpenSSL.SSL import Error as SSLError
 from service_identity import VerificationError
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
 from twisted.internet.error import (
     ConnectError,
     ConnectingCancelledError,
@@ -18,10 +20,16 @@ from twisted.internet.error import (
     ConnectionRefusedError,
     DNSLookupError,
 )
-from twisted.internet.interfaces import IConsumer, IReactorTime
+from twisted.internet.interfaces import (
+    IConsumer,
+    IOpenSSLClientConnectionCreator,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import (
+    URI,
     Agent,
     BrowserLikePolicyForHTTPS,
     HTTPConnectionPool,
@@ -30,11 +38,15 @@ from twisted.web.client import (
     ResponseFailed,
 )
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IBodyProducer, IPolicyForHTTPS, IResponse
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
 
 #: Bytes of an answer; the report of a node with a hundred namespaces has about 100 kB.
 MAX_ANSWER = 4 << 20
+#: Seconds to connect, where nobody gives less for the whole.
+CONNECT_TIMEOUT = 30.0
+
+_BROKEN = (ResponseFailed, RequestTransmissionFailed)
 
 T = TypeVar("T")
 
@@ -54,7 +66,8 @@ class Exchange:
     def __init__(self, reactor: Any, policy: IPolicyForHTTPS | None = None) -> None:
         self._reactor = reactor
         pool = HTTPConnectionPool(reactor, persistent=False)
-        self._agent = Agent(reactor, policy or BrowserLikePolicyForHTTPS(), pool=pool)
+        places = _Places(reactor, policy or BrowserLikePolicyForHTTPS())
+        self._agent = Agent.usingEndpointFactory(reactor, places, pool)
 
     async def ask(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, limit: float
@@ -82,29 +95,61 @@ async def within(limit: float, clock: IReactorTime, asking: Deferred[T]) -> T:
     :raises CancelledError: whoever awaits this no longer wants it.
     """
 
+    unwanted = False
+
+    def stop(_: Deferred[T]) -> None:
+        nonlocal unwanted
+        unwanted = True
+        asking.cancel()
+
     def late(result: Any, _: float) -> Any:
         if isinstance(result, Failure):
             raise NoAnswer(f"no answer in {limit:g} s")
         return result
 
+    answer: Deferred[T] = Deferred(stop)
+    asking.addTimeout(limit, clock, late).chainDeferred(answer)
     try:
-        return await asking.addTimeout(limit, clock, late)
-    except ConnectionRefusedError:
-        raise NoAnswer("connection refused", refused=True) from None
-    except ConnectingCancelledError:
-        raise CancelledError from None
-    except DNSLookupError:
-        raise NoAnswer("the name is not known") from None
-    except ConnectError as error:
-        raise NoAnswer(str(error.osError or error)) from None
-    except (ResponseFailed, RequestTransmissionFailed) as error:
-        if any(reason.check(CancelledError) for reason in error.reasons):
+        return await answer
+    except (ConnectError, ConnectionClosed, DNSLookupError, ConnectingCancelledError, *_BROKEN) as error:
+        if unwanted:  # each stage has an error of its own for that
             raise CancelledError from None
-        if any(reason.check(SSLError, VerificationError) for reason in error.reasons):
-            raise NoAnswer("its certificate is not accepted") from None
-        raise NoAnswer("the connection was lost") from None
-    except ConnectionClosed:
-        raise NoAnswer("the connection was lost") from None
+        raise _no_answer(error) from None
+
+
+def _no_answer(error: Exception) -> NoAnswer:
+    if isinstance(error, ConnectionRefusedError):
+        return NoAnswer("connection refused", refused=True)
+    if isinstance(error, DNSLookupError):
+        return NoAnswer("the name is not known")
+    if isinstance(error, ConnectError):
+        return NoAnswer(str(error.osError or error))
+    if isinstance(error, _BROKEN) and any(reason.check(SSLError, VerificationError) for reason in error.reasons):
+        return NoAnswer("its certificate is not accepted")
+    return NoAnswer("the connection was lost")
+
+
+def tcp_endpoint(reactor: Any, host: str, port: int, limit: float = CONNECT_TIMEOUT) -> IStreamClientEndpoint:
+    """How to connect to *host*; addresses need no resolver, which has few threads for the whole process."""
+    if isIPAddress(host):
+        return TCP4ClientEndpoint(reactor, host, port, limit)
+    if isIPv6Address(host):
+        return TCP6ClientEndpoint(reactor, host, port, limit)
+    return HostnameEndpoint(reactor, host, port, limit)
+
+
+@implementer(IAgentEndpointFactory)
+class _Places:
+    def __init__(self, reactor: Any, policy: IPolicyForHTTPS) -> None:
+        self._reactor = reactor
+        self._policy = policy
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        endpoint = tcp_endpoint(self._reactor, uri.host.decode("ascii"), uri.port)
+        if uri.scheme != b"https":
+            return endpoint
+        creator: IOpenSSLClientConnectionCreator = self._policy.creatorForNetloc(uri.host, uri.port)
+        return wrapClientTLS(creator, endpoint)
 
 
 @implementer(IBodyProducer)
@@ -148,5 +193,4 @@ class _Received(Protocol):
 
     def _abort(self) -> None:
         if self.transport is not None:
-            transport: Any = self.transport
-            transport.abortConnection()
+            self.transport.loseConnection()

@@ -18,15 +18,15 @@ from attrs import field, frozen
 from OpenSSL.SSL import Connection as TLSConnection
 from sqlalchemy import literal, select
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import HostnameEndpoint, connectProtocol
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.internet.endpoints import connectProtocol
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import CertificateOptions
 from twisted.python.failure import Failure
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
 
-from orama.cluster.exchange import Exchange, NoAnswer, within
+from orama.cluster.exchange import Exchange, NoAnswer, tcp_endpoint, within
 from orama.errors import OramaError, PreconditionFailed
 from orama.settings import Settings
 from orama.store.database import Database
@@ -175,14 +175,14 @@ async def _olric(reactor: Any, place: str) -> Prerequisite:
 async def _ping(reactor: Any, host: str, port: int, password: str) -> None:
     commands = [["AUTH", password]] if password else []
     resp = _Resp([*commands, ["PING"]])
-    endpoint = HostnameEndpoint(reactor, host, port, timeout=TIMEOUT)
+    endpoint = tcp_endpoint(reactor, host, port)
     try:
         await within(TIMEOUT, reactor, Deferred.fromCoroutine(_connected(endpoint, resp)))
     finally:
         resp.close()
 
 
-async def _connected(endpoint: HostnameEndpoint, resp: _Resp) -> None:
+async def _connected(endpoint: IStreamClientEndpoint, resp: _Resp) -> None:
     await connectProtocol(endpoint, resp)
     lines = await resp.answers
     for line in lines:
