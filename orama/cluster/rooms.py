@@ -1,7 +1,7 @@
 """Which rooms there are and on which node each lives: one row a room, claimed by one insert.
 
 A claim is never shared and never asked for twice at a time: a row names one node, and it changes hands by comparing and
-setting, so that of all who want to take it over one does. A room is taken over when its node is dead, drains, serves the
+setting, so that of all who want to take it over one does. It is taken over when its node is dead, drains, serves the
 namespace no more, or was seen not to answer; by whom is decided here. Who is in a room is the business of the SFU that
 has it; what an SFU has to do when it has lost a room is in :mod:`orama.cluster.claims`.
 """

@@ -185,8 +185,9 @@ class Lobby:
             drain.done()
 
     def lose_room(self, namespace: str, room_id: str) -> None:
-        """The room is another node's: everybody is to join it there."""
-        self._empty(namespace, SERVICE_RESTART, "the room is on another node", room_id)
+        """The room is another node's: everybody is to join it there. Whom a drain has told so already has its time."""
+        if self.drain_of(namespace) is None:
+            self._empty(namespace, SERVICE_RESTART, "the room is on another node", room_id)
 
     def close(self, reason: str) -> None:
         """Everybody out, now."""
