@@ -81,6 +81,7 @@ async def rotate_cluster_key(
     reseal: Callable[[], Awaitable[int]],
     node_id: str,
     now: float,
+    make: Callable[[], bytes] = new_key,
 ) -> Rotation:
     """Give all nodes a new key, or finish the rotation that is under way.
 
@@ -89,12 +90,13 @@ async def rotate_cluster_key(
     :param reseal: seals everything that is stored with the current key; how much there was that another had sealed.
     :param node_id: of this node.
     :param now: Unix time.
+    :param make: a new key.
     :raises Unavailable: ``rotation_stopped``; the text says at which node, why, and what to do.
     """
     if unfinished(keyring):
         key, fresh = keyring.newest, False
     else:
-        key, fresh = ClusterKey(max(int(now), keyring.newest.made + 1), new_key()), True
+        key, fresh = ClusterKey(max(int(now), keyring.newest.made + 1), make()), True
     _log.info("the cluster key becomes {fingerprint}", fingerprint=key.fingerprint)
     asked: list[Neighbour] = []
     try:
