@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ PATIENCE = 20.0
 class Client:
     """One socket.
 
+    :param base: address of the gateway, where it is not plain HTTP; whose certificate it is is not asked.
+
     :ivar received: every message so far. :ivar code: the closing code, once it is closed.
     """
 
@@ -35,6 +38,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         subprotocols: Sequence[str] | None = None,
         host: str = "",
+        base: str = "",
     ) -> None:
         self.received: list[dict[str, Any]] = []
         self.pings: list[float] = []
@@ -42,8 +46,9 @@ class Client:
         self.reason = ""
         self._next = 0
         self.socket: WebSocket = create_connection(
-            f"ws://{host or node.authority}/v1/webrtc/signal{query}",
+            f"{base or f'ws://{host or node.authority}'}/v1/webrtc/signal{query}",
             timeout=PATIENCE,
+            sslopt={"cert_reqs": ssl.CERT_NONE, "check_hostname": False},
             header=[f"{name}: {value}" for name, value in (headers or {}).items()],
             subprotocols=subprotocols,
             suppress_origin=True,

@@ -42,7 +42,7 @@ class Caller:
 
     async def join(self, resume: str | None = None) -> dict[str, Any]:
         """Take a place, or take it again; the ``welcome``."""
-        self.client = await asyncio.to_thread(connect, self._node, self._room)
+        self.client = await asyncio.to_thread(self.connect)
         self._taken = 0
         await self.say("join", **({} if resume is None else {"resume": resume}))
         welcome = await asyncio.to_thread(self.client.until, "welcome")
@@ -55,6 +55,10 @@ class Caller:
         self._taken = len(self.client.received)
         self._spawn(self._listen(self.client))
         return welcome
+
+    def connect(self) -> Client:
+        """A socket of ours, on whatever thread."""
+        return connect(self._node, self._room)
 
     async def say(self, kind: str, **fields: Any) -> None:
         await asyncio.to_thread(lambda: self.client.say(kind, **fields))

@@ -79,8 +79,11 @@ class Lab:
         pieces |= {name.title(): servers.missing(name) for name in ("caddy", "pebble", "lego", "chromium")}
         return {piece: reason for piece, reason in pieces.items() if reason}
 
-    def up(self) -> None:
-        """Machines, wires and the servers of a cluster; when anything fails, nothing stays."""
+    def up(self, bare: bool = False) -> None:
+        """Machines, wires and the servers of a cluster; when anything fails, nothing stays.
+
+        :param bare: machines and wires alone.
+        """
         if self.directory.exists() or holders(self.name):
             raise FileExistsError(f"lab {self.name} is there already: {self.directory}")
         self.directory.mkdir()
@@ -90,19 +93,22 @@ class Lab:
                 machine.boot()
             network.connect(self.internet, self.hosts, self.clients)
             network.mesh(self.hosts)
-            lacking = self.lacking()
-            if "UFW" not in lacking:
-                for node in self.hosts:
-                    servers.firewall(node)
-            for piece, server in (("RQLite", self.rqlite), ("Olric", self.olric)):
-                if piece not in lacking:
-                    server.start()
-            for piece, server in (("RQLite", self.rqlite), ("Olric", self.olric)):
-                if piece not in lacking:
-                    server.wait()
+            if not bare:
+                self._serve()
         except BaseException:
             self.down()
             raise
+
+    def _serve(self) -> None:
+        lacking = self.lacking()
+        if "UFW" not in lacking:
+            for node in self.hosts:
+                servers.firewall(node)
+        wanted = [server for piece, server in (("RQLite", self.rqlite), ("Olric", self.olric)) if piece not in lacking]
+        for server in wanted:
+            server.start()
+        for server in wanted:
+            server.wait()
 
     def start_nodes(self, database: str = "") -> None:
         """Orama on all three, with Caddy in front where there is one; returns when all are ready.

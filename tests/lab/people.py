@@ -43,9 +43,12 @@ class Report:
 
 
 class Phone:
-    """Somebody in *machine* who calls *room* by way of *gateways*, the first of them first."""
+    """Somebody in *machine* who calls *room* by way of *gateways*, the first of them first.
 
-    def __init__(self, machine: Machine, gateways: Sequence[str], key: str, room: str) -> None:
+    :param plain: by the plain endpoints of the nodes, and not by what stands in front of them.
+    """
+
+    def __init__(self, machine: Machine, gateways: Sequence[str], key: str, room: str, plain: bool = True) -> None:
         self._process = machine.spawn(
             "phone",
             sys.executable,
@@ -57,7 +60,7 @@ class Phone:
             stderr=(machine.directory / "phone.log").open("a"),
             text=True,
         )
-        self._tell(json.dumps({"gateways": list(gateways), "key": key, "room": room}))
+        self._tell(json.dumps({"gateways": list(gateways), "key": key, "room": room, "plain": plain}))
 
     def report(self) -> Report:
         self._tell("report")

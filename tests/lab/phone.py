@@ -13,11 +13,12 @@ import json
 import sys
 import time
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from attrs import field, frozen, mutable
 from websocket import WebSocketException
 
+from tests.contract.signalling import Client
 from tests.interop.caller import Caller, Tone
 from tests.lab.node import GATEWAY_PORT
 
@@ -37,11 +38,18 @@ class Gateway:
 
     authority: str
     key: str = field(repr=False)
+    #: "ws" or "wss".
+    scheme: str = "ws"
 
     @classmethod
-    def of(cls, url: str, key: str) -> Gateway:
-        """The plain endpoint of the node whose gateway is at *url*."""
-        return cls(f"{urlsplit(url).hostname}:{GATEWAY_PORT}", key)
+    def of(cls, url: str, key: str, plain: bool) -> Gateway:
+        """
+        :param url: of the gateway, for browsers. :param plain: whether to ask the node's plain endpoint instead.
+        """
+        parts = urlsplit(url)
+        if plain:
+            return cls(f"{parts.hostname}:{GATEWAY_PORT}", key)
+        return cls(parts.netloc, key, parts.scheme.replace("http", "ws"))
 
 
 @mutable
@@ -74,6 +82,11 @@ class _Call(Caller):
         self.place = await super().join(resume)
         return self.place
 
+    def connect(self) -> Client:
+        gateway: Any = self._node
+        query = f"?room={quote(self._room, safe='')}&api_key={gateway.key}"
+        return Client(gateway, query, base=f"{gateway.scheme}://{gateway.authority}")
+
     async def _consume(self, mid: str, track: Any) -> None:
         from aiortc.mediastreams import MediaStreamError
 
@@ -102,12 +115,12 @@ class _Call(Caller):
 
 class Phone:
     """
-    :param order: ``gateways`` (addresses, the first to be asked first), ``key``, ``room``.
+    :param order: ``gateways`` (addresses, the first to be asked first), ``key``, ``room``, ``plain`` (see Gateway.of).
     """
 
     def __init__(self, order: dict[str, Any]) -> None:
-        self._gateways = [Gateway.of(url, order["key"]) for url in order["gateways"]]
-        self._key, self._room = order["key"], order["room"]
+        self._key, self._room, self._plain = order["key"], order["room"], order["plain"]
+        self._gateways = [Gateway.of(url, self._key, self._plain) for url in order["gateways"]]
         self.seen = Seen()
         self.call: _Call | None = None
         self._ending: list[asyncio.Future[None]] = []
@@ -176,7 +189,7 @@ class Phone:
             await asyncio.sleep(_PAUSE)
             if draining := call.told("server-draining"):
                 if url := draining[-1].get("reconnectUrl"):
-                    there = Gateway.of(url, self._key)
+                    there = Gateway.of(url, self._key, self._plain)
                     self._gateways = [there, *(each for each in self._gateways if each != there)]
                 else:
                     self._gateways.append(self._gateways.pop(0))

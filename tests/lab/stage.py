@@ -28,14 +28,14 @@ def lacking() -> dict[str, str]:
     return Lab.lacking()
 
 
-def fresh(name: str) -> Lab:
+def fresh(name: str, bare: bool = False) -> Lab:
     """A lab that is up, without nodes; it goes with the interpreter."""
     for left in map(Lab, labs()):
         if left.abandoned():
             left.down()
     made = Lab(f"test{os.getpid()}{name}")
     atexit.register(made.down)
-    made.up()
+    made.up(bare)
     return made
 
 
