@@ -108,7 +108,7 @@ def kernel(output: str, ipv6: bool) -> list[Verdict]:
     inside = False
     for line in output.splitlines():
         if line.startswith("Chain "):
-            inside = line.split()[1] == chain
+            inside = line.split()[1:2] == [chain]
         elif inside and (verdict := _verdict(line)) is not None:
             found.append(verdict)
     return found
