@@ -94,7 +94,7 @@ class ServedNamespaces:
     def signaling_port(self, namespace: str) -> int | None:
         """Where its signalling answers on the internal address."""
         served = self._sfus.get(namespace)
-        return None if served is None else served.port.getHost().port
+        return None if served is None else int(served.port.getHost().port)  # type: ignore[attr-defined]
 
     async def apply(self, namespace: str, config: WebRtcConfig | None) -> None:
         """Serve *namespace* as *config* has it, or (None) no more.

@@ -13,7 +13,7 @@ import secrets
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
-from typing import Protocol
+from typing import Literal, Protocol
 
 from sqlalchemy import Executable, and_, delete, exists, literal, select, update
 from sqlalchemy.exc import IntegrityError
@@ -40,8 +40,13 @@ ATTEMPTS = 50
 
 _log = Logger()
 
-#: Step, ``waiting``, ``done`` or ``failed``, and a text for a person.
-Progress = Callable[[str, str, str], None]
+State = Literal["done", "waiting", "failed"]
+
+
+class Progress(Protocol):
+    """Where work tells how far it is: which step, how that stands, and a sentence for a person."""
+
+    def __call__(self, step: str, state: State, text: str) -> None: ...
 
 
 class Settle(Protocol):
@@ -54,7 +59,7 @@ class Settle(Protocol):
         """Done when every node that answers has stopped, or its time is over."""
 
 
-def nobody_looks(step: str, state: str, text: str) -> None:
+def nobody_looks(step: str, state: State, text: str) -> None:
     """For progress that nobody looks at."""
 
 

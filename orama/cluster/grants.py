@@ -67,6 +67,10 @@ def holds(namespace: str, enablement: str) -> ColumnElement[bool]:
     )
 
 
+def is_enabled(namespace: str) -> ColumnElement[bool]:
+    return exists(select(literal(1)).where(_config.c.namespace == namespace, _config.c.enabled.is_(True)))
+
+
 def is_disabled(namespace: str) -> ColumnElement[bool]:
     return exists(select(literal(1)).where(_config.c.namespace == namespace, _config.c.enabled.is_(False)))
 

@@ -132,6 +132,10 @@ class PortBlocks:
             while not await self._move(namespace, kind):
                 pass
 
+    async def move_sfu(self, namespace: str) -> None:
+        """:meth:`move` for what an SFU listens on."""
+        await self.move(namespace, (SIGNALING, MEDIA))
+
     async def _move(self, namespace: str, kind: str) -> bool:
         """False when somebody took the block that we had chosen."""
         taken = await self._database.read(lambda connection: read_taken(connection, self.kinds))

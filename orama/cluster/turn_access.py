@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Protocol
 
@@ -40,12 +41,22 @@ class Configs(Protocol):
 
 
 class TurnAccess:
-    """Issues credentials for the TURN servers of this node."""
+    """Issues credentials for the TURN servers of the cluster.
 
-    def __init__(self, settings: Settings, namespaces: Configs, clock: IReactorTime) -> None:
+    :param alive: whether a node is.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        namespaces: Configs,
+        clock: IReactorTime,
+        alive: Callable[[str], bool] = lambda node_id: True,
+    ) -> None:
         self._settings = settings
         self._namespaces = namespaces
         self._clock = clock
+        self._alive = alive
 
     async def issue(self, namespace: str, user_id: str | None = None) -> TurnGrant:
         """:raises NotFound: ``webrtc_not_enabled``.
@@ -57,5 +68,13 @@ class TurnAccess:
         if user and _PLAIN.match(user) is None:
             user = sha256(user.encode()).hexdigest()[:32]
         made = issue(config.turn_secret, namespace, config.credential_ttl, self._clock.seconds(), user)
-        servers = uris(turn_host(self._settings, namespace), self._settings.turn_port, self._settings.turns_port)
-        return TurnGrant(tuple(servers), made.username, made.password, made.ttl)
+        return TurnGrant(tuple(self._servers(config)), made.username, made.password, made.ttl)
+
+    def _servers(self, config: WebRtcConfig) -> list[str]:
+        """One name for all, or else the address of each node that relays and lives."""
+        settings = self._settings
+        if settings.base_domain or not config.turns:
+            return uris(turn_host(settings, config.namespace), settings.turn_port, settings.turns_port)
+        living = [place for place in config.turns if self._alive(place.node_id)] or config.turns
+        each = [uris(place.public_ip, place.turn_port, place.turns_port) for place in living]
+        return [uri for servers in each for uri in servers]

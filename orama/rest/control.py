@@ -7,18 +7,24 @@ are the very same here, with another idea of who is asking.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attrs import field, frozen
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
+from twisted.web.resource import IResource
 from twisted.web.server import Request
 
+from orama.cluster.keyring import Keyring
 from orama.cluster.namespaces import Namespaces
+from orama.cluster.rotation import Rotation
 from orama.cluster.turn_access import TurnAccess
 from orama.errors import BadRequest, StartError
 from orama.rest.auth import PERMISSIONS, Authenticator, Principal
+from orama.rest.control_cluster import ClusterKeyResource
+from orama.rest.control_nodes import Drained, Listed, Removed, Reported, ReportResource, nodes_resource
 from orama.rest.json_resource import JsonResource, Reply, json_object, query
 from orama.rest.origins import Origins
 from orama.rest.resources import EnablementResource, Observed, StatusResource, timestamp
@@ -31,9 +37,6 @@ SOCKET = "control.sock"
 NAMESPACE_HEADER = "X-Namespace"
 #: Seconds that a token lives when nobody says.
 TOKEN_TTL = 3600
-
-#: One mapping a node: ``node_id``, ``status``, ``public_ip``, ``internal_ip``, ``version``.
-Nodes = Callable[[], Iterable[Mapping[str, Any]]]
 
 
 class _Owner(Authenticator):
@@ -66,7 +69,7 @@ class _NamespacesResource(JsonResource):
 
     async def post(self, request: Request) -> Reply:
         name = _text(_fields(request, "name"), "name")
-        made = await self._namespaces.create(name, by="control")
+        made = await self._namespaces.create(name)
         return Reply(201, _shown(made.name, made.created_at, made.webrtc))
 
     async def delete(self, request: Request) -> Reply:
@@ -164,15 +167,31 @@ class _SecretResource(JsonResource):
         return Reply(body={"namespace": namespace, "secret": config.turn_secret})
 
 
-class _NodesResource(JsonResource):
-    """``/v1/control/nodes``"""
+class _RotateResource(JsonResource):
+    """``/v1/control/turn/secret/rotate``"""
 
-    def __init__(self, nodes: Nodes) -> None:
+    def __init__(self, namespaces: Namespaces) -> None:
         super().__init__(Origins(()))
-        self._nodes = nodes
+        self._namespaces = namespaces
 
-    async def get(self, request: Request) -> Reply:
-        return Reply(body={"nodes": [dict(node) for node in self._nodes()]})
+    async def post(self, request: Request) -> Reply:
+        namespace = _text(_fields(request, "namespace"), "namespace")
+        await self._namespaces.rotate_secret(namespace)
+        return Reply(body={"namespace": namespace, "rotated": True})
+
+
+@frozen
+class ControlCalls:
+    """What the command line asks of the cluster, beside namespaces."""
+
+    nodes: Listed
+    drain: Drained
+    remove: Removed
+    reports: Reported
+    keyring: Keyring
+    rotate_key: Callable[[], Awaitable[Rotation]]
+    #: Address below ``/v1/control`` → what answers there besides.
+    more: Mapping[str, IResource] = field(factory=dict)
 
 
 def control_site(
@@ -183,12 +202,11 @@ def control_site(
     access: TurnAccess,
     *,
     observed: Observed,
-    nodes: Nodes,
+    calls: ControlCalls,
 ) -> Site:
     """What answers on the control socket.
 
     :param observed: what runs for a namespace, one mapping a node.
-    :param nodes: the nodes, one mapping each.
     """
     nowhere, owner = Origins(()), _Owner(namespaces, tokens)
     root = JsonResource(nowhere)
@@ -199,16 +217,24 @@ def control_site(
         tree = inner
     turn, webrtc = JsonResource(nowhere), JsonResource(nowhere)
     turn.putChild(b"credentials", _CredentialsResource(namespaces, access))
-    turn.putChild(b"secret", _SecretResource(namespaces))
-    webrtc.putChild(b"enable", EnablementResource(nowhere, owner, namespaces, enable=True))
-    webrtc.putChild(b"disable", EnablementResource(nowhere, owner, namespaces, enable=False))
+    secret = _SecretResource(namespaces)
+    secret.putChild(b"rotate", _RotateResource(namespaces))
+    turn.putChild(b"secret", secret)
+    webrtc.putChild(b"enable", EnablementResource(nowhere, owner, namespaces, reactor, enable=True))
+    webrtc.putChild(b"disable", EnablementResource(nowhere, owner, namespaces, reactor, enable=False))
     webrtc.putChild(b"status", StatusResource(nowhere, owner, namespaces, observed))
     tree.putChild(b"namespaces", _NamespacesResource(namespaces))
     tree.putChild(b"keys", _KeysResource(namespaces))
     tree.putChild(b"tokens", _TokensResource(namespaces, tokens, reactor))
     tree.putChild(b"turn", turn)
     tree.putChild(b"webrtc", webrtc)
-    tree.putChild(b"nodes", _NodesResource(nodes))
+    cluster = JsonResource(nowhere)
+    cluster.putChild(b"key", ClusterKeyResource(calls.keyring, calls.rotate_key))
+    tree.putChild(b"cluster", cluster)
+    tree.putChild(b"nodes", nodes_resource(calls.nodes, calls.drain, calls.remove))
+    tree.putChild(b"report", ReportResource(calls.reports))
+    for address, resource in calls.more.items():
+        tree.putChild(address.encode(), resource)
     return Site(root, settings, reactor)
 
 

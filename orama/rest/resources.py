@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.web.server import Request
 
 from orama.cluster.namespaces import DEFAULT, Namespaces
@@ -17,6 +18,7 @@ from orama.rest.auth import Authenticator, Principal
 from orama.rest.json_resource import JsonResource, Reply, headers, json_object, query
 from orama.rest.loopback import local, on_internal_address
 from orama.rest.origins import Origins
+from orama.rest.streaming import Progress, SteppedResource
 from orama.rest.tokens import ROOM_ID
 
 #: Life of a guest's token, seconds.
@@ -38,8 +40,9 @@ class LiveRooms(Protocol):
         """How many are in it; 0 when it is not here."""
 
 
-#: Namespace → what runs for it, one mapping a node: ``node_id``, ``sfu_up``, ``turn_up``.
-Observed = Callable[[str], Iterable[Mapping[str, Any]]]
+#: Namespace → what runs for it, one mapping a node: ``node_id``, ``state``, ``roles``, ``sfu_up``, ``turn_up``,
+#: ``rooms``, ``participants``, ``error``.
+Observed = Callable[[str], Awaitable[Iterable[Mapping[str, Any]]]]
 
 
 class Guarded(JsonResource):
@@ -147,22 +150,26 @@ class RoomsResource(Guarded):
         }
 
 
-class EnablementResource(Guarded):
+class EnablementResource(SteppedResource):
     """``/v1/namespace/webrtc/enable`` and ``…/disable``"""
 
-    def __init__(self, origins: Origins, authenticator: Authenticator, namespaces: Namespaces, enable: bool) -> None:
-        super().__init__(origins, authenticator)
+    def __init__(
+        self, origins: Origins, authenticator: Authenticator, namespaces: Namespaces, clock: IReactorTime, enable: bool
+    ) -> None:
+        super().__init__(origins, clock, self._change)
+        self._authenticator = authenticator
         self._namespaces = namespaces
         self._enable = enable
 
-    async def post(self, request: Request) -> Reply:
-        principal = await self.owner(request)
+    async def _change(self, request: Request, progress: Progress) -> Mapping[str, Any]:
+        principal = await self._authenticator.authenticate(headers(request))
+        principal.require_owner()
         if self._enable:
-            await self._namespaces.enable(principal.namespace, principal.user_id or "api")
+            await self._namespaces.enable(principal.namespace, principal.user_id or "api", progress)
         else:
-            await self._namespaces.disable(principal.namespace)
+            await self._namespaces.disable(principal.namespace, progress)
         message = f"WebRTC is {'enabled' if self._enable else 'disabled'}"
-        return Reply(body={"status": "ok", "namespace": principal.namespace, "message": message})
+        return {"status": "ok", "namespace": principal.namespace, "message": message}
 
 
 class StatusResource(Guarded):
@@ -188,7 +195,7 @@ class StatusResource(Guarded):
             "enabled_at": _timestamp_or_none(wanted.enabled_at),
             "disabled_at": _timestamp_or_none(wanted.disabled_at),
         }
-        nodes = [dict(node) for node in self._observed(principal.namespace)]
+        nodes = [dict(node) for node in await self._observed(principal.namespace)]
         return Reply(
             body={
                 "namespace": principal.namespace,

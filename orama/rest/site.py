@@ -133,6 +133,7 @@ def make_site(
     ready: Callable[[], str],
     metrics: Callable[[], bytes],
     observed: Observed,
+    access: TurnAccess,
 ) -> Site:
     """The site of contract section 3.
 
@@ -142,9 +143,9 @@ def make_site(
     :param ready: why the node is not ready; empty when it is.
     :param metrics: the Prometheus text.
     :param observed: what runs for a namespace, one mapping a node.
+    :param access: issues TURN credentials.
     """
     origins = Origins(settings.limits.origins)
-    access = TurnAccess(settings, namespaces, reactor)
     internal_ip, longest = settings.internal_ip, settings.auth.max_token_ttl
     limit = settings.sfu.max_participants
     leaves: dict[str, IResource] = {
@@ -155,8 +156,8 @@ def make_site(
         "v1/webrtc/turn/credentials": TurnCredentialsResource(origins, authenticator, access),
         "v1/webrtc/rooms": RoomsResource(origins, authenticator, namespaces, directory, rooms, limit),
         "v1/webrtc/guest": GuestResource(origins, authenticator, namespaces, settings.web.local_guests, longest),
-        "v1/namespace/webrtc/enable": EnablementResource(origins, authenticator, namespaces, enable=True),
-        "v1/namespace/webrtc/disable": EnablementResource(origins, authenticator, namespaces, enable=False),
+        "v1/namespace/webrtc/enable": EnablementResource(origins, authenticator, namespaces, reactor, enable=True),
+        "v1/namespace/webrtc/disable": EnablementResource(origins, authenticator, namespaces, reactor, enable=False),
         "v1/namespace/webrtc/status": StatusResource(origins, authenticator, namespaces, observed),
     }
     if signal is not None:
