@@ -166,6 +166,8 @@ class Cluster(RuleBasedStateMachine):
         self.cut: set[str] = set()
 
     def teardown(self) -> None:
+        if self.sfus:
+            self.settle()
         self.database.close()
         self.directory.cleanup()
 
@@ -183,6 +185,12 @@ class Cluster(RuleBasedStateMachine):
         for name, sfu in self.sfus.items():
             others = set(self.sfus) - {name}
             sfu.nodes.dead = others if name in self.cut else (self.down | self.cut) - {name}
+
+    @rule(gateways=st.permutations(["node-1", "node-2", "node-3"]), room_id=rooms_ids)
+    def crowd(self, gateways: list[str], room_id: str) -> None:
+        """Somebody joins at every node."""
+        for gateway in gateways:
+            self.join(gateway, room_id)
 
     @rule(gateway=names, room_id=rooms_ids)
     def join(self, gateway: str, room_id: str) -> None:
@@ -305,6 +313,6 @@ class ClusterTests(SynchronousTestCase):
     def test_any_history(self) -> None:
         """After any history of crashes, cuts and drains two live nodes never go on believing in one room."""
         options = settings(
-            max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=80, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
         )
         run_state_machine_as_test(Cluster, settings=options)
