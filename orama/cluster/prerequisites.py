@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -22,6 +22,7 @@ from twisted.internet.endpoints import connectProtocol
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import CertificateOptions
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.iweb import IPolicyForHTTPS
 from zope.interface import implementer
@@ -41,6 +42,8 @@ RQLITE_PORT = 4001
 _SHOWN = {RQLITE: "RQLite", OLRIC: "Olric", GATEWAY: "the gateway", DATABASE: "the database"}
 #: A simple answer in RESP is one short line.
 _MAX_LINE = 512
+
+_log = Logger()
 
 
 @frozen
@@ -77,12 +80,22 @@ async def probe(settings: Settings, reactor: Any, own_gateway_url: str, database
     gateway = wanted.gateway or own_gateway_url
     # Our own gateway's certificate may be for names that we do not know; nothing is told to it but "GET /health".
     policy = None if wanted.gateway else _AnyCertificate()
-    asking = [_rqlite(reactor, places)] if places else []
+    asking = {OLRIC: _olric(reactor, wanted.olric), GATEWAY: _gateway(reactor, gateway, policy)}
     if not rqlite_places(settings.database or ""):
-        asking.append(_database(reactor, database))
-    asking += [_olric(reactor, wanted.olric), _gateway(reactor, gateway, policy)]
-    answers = await gatherResults([Deferred.fromCoroutine(each) for each in asking])
-    return list(answers)
+        asking = {DATABASE: _database(reactor, database), **asking}
+    if places:
+        asking = {RQLITE: _rqlite(reactor, places), **asking}
+    answers = [Deferred.fromCoroutine(_safely(name, each)) for name, each in asking.items()]
+    return list(await gatherResults(answers))
+
+
+async def _safely(name: str, asking: Awaitable[Prerequisite]) -> Prerequisite:
+    """What *asking* comes to, or that it could not be asked: a mistake of ours must not hide the others."""
+    try:
+        return await asking
+    except Exception:
+        _log.failure("{name} could not be asked", name=name)
+        return Prerequisite(name, False, name != OLRIC, "could not be asked; the log says why")
 
 
 def require(prerequisites: Iterable[Prerequisite]) -> None:
@@ -114,35 +127,36 @@ def _with_port(host: str) -> str:
 
 async def _rqlite(reactor: Any, places: Sequence[str]) -> Prerequisite:
     """Ready when one of *places* is."""
-    exchange, why = Exchange(reactor), []
-    for place in places:
-        url = urlsplit(place)
-        try:
-            leader = await _leader(exchange, url)
-        except NoAnswer as error:
-            why.append((_netloc(url), f"does not answer: {error.why}"))
-        except _Missing as error:
-            why.append((_netloc(url), str(error)))
-        else:
-            return Prerequisite(RQLITE, True, True, f"leader {leader}", place=_netloc(url))
-    if len(why) == 1:
-        return Prerequisite(RQLITE, False, True, why[0][1], place=why[0][0])
-    return Prerequisite(RQLITE, False, True, "; ".join(f"{place} {detail}" for place, detail in why))
+    asking = [Deferred.fromCoroutine(_rqlite_at(Exchange(reactor), urlsplit(place))) for place in places]
+    answers = await gatherResults(asking)
+    ready = next((answer for answer in answers if answer.ok), None)
+    if ready is not None or len(answers) == 1:
+        return ready or answers[0]
+    return Prerequisite(RQLITE, False, True, "; ".join(f"{answer.place} {answer.detail}" for answer in answers))
+
+
+async def _rqlite_at(exchange: Exchange, url: SplitResult) -> Prerequisite:
+    place = _netloc(url)
+    try:
+        return Prerequisite(RQLITE, True, True, f"leader {await _leader(exchange, url)}", place=place)
+    except NoAnswer as error:
+        return Prerequisite(RQLITE, False, True, f"does not answer: {error.why}", place=place)
+    except _Missing as error:
+        return Prerequisite(RQLITE, False, True, str(error), place=place)
 
 
 async def _leader(exchange: Exchange, url: SplitResult) -> str:
     base, headers = f"{url.scheme}://{_netloc(url)}", _login(url)
     status, content = await exchange.ask("GET", f"{base}/readyz", headers, None, TIMEOUT)
     if status != 200:
-        said = content.decode("ascii", "replace").replace("[+]", "").split("\n")
-        detail = next((line for line in said if "leader" in line), "") if status == 503 else ""
-        raise _Missing(
-            "has no leader" if detail.startswith("leader does not") else f"answers HTTP {status} {detail}".strip()
-        )
-    status, content = await exchange.ask("GET", f"{base}/status", headers, None, TIMEOUT)
+        said = content[:_MAX_LINE].decode("ascii", "replace").replace("[+]", "").strip().splitlines()
+        if status == 503 and any(line.startswith("leader does not") for line in said):
+            raise _Missing("has no leader")
+        raise _Missing(f"answers HTTP {status}: {said[-1]}" if status == 503 and said else f"answers HTTP {status}")
     try:
+        _, content = await exchange.ask("GET", f"{base}/status", headers, None, TIMEOUT)
         return str(json.loads(content)["store"]["leader"]["addr"])
-    except (ValueError, TypeError, KeyError):
+    except (NoAnswer, ValueError, TypeError, KeyError):
         return "known"
 
 
