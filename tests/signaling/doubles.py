@@ -247,9 +247,13 @@ class MemoryTrunks:
     trunks: list[MemoryTrunk] = field(factory=list)
     gone: set[str] = field(factory=set)
     silent: set[str] = field(factory=set)
+    #: Set to a Deferred to keep the next ones waiting.
+    opening: Deferred[None] | None = None
     pauses: int = 0
 
     async def connect(self, record: Record, visitor: Visitor, room_id: str, hop: Hop) -> MemoryTrunk:
+        if self.opening is not None:
+            await self.opening
         if record.node_id in self.gone:
             raise OwnerGone("sfu_gone", "nobody listens")
         if record.node_id in self.silent:
