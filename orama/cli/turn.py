@@ -30,7 +30,7 @@ def secret(call: Call, namespace: str, action: str | None) -> None:
     With "rotate" the namespace gets another one. Credentials of the one before it stay good for as long as they live.
     """
     if action == "rotate":
-        call.answer(call.control.post("turn/secret", {"namespace": namespace}), fields)
+        call.answer(call.control.post("turn/secret/rotate", {"namespace": namespace}), fields)
         return
     answer = call.control.get("turn/secret", {"namespace": namespace})
     call.answer(answer, lambda shown: click.echo(shown["secret"]))
