@@ -58,7 +58,7 @@ def create_key(call: Call, namespace: str, role: str) -> None:
 @namespace_option
 def enable(call: Call, service: str, namespace: str) -> None:
     """Serve WebRTC in a namespace, and wait until every node that shall does."""
-    call.answer(call.control.follow(f"{service}/enable", namespace=namespace, step=Steps(call.json)), _say)
+    _follow(call, f"{service}/enable", namespace)
 
 
 @command(namespace, "disable")
@@ -66,7 +66,7 @@ def enable(call: Call, service: str, namespace: str) -> None:
 @namespace_option
 def disable(call: Call, service: str, namespace: str) -> None:
     """Serve WebRTC in a namespace no more: its rooms end, and nothing of it is left on any node."""
-    call.answer(call.control.follow(f"{service}/disable", namespace=namespace, step=Steps(call.json)), _say)
+    _follow(call, f"{service}/disable", namespace)
 
 
 @command(namespace, "webrtc-status")
@@ -74,6 +74,13 @@ def disable(call: Call, service: str, namespace: str) -> None:
 def webrtc_status(call: Call, namespace: str) -> None:
     """Show what is wanted of a namespace, and what runs."""
     call.answer(call.control.get("webrtc/status", namespace=namespace), _status)
+
+
+def _follow(call: Call, address: str, namespace: str) -> None:
+    steps = Steps(call.json)
+    answer = call.control.follow(address, namespace=namespace, step=steps)
+    steps.done()
+    call.answer(answer, _say)
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -71,11 +71,20 @@ def _up(cluster: Cluster, namespace: str, role: str) -> Iterator[Finding]:
             text = f"{_NAMES[role]} does not run" + (f": {served.error}" if served.error else "")
             hint = f"On that node: journalctl -u orama-webrtc -u orama-namespace-{role}@{namespace}"
             yield Finding(about, Status.FAIL, Severity.HIGH, text, hint, report.node_id, namespace)
-    if len(holders) < _wanted(cluster, namespace, role):
-        for answer in cluster.silent:
-            text = f"{_NAMES[role]} may have to run there, and the node does not answer"
-            hint = "Bring the node back, or remove it: orama node remove"
-            yield Finding(about, Status.FAIL, Severity.HIGH, text, hint, answer.node, namespace)
+    for node in _unknown(cluster, namespace, role):
+        text = f"{_NAMES[role]} shall run there, and the node does not answer"
+        hint = "Bring the node back, or remove it: orama node remove"
+        yield Finding(about, Status.FAIL, Severity.HIGH, text, hint, node, namespace)
+
+
+def _unknown(cluster: Cluster, namespace: str, role: str) -> Iterator[str]:
+    """The nodes that have *role* and say nothing; when nobody says who has it, all that say nothing and may."""
+    told = {report.node_id for report in cluster.reports}
+    named = {node for _, served in cluster.serving(namespace) if served.enabled for node in served.nodes(role)}
+    if named:
+        yield from sorted(named - told)
+    elif len(cluster.holders(namespace, role)) < _wanted(cluster, namespace, role):
+        yield from (answer.node for answer in cluster.silent)
 
 
 def _coverage(cluster: Cluster, namespace: str, role: str) -> Iterator[Finding]:

@@ -49,6 +49,7 @@ def drain(call: Call, node_id: str, wait: bool, timeout: float) -> None:
     if wait:
         _wait(call, steps, node_id, timeout)
         answer = {**answer, "drained": True}
+    steps.done()
     call.answer(answer, lambda _: click.echo(f"node {node_id} is {'drained' if wait else 'draining'}"))
 
 

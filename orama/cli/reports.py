@@ -30,6 +30,7 @@ class ServedNamespace:
 
     :ivar roles: what this node shall do for it: ``sfu``, ``turn``.
     :ivar sfu_wanted: on how many nodes the SFU shall run; ``turn_wanted`` likewise.
+    :ivar sfu_nodes: the nodes that shall run the SFU, as this one knows; ``turn_nodes`` likewise.
     :ivar secret: eight hex digits of a digest of the TURN secret; empty where there is none.
     """
 
@@ -38,6 +39,8 @@ class ServedNamespace:
     roles: frozenset[str]
     sfu_wanted: int
     turn_wanted: int
+    sfu_nodes: tuple[str, ...]
+    turn_nodes: tuple[str, ...]
     sfu_up: bool
     turn_up: bool
     rooms: int
@@ -51,6 +54,9 @@ class ServedNamespace:
 
     def wanted(self, role: str) -> int:
         return self.sfu_wanted if role == "sfu" else self.turn_wanted
+
+    def nodes(self, role: str) -> tuple[str, ...]:
+        return self.sfu_nodes if role == "sfu" else self.turn_nodes
 
 
 @frozen
@@ -133,15 +139,14 @@ def _prerequisite(item: Mapping[str, Any]) -> Prerequisite:
 
 
 def _namespace(item: Mapping[str, Any]) -> ServedNamespace:
-    roles = _field(item, "roles", list)
-    if not all(isinstance(role, str) for role in roles):
-        raise ValueError("roles are texts")
     return ServedNamespace(
         name=_field(item, "namespace", str),
         enabled=_field(item, "enabled", bool),
-        roles=frozenset(roles),
+        roles=frozenset(_texts(item, "roles")),
         sfu_wanted=_field(item, "sfu_wanted", int),
         turn_wanted=_field(item, "turn_wanted", int),
+        sfu_nodes=_texts(item, "sfu_nodes", []),
+        turn_nodes=_texts(item, "turn_nodes", []),
         sfu_up=_field(item, "sfu_up", bool),
         turn_up=_field(item, "turn_up", bool),
         rooms=_field(item, "rooms", int, 0),
@@ -198,6 +203,13 @@ def _field(item: Mapping[str, Any], name: str, kind: type[T], default: Any = _RE
 
 def _text(item: Mapping[str, Any], name: str) -> str:
     return _field(item, name, str, "")
+
+
+def _texts(item: Mapping[str, Any], name: str, default: Any = _REQUIRED) -> tuple[str, ...]:
+    values = _field(item, name, list, default)
+    if not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{name} are texts")
+    return tuple(values)
 
 
 def _number(item: Mapping[str, Any], name: str) -> float:

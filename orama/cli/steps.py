@@ -1,6 +1,7 @@
-"""The steps of what takes time, one line each, as they become true.
+"""The steps of what takes time, one line each.
 
-Where the answer is JSON, stdout is for that alone: the steps go to stderr, and only when somebody sits there.
+On a terminal they are shown as they become true. Elsewhere whoever reads wants either the answer or the reason why
+there is none: the steps come before the answer, and are left out with JSON or when it failed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import click
 
 
 class Steps:
-    """:param as_json: whether the answer on stdout is for a program."""
+    """:param as_json: whether the answer on stdout is for a program; then stderr is where steps are shown."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
+        self._live = (sys.stderr if as_json else sys.stdout).isatty()
         self._last: tuple[str, str, str] | None = None
+        self._held: list[str] = []
 
     def __call__(self, step: Mapping[str, str]) -> None:
         """Show one of them; the same again is shown once."""
@@ -27,10 +30,16 @@ class Steps:
 
     def say(self, line: str) -> None:
         """Show *line* where the steps are shown."""
-        if not self._as_json:
+        if self._live:
+            click.echo(line, err=self._as_json)
+        elif not self._as_json:
+            self._held.append(line)
+
+    def done(self) -> None:
+        """It went well: show what has not been shown."""
+        for line in self._held:
             click.echo(line)
-        elif sys.stderr.isatty():
-            click.echo(line, err=True)
+        self._held.clear()
 
 
 def count(what: str) -> Callable[[int, int], None]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -25,7 +25,6 @@ NDJSON = "application/x-ndjson"
 #: Seconds between two lines at most.
 KEEPALIVE = 10.0
 
-State: TypeAlias = Literal["done", "waiting", "failed"]
 _log = Logger()
 
 
@@ -33,10 +32,11 @@ class Progress(Protocol):
     """Where work tells how far it is.
 
     :param step: stable ``snake_case`` name of what this is about; it may be told several times, the last one counts.
+    :param state: ``done``, ``waiting`` or ``failed``.
     :param text: one sentence for a person.
     """
 
-    def __call__(self, step: str, state: State, text: str) -> None: ...
+    def __call__(self, step: str, state: str, text: str) -> None: ...
 
 
 #: Does what the request asks for, and gives back the body of the answer.
@@ -81,7 +81,7 @@ class _Lines:
             lambda failure: _log.failure("no more empty lines are sent", failure=failure)
         )
 
-    def step(self, step: str, state: State, text: str) -> None:
+    def step(self, step: str, state: str, text: str) -> None:
         self._write(_line({"step": step, "state": state, "text": text}))
 
     def stop(self) -> None:
@@ -103,7 +103,7 @@ class _Lines:
         self.stop()
 
 
-def _unheard(step: str, state: State, text: str) -> None:
+def _unheard(step: str, state: str, text: str) -> None:
     """For who wants the end alone."""
 
 

@@ -109,6 +109,15 @@ class NodeTests(Case):
         )
         self.assertIn("connection refused", self.bad(about)["node.n3:6002.reachable", ""].message)
 
+    def test_named(self) -> None:
+        """Whom the others know to have a role fails by its name, also where nobody thought of asking it."""
+        said = {"sfu_nodes": list(NODES), "turn_nodes": ["n1", "n3"]}
+        told = [answer(report("n1", served("n1", **said))), answer(report("n2", served("n2", roles=["sfu"], **said)))]
+        for about in (cluster(*told, silent("n3")), cluster(*told)):
+            found = self.statuses(about)
+            self.assertEqual(found["ns.alpha.sfu_up", "n3"], "fail")
+            self.assertEqual(found["ns.alpha.turn_up", "n3"], "fail")
+
     def test_replaced(self) -> None:
         """When others have taken over what a dead node did, only the node itself fails."""
         wanted = {"sfu_wanted": 2}
