@@ -1,8 +1,10 @@
 """The database: plain functions of a SQLAlchemy ``Connection``, run on threads of its own.
 
 Nothing above ever holds a connection, and the reactor's own thread pool, which resolves names, is
-left alone. A function runs in one transaction: it returns and is committed, or raises and has done
-nothing. SQLite runs in WAL mode, so that readers and the one writer do not wait for each other.
+left alone. What is to hold on every database is written by ``write``: statements that are executed all
+or not at all. A function given to ``transact`` runs in one transaction (it returns and is committed, or
+raises and has done nothing) on SQLite and PostgreSQL only; on rqlite each of its statements stands for
+itself. SQLite runs in WAL mode, so that readers and the one writer do not wait for each other.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, Executable, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Executable, create_engine, event
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 from sqlalchemy.pool import StaticPool
 from twisted.internet.defer import Deferred, fail, succeed
@@ -25,14 +27,20 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from orama.errors import StartError, Unavailable
+from orama.store import rqlite
 from orama.store.upgrade import upgrade
 
 #: Threads, and connections: each thread holds at most one.
 POOL_SIZE = 4
 #: How long SQLite waits for another writer, milliseconds.
 BUSY_TIMEOUT = 10_000
-#: How long to wait for a PostgreSQL server that does not answer, seconds.
-CONNECT_TIMEOUT = 10
+#: How long to wait for a PostgreSQL server that does not answer: seconds to connect, milliseconds for what was sent.
+_POSTGRES = {"connect_timeout": 10, "tcp_user_timeout": 10_000, "keepalives_idle": 5, "keepalives_interval": 2}
+#: SQLSTATE classes of a server that goes away, starts, or has no room: it may be asked again.
+_AWAY_STATES = ("08", "53", "57P")
+#: While connecting there is no SQLSTATE. What a server says that answers, and when it only has to be given time.
+_REFUSED = "FATAL:"
+_SOON = ("starting up", "shutting down", "recovery", "not yet accepting", "too many", "connection slots")
 #: SQLSTATE of a transaction that lost against another and can begin anew: serialization failure, deadlock.
 _AT_ODDS = ("40001", "40P01")
 #: How often a transaction begins that loses, and the mean pause before the second time, seconds; it doubles.
@@ -57,10 +65,19 @@ class Database:
         self._running = 0
         self._idle: Deferred[None] | None = None
 
+    @property
+    def remote(self) -> bool:
+        """Whether it is another process, which may be away."""
+        return not self._url.startswith("sqlite")
+
     def start(self) -> Deferred[None]:
-        """Connect and bring the tables up to date. Fails with StartError, which says why on one line."""
+        """Connect and bring the tables up to date.
+
+        Fails with StartError when the database cannot be used, or with Unavailable when it does not answer: then it
+        can be tried again. Either says why on one line.
+        """
         try:
-            url = make_url(self._url)
+            url = rqlite.parse(self._url)
             engine = _engine(url, self._pool_size)
         except (ArgumentError, NoSuchModuleError, ImportError) as error:
             return fail(StartError(f"database: {_one_line(error)}"))
@@ -90,7 +107,7 @@ class Database:
         return self._when_idle().addCallback(finished)
 
     def transact(self, work: Callable[[Connection], T]) -> Deferred[T]:
-        """Run *work* in a transaction that may write.
+        """Run *work* in a transaction that may write; on rqlite, without one.
 
         Fails with whatever *work* raised (``IntegrityError`` among it), or with Unavailable when the
         database does not answer.
@@ -155,12 +172,14 @@ def _closed() -> Unavailable:
 def _write(engine: Engine, statements: Sequence[Executable]) -> list[int]:
     """On a thread: *statements* in one transaction.
 
-    PostgreSQL must be asked for what SQLite does by itself, one writer after the other. It may then find out late that
-    two were at odds, and takes one of them back, which begins anew.
+    rqlite is sent all of them as one. PostgreSQL must be asked for what SQLite does by itself, one writer after the
+    other. It may then find out late that two were at odds, and takes one of them back, which begins anew.
     """
     options: dict[str, Any] = {}
     if engine.dialect.name == "postgresql":
         options["isolation_level"] = "SERIALIZABLE"
+    if engine.url.get_backend_name() == rqlite.BACKEND:
+        return _run(engine, lambda connection: _gathered(connection, statements), options)
 
     def work(connection: Connection) -> list[int]:
         kept = {"preserve_rowcount": True}
@@ -176,6 +195,14 @@ def _write(engine: Engine, statements: Sequence[Executable]) -> list[int]:
             if not isinstance(cause, DBAPIError) or getattr(cause.orig, "sqlstate", None) not in _AT_ODDS:
                 raise
     raise Unavailable("store_unavailable", "the database has too many writers")
+
+
+def _gathered(connection: Connection, statements: Sequence[Executable]) -> list[int]:
+    """What is executed here is sent with the commit, which also fills the list."""
+    counts = rqlite.driver_connection(connection).gather()
+    for statement in statements:
+        connection.execute(statement)
+    return counts
 
 
 def _run(engine: Engine, work: Callable[[Connection], T], options: dict[str, Any]) -> T:
@@ -194,21 +221,39 @@ def _upgrade(engine: Engine, url: URL) -> None:
     """On a thread: the tables as this program knows them."""
     try:
         with engine.begin() as connection:
+            if url.get_backend_name() == rqlite.BACKEND:
+                rqlite.check_foreign_keys(connection)
             upgrade(connection)
     except (DBAPIError, CommandError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
-        place = f"{url.host}/{url.database}" if url.host else url.database
-        raise StartError(f"database {url.get_backend_name()} {place}: {_one_line(reason)}") from error
+        place = f"{url.host}/{url.database or ''}".rstrip("/") if url.host else url.database
+        line = f"database {url.get_backend_name()} {place}: {_one_line(reason)}"
+        if _away(url, error):
+            raise Unavailable("store_unavailable", line) from error
+        raise StartError(line) from error
+
+
+def _away(url: URL, error: Exception) -> bool:
+    """Whether the server cannot be reached or is not ready: nothing that waiting would not mend."""
+    if url.get_backend_name() == "sqlite" or not isinstance(error, OperationalError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return str(state).startswith(_AWAY_STATES)
+    text = str(error.orig)
+    return _REFUSED not in text or any(soon in text for soon in _SOON)
 
 
 def _engine(url: URL, size: int) -> Engine:
     if url.get_backend_name() == "sqlite":
         return _sqlite(url, size)
-    arguments = {}
-    if url.get_backend_name() == "postgresql" and "connect_timeout" not in url.query:
-        arguments["connect_timeout"] = CONNECT_TIMEOUT
+    arguments: dict[str, Any] = {}
+    if url.get_backend_name() == "postgresql":
+        arguments = {name: value for name, value in _POSTGRES.items() if name not in url.query}
+    # rqlite's driver looks for a node that answers whenever it says something.
+    ping = url.get_backend_name() != rqlite.BACKEND
     return create_engine(
-        url, pool_size=size, max_overflow=0, pool_pre_ping=True, hide_parameters=True, connect_args=arguments
+        url, pool_size=size, max_overflow=0, pool_pre_ping=ping, hide_parameters=True, connect_args=arguments
     )
 
 

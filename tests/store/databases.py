@@ -1,6 +1,6 @@
-"""The databases that the tests run on: SQLite in a file, and a PostgreSQL server that they start themselves.
+"""The databases that the tests run on: SQLite in a file, and PostgreSQL and rqlite servers that they start themselves.
 
-The server listens on a Unix socket in a directory of its own, runs as nobody in particular when the tests
+PostgreSQL listens on a Unix socket in a directory of its own, runs as nobody in particular when the tests
 run as root (it refuses to be root), starts with the first test that needs it and ends with the process.
 """
 
@@ -23,6 +23,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SkipTest, TestCase
 
 from orama.store.database import Database
+from tests.rqlite import fresh_url
 
 
 class PostgresServer:
@@ -115,6 +116,13 @@ class OnPostgres:
 
     def new_url(self) -> str:
         return _server().new_database()
+
+
+class OnRqlite:
+    """Mixed in first: a real rqlite."""
+
+    def new_url(self) -> str:
+        return fresh_url()
 
 
 @cache

@@ -10,18 +10,45 @@ from typing import Any
 
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, Double, String, delete, func, insert, literal, select, text, update
+from sqlalchemy import Connection, Double, String, bindparam, delete, func, insert, literal, select, text, update
 from sqlalchemy.exc import IntegrityError
 from twisted.internet import reactor
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from orama.errors import StartError, Unavailable
+from orama.errors import OramaError, StartError, Unavailable
 from orama.store.database import Database
 from orama.store.tables import metadata, namespaces, webrtc_port_allocations
+from orama.store.tables import namespace_webrtc_config as config
 from orama.store.upgrade import POSTGRES_LOCK
-from tests.store.databases import DatabaseCase, OnPostgres, OnSQLite
+from tests.store.databases import DatabaseCase, OnPostgres, OnRqlite, OnSQLite
+
+#: Texts that a database which pastes them into statements, or takes some for something else, gets wrong.
+TEXTS = (
+    "",
+    " ",
+    "plain",
+    "it's",
+    '"quoted"',
+    "'; DROP TABLE namespaces; --",
+    "?",
+    "what? :x and :name, ?1 and $1 and %s and %(x)s and @x",
+    "\\",
+    "\\' OR 1=1",
+    "x'41'",
+    " X'00ff' ",
+    "x''",
+    "x'4'",
+    "NULL",
+    "true",
+    "12",
+    "1.0",
+    "ünïcödé \N{SNOWMAN} \N{MUSICAL SYMBOL G CLEF} \u200f\ufeff",
+    "line\nfeed\r\n\ttab",
+    "</script>&<>",
+    "long" * 5000,
+)
 
 
 def add(name: str) -> Any:
@@ -43,16 +70,60 @@ class DatabaseTests(DatabaseCase):
         again = await self.open(self.url)
         self.assertEqual(await again.read(names), ["one"])
 
-    async def test_rolls_back(self) -> None:
-        """A function that raises has written nothing, and its exception arrives as it is."""
+    async def test_values(self) -> None:
+        """Whatever is stored comes back as it was, of the type that it was."""
+        numbers = (0.0, 1.0, -2.0, 0.1, 1e300, 1.7e9 + 0.25, 5e-324, 1e21)
+        for number, value in enumerate(TEXTS):
+            name, seconds = f"n{number}", numbers[number % len(numbers)]
+            row = {"enabled": bool(number % 2), "sfu_node_count": number, "turn_node_count": -number}
+            row |= {"turn_secret_encrypted": value, "enabled_by": None, "enabled_at": seconds, "rooms_on_join": True}
+            await self.database.write(
+                insert(namespaces).values(name=name, created_at=seconds), insert(config).values(namespace=name, **row)
+            )
+            mine = select(config).where(config.c.turn_secret_encrypted == value)
+            found = await self.database.read(lambda connection, mine=mine: connection.execute(mine).one())
+            for column, stored in row.items():
+                self.assertEqual(getattr(found, column), stored)
+                self.assertIs(type(getattr(found, column)), type(stored), column)
 
-        def work(connection: Connection) -> None:
-            add("one")(connection)
-            raise KeyError("mine")
+    async def test_literal_text(self) -> None:
+        """Placeholders are what the statement has as such, not what looks like one inside of a text."""
+        odd = r"""SELECT '?', '\:y', name AS "n?", 'it''s ?', :x -- ?
+            FROM namespaces WHERE name = '?' AND :x = :x"""
+        await self.database.transact(add("?"))
+        statement = text(odd).bindparams(bindparam("x", "x'41'", String))
+        row = await self.database.read(lambda connection: connection.execute(statement).one())
+        self.assertEqual(tuple(row), ("?", ":y", "?", "it's ?", "x'41'"))
 
-        with self.assertRaises(KeyError):
-            await self.database.transact(work)
-        self.assertEqual(await self.database.read(names), [])
+    async def test_ten_writers(self) -> None:
+        """Ten that want a block at once, each looking for the first that is free, get ten different ones."""
+        other = await self.open(self.url)
+        await self.database.write(*(insert(namespaces).values(name=f"n{n}", created_at=1.0) for n in range(10)))
+        blocks = webrtc_port_allocations
+
+        async def claim(number: int) -> int:
+            database = (self.database, other)[number % 2]
+            for block in range(10):
+                row = {"node_id": "n", "namespace": f"n{number}", "kind": "turn-relay", "host": "h", "block": block}
+                try:
+                    await database.write(insert(blocks).values(**row, first_port=1, last_port=2, allocated_at=1.0))
+                except IntegrityError:
+                    continue
+                return block
+            raise AssertionError("no block is left")
+
+        claimed = await gatherResults([Deferred.fromCoroutine(claim(number)) for number in range(10)])
+        self.assertEqual(sorted(claimed), list(range(10)))
+
+    async def test_remote(self) -> None:
+        """Whoever waits for a database that is away can tell whether it is one that can be."""
+        self.assertEqual(self.database.remote, not self.url.startswith("sqlite"))
+
+    async def test_starts_again(self) -> None:
+        """A database that was stopped, or could not be started, can be started."""
+        await self.database.stop()
+        await self.database.start()
+        self.assertEqual(await self.database.write(insert(namespaces).values(name="one", created_at=1.0)), [1])
 
     async def test_own_threads(self) -> None:
         """Work runs on threads of the database, neither on the reactor's nor on its pool's."""
@@ -216,7 +287,22 @@ def _opened(case: DatabaseCase, url: str) -> Any:
     return database.start()
 
 
-class SQLiteDatabaseTests(OnSQLite, DatabaseTests):
+class TransactionTests(DatabaseTests):
+    """What holds on databases with transactions that stay open."""
+
+    async def test_rolls_back(self) -> None:
+        """A function that raises has written nothing, and its exception arrives as it is."""
+
+        def work(connection: Connection) -> None:
+            add("one")(connection)
+            raise KeyError("mine")
+
+        with self.assertRaises(KeyError):
+            await self.database.transact(work)
+        self.assertEqual(await self.database.read(names), [])
+
+
+class SQLiteDatabaseTests(OnSQLite, TransactionTests):
     async def test_wal(self) -> None:
         """SQLite runs in WAL mode with foreign keys and a patient writer; its file is for us alone."""
         pragmas = {}
@@ -243,7 +329,7 @@ class SQLiteDatabaseTests(OnSQLite, DatabaseTests):
         self.assertEqual(await self.database.read(names), ["late"])
 
 
-class PostgresDatabaseTests(OnPostgres, DatabaseTests):
+class PostgresDatabaseTests(OnPostgres, TransactionTests):
     async def test_away(self) -> None:
         """A server that goes away is Unavailable, and the program goes on when it is back."""
         kill = text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
@@ -278,8 +364,28 @@ class PostgresDatabaseTests(OnPostgres, DatabaseTests):
         await first
         await starting
 
+    async def test_refused(self) -> None:
+        """A server that answers and has no such database is no server that is away."""
+        database = Database(self.url.replace("@/orama", "@/nosuch"), reactor)
+        with self.assertRaises(StartError) as caught:
+            await database.start()
+        self.assertIn("does not exist", caught.exception.message)
 
-del DatabaseTests
+
+class RqliteDatabaseTests(OnRqlite, DatabaseTests):
+    async def test_stands_at_once(self) -> None:
+        """There are no transactions: what a function has written before it raises stays."""
+
+        def work(connection: Connection) -> None:
+            add("one")(connection)
+            raise KeyError("mine")
+
+        with self.assertRaises(KeyError):
+            await self.database.transact(work)
+        self.assertEqual(await self.database.read(names), ["one"])
+
+
+del DatabaseTests, TransactionTests
 
 
 class MemoryTests(TestCase):
@@ -296,9 +402,9 @@ class MemoryTests(TestCase):
 class RefusedTests(TestCase):
     """What a database cannot be opened for is one line, without the password."""
 
-    async def refused(self, url: str) -> str:
+    async def refused(self, url: str, error: type[OramaError] = StartError) -> str:
         database = Database(url, reactor)
-        with self.assertRaises(StartError) as caught:
+        with self.assertRaises(error) as caught:
             await database.start()
         message = caught.exception.message
         self.assertNotIn("\n", message)
@@ -326,10 +432,18 @@ class RefusedTests(TestCase):
         self.assertIn("not a database", await self.refused(f"sqlite:///{self.other_file()}"))
 
     async def test_no_server(self) -> None:
-        """A PostgreSQL that does not answer; the password is not told."""
-        message = await self.refused("postgresql+psycopg://me:Geheim77@127.0.0.1:13899/db")
-        self.assertIn("127.0.0.1", message)
-        self.assertNotIn("Geheim77", message)
+        """A server that does not answer may do so later; the password is not told."""
+        for kind in ("postgresql+psycopg", "rqlite+pyrqlite"):
+            message = await self.refused(f"{kind}://me:Geheim77@127.0.0.1:13899/db", Unavailable)
+            self.assertIn("127.0.0.1", message)
+            self.assertNotIn("Geheim77", message)
+
+    async def test_bad_rqlite_urls(self) -> None:
+        """A port, an option or a level that is none."""
+        for rest in ("h:port", "me:Geheim77@h:1,h:2x/", "h:1/?level=none", "h:1/?ssl=1", "h:1,/", "h:1,a@b:1/"):
+            message = await self.refused(f"rqlite+pyrqlite://{rest}")
+            self.assertIn("database: ", message)
+            self.assertNotIn("Geheim77", message)
 
 
 class UpgradeTests(SynchronousTestCase):
