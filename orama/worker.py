@@ -51,6 +51,8 @@ from orama.signaling.service import SignalingService  # noqa: E402
 #: Seconds between two looks for the node: the first pause, and the longest that it grows to.
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 3.0
+#: Times of joins that are kept for a report while the node is away.
+MAX_SECURED = 1000
 #: Seconds that connections get to close when the namespace is not wanted any more.
 CLOSE_GRACE = 5.0
 
@@ -81,7 +83,9 @@ class Worker:
         self._running: list[tuple[str, Callable[[], Any]]] = []
         self._report = TimerService(REPORT_INTERVAL, self._tick)
         self._report.clock = reactor
+        self._serving = False
         self._reporting = False
+        self._secured: list[float] = []
 
     async def start(self) -> None:
         """Wait for the node, then serve.
@@ -158,6 +162,10 @@ class Worker:
                 self.rooms.create(self._namespace, message["room_id"], message["max_participants"])
             elif event == "close" and self.rooms.get(self._namespace, message["room_id"]) is not None:
                 self.rooms.close(self._namespace, message["room_id"], message["reason"])
+            elif event == "lose" and self.rooms.get(self._namespace, message["room_id"]) is not None:
+                _log.warn("room {room} is another node's by now", room=message["room_id"])
+                self.signaling.lobby.lose_room(self._namespace, message["room_id"])
+                self.rooms.close(self._namespace, message["room_id"])
 
     async def _assigned(self, assignment: Assignment) -> None:
         before, self._held, self._unwanted = self._held, assignment, False
@@ -170,6 +178,7 @@ class Worker:
                 await self._serve(assignment.config)
             else:
                 self.rooms.set_relays(self._namespace, _relays(assignment.config))
+            self._adopt(assignment.settings)
         except CannotListenError as error:
             self._failed(StartError(busy(error)))
         except OramaError as error:
@@ -179,7 +188,13 @@ class Worker:
             if not self._served.called:
                 self._served.callback(None)
 
+    def _adopt(self, settings: Settings) -> None:
+        """What can change while we run; ports of TURN do when the node comes back with others."""
+        self.signaling.lobby.access = TurnAccess(settings, self, self._reactor)
+        self.signaling.lobby.settings = settings.signaling
+
     def _failed(self, error: OramaError) -> None:
+        self._serving = False
         if self._served.called:
             _log.error("{namespace} is not served: {why}", namespace=self._namespace, why=error.message)
             self.unready = error.message
@@ -194,6 +209,7 @@ class Worker:
         self.directory = WorkerDirectory(reactor, self._attachment, assignment.node_id, self._live_room)
         self.rooms = Rooms(reactor, settings, Fabric(reactor))
         self.rooms.on_empty = self._emptied
+        self.rooms.on_secured = self._remember
         self._running.append(("rooms", self.rooms.stop))
         access = TurnAccess(settings, self, reactor)
         self.signaling = SignalingService(reactor, settings, self.rooms, self.directory, access)
@@ -215,9 +231,11 @@ class Worker:
             await self.rooms.stop_namespace(self._namespace)
             raise
         self._running.append(("signalling port", port.stopListening))
+        self._serving = True
 
     async def _withdraw(self) -> None:
         """Close the ports, to open others."""
+        self._serving = False
         while self._running and self._running[-1][0] == "signalling port":
             await maybeDeferred(self._running.pop()[1])
         await self.rooms.stop_namespace(self._namespace)
@@ -264,6 +282,10 @@ class Worker:
         releasing = Deferred.fromCoroutine(self.directory.release(namespace, room_id))
         releasing.addErrback(_unless_cancelled, "the claim of an empty room stays")
 
+    def _remember(self, seconds: float) -> None:
+        if len(self._secured) < MAX_SECURED:
+            self._secured.append(seconds)
+
     def _tick(self) -> None:
         # A timer whose function raises never runs again.
         try:
@@ -282,8 +304,8 @@ class Worker:
             _log.warn("the cluster's keys stay as they were: {why}", why=str(error))
 
     def _tell(self) -> None:
-        """Report, unless the last report is still on its way."""
-        if self._reporting:
+        """Report, unless the last report is still on its way: who reports serves."""
+        if self._reporting or not self._serving:
             return
         self._reporting = True
         reporting = Deferred.fromCoroutine(self._say())
@@ -293,18 +315,14 @@ class Worker:
         try:
             live = self.rooms.all(self._namespace)
             rooms = tuple(LiveRoom(room.room_id, room.participants, room.max_participants) for room in live)
-            body = {"namespace": self._namespace, "report": Report(rooms, self._samples()).to_json()}
-            answer = await self._attachment.post("worker/report", body)
+            secured = tuple(self._secured)
+            report = Report(rooms, self._samples(), secured)
+            await self._attachment.post("worker/report", {"namespace": self._namespace, "report": report.to_json()})
+            del self._secured[: len(secured)]
         except OramaError as error:
             _log.debug("the node takes no report: {why}", why=error.message)
-            return
         finally:
             self._reporting = False
-        for room_id in answer["lost"]:
-            if self.rooms.get(self._namespace, room_id) is not None:
-                _log.warn("room {room} is another node's by now", room=room_id)
-                self.signaling.lobby.lose_room(self._namespace, room_id)
-                self.rooms.close(self._namespace, room_id)
 
     def _samples(self) -> tuple[tuple[str, dict[str, str], float], ...]:
         mine = {"namespace": self._namespace}

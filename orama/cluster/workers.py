@@ -2,8 +2,8 @@
 
 A worker holds no database. It opens a stream on the control socket and is told there what it has to know, now and
 whenever that changes; it claims rooms through the node, and reports every second what it has. While the stream is open
-and reports come, it serves. A node that was started anew finds its workers again by their coming: the rooms that they
-still have stay theirs, and rooms that nobody has any more are forgotten.
+and reports come, it serves. A node that was started anew finds its workers again by their coming, with the rooms that
+they have; whether those are still this node's is the business of :mod:`orama.cluster.claims`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from orama.settings import AuthSettings, Settings
 #: Seconds between two reports, and without one after which a worker is taken for stuck.
 REPORT_INTERVAL = 1.0
 SILENCE = 5.0
-#: Reports between two looks whether the rooms of a worker are still this node's.
-LOOK_EVERY = 5
 
 _log = Logger()
 _converter = Converter(forbid_extra_keys=True)
@@ -72,6 +70,8 @@ class Report:
 
     rooms: tuple[LiveRoom, ...] = ()
     samples: tuple[tuple[str, dict[str, str], float], ...] = ()
+    #: Seconds that new peers took from their join to the keys of their media.
+    secured: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = _converter.unstructure(self)
@@ -86,25 +86,11 @@ class Report:
             raise ValueError(f"this is no report: {type(error).__name__}") from None
 
 
-class Record(Protocol):
-    """A row of the directory (``cluster.rooms.RoomRecord``)."""
-
-    @property
-    def room_id(self) -> str: ...
-    @property
-    def node_id(self) -> str: ...
-
-
 class Directory(Protocol):
     """The rooms of the cluster as this node sees them (``cluster.rooms.RoomDirectory``)."""
 
-    @property
-    def node_id(self) -> str: ...
-    async def claim(self, namespace: str, room_id: str, max_participants: int | None = None) -> Any: ...
+    async def claim(self, namespace: str, room_id: str) -> Any: ...
     async def release(self, namespace: str, room_id: str) -> bool: ...
-    async def mine(self) -> Mapping[tuple[str, str], Any]: ...
-    async def remove(self, room: Any) -> bool: ...
-    async def count_all(self, participants: dict[tuple[str, str], int]) -> None: ...
 
 
 #: Sends one message to a worker; False when it cannot take it any more.
@@ -120,8 +106,6 @@ class Worker:
     #: When it was last heard of; None before its first report.
     reported: float | None = None
     report: Report = field(factory=Report)
-    _reports: int = 0
-    _counted: dict[str, int] = field(factory=dict)
 
 
 class Workers:
@@ -138,6 +122,8 @@ class Workers:
         self._directory = directory
         self._assign = assign
         self._workers: dict[str, Worker] = {}
+        #: As ``sfu.room.Rooms.on_secured``.
+        self.on_secured: Callable[[float], object] = _ignore
 
     # ---- for the control socket
 
@@ -161,26 +147,15 @@ class Workers:
             del self._workers[worker.namespace]
             _log.info("the SFU of {namespace} has left its node", namespace=worker.namespace)
 
-    async def reported(self, namespace: str, report: Report) -> tuple[str, ...]:
-        """Take a report; gives the rooms that are another node's by now.
+    def reported(self, namespace: str, report: Report) -> None:
+        """Take a report: the worker serves.
 
         :raises Conflict: ``not_attached``: the stream comes first.
         """
         worker = self._worker(namespace)
-        first = worker.reported is None
         worker.reported, worker.report = self._clock.seconds(), report
-        worker._reports += 1
-        try:
-            lost = await self._settle(worker, first) if first or worker._reports % LOOK_EVERY == 0 else ()
-            await self._count(worker)
-        except OramaError as error:  # the database is away: what runs goes on
-            worker._reports = LOOK_EVERY - 1
-            if first:
-                worker.reported = None
-                raise
-            _log.warn("the rooms of {namespace} are not written down: {why}", namespace=namespace, why=error.message)
-            return ()
-        return lost
+        for seconds in report.secured:
+            self.on_secured(seconds)
 
     async def claim(self, namespace: str, room_id: str) -> Any:
         """The record of a room that somebody joins.
@@ -222,76 +197,58 @@ class Workers:
         except OramaError as error:
             _log.warn("the SFU of {namespace} drains as it is: {why}", namespace=namespace, why=error.message)
 
-    # What REST asks of live rooms (orama.rest.resources.LiveRooms).
+    # What is asked of orama.sfu.room.Rooms where the SFU is in this process. Numbers are as last reported.
 
     def create(self, namespace: str, room_id: str, max_participants: int) -> None:
         """:raises NotFound: ``webrtc_not_enabled``: there is no worker."""
-        worker = self._workers.get(namespace)
-        if worker is None or not worker.say(
-            {"event": "create", "room_id": room_id, "max_participants": max_participants}
-        ):
+        if not self._say(namespace, {"event": "create", "room_id": room_id, "max_participants": max_participants}):
             raise NotFound("webrtc_not_enabled", "the SFU of this namespace does not run here")
 
-    def close(self, namespace: str, room_id: str, reason: str) -> bool:
-        """Send everybody away; False when the room is not here."""
-        worker = self._workers.get(namespace)
-        return worker is not None and worker.say({"event": "close", "room_id": room_id, "reason": reason})
+    def get(self, namespace: str, room_id: str) -> LiveRoom | None:
+        return next((room for room in self.all(namespace) if room.room_id == room_id), None)
 
-    def participants(self, namespace: str, room_id: str) -> int:
-        return sum(room.participants for room in self.rooms(namespace) if room.room_id == room_id)
-
-    def rooms(self, namespace: str) -> tuple[LiveRoom, ...]:
-        """As last reported."""
+    def all(self, namespace: str) -> tuple[LiveRoom, ...]:
         worker = self._workers.get(namespace)
         return () if worker is None else worker.report.rooms
 
+    def close(self, namespace: str, room_id: str, reason: str = "room-closed") -> None:
+        """Send everybody away; nothing happens when the room is not here."""
+        self._say(namespace, {"event": "close", "room_id": room_id, "reason": reason})
+
+    def lose(self, namespace: str, room_id: str) -> None:
+        """The room is another node's: everybody is to join it there."""
+        self._say(namespace, {"event": "lose", "room_id": room_id})
+
+    def live(self) -> dict[tuple[str, str], int]:
+        """How many are in each room, by namespace and room id."""
+        return {
+            (worker.namespace, room.room_id): room.participants
+            for worker in self._workers.values()
+            for room in worker.report.rooms
+        }
+
     def peers(self) -> int:
         """People in all rooms."""
-        return sum(room.participants for worker in self._workers.values() for room in worker.report.rooms)
+        return sum(self.live().values())
 
-    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+    def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
         """What ``/metrics`` shows of them."""
         for worker in self._workers.values():
             yield from worker.report.samples
 
-    # ---- rooms and their rows
-
-    async def _settle(self, worker: Worker, first: bool) -> tuple[str, ...]:
-        """Bring the rows of this node and the rooms of a worker together; gives the rooms that others have."""
-        namespace = worker.namespace
-        rows = {room_id: row for (owner, room_id), row in (await self._directory.mine()).items() if owner == namespace}
-        rooms = {room.room_id: room for room in worker.report.rooms}
-        if first:  # later on, a room that is claimed may be about to be joined
-            for room_id in rows.keys() - rooms.keys():
-                await self._directory.remove(rows[room_id])
-        return tuple(
-            [
-                room_id
-                for room_id in sorted(rooms.keys() - rows.keys())
-                if not await self._have(rooms[room_id], namespace)
-            ]
-        )
-
-    async def _have(self, room: LiveRoom, namespace: str) -> bool:
-        """Whether the room is this node's after another claim."""
-        try:
-            record = await self._directory.claim(namespace, room.room_id, room.max_participants)
-        except NotFound:
-            return False
-        return bool(record.node_id == self._directory.node_id)
-
-    async def _count(self, worker: Worker) -> None:
-        numbers = {room.room_id: room.participants for room in worker.report.rooms}
-        changed = {room_id: number for room_id, number in numbers.items() if worker._counted.get(room_id) != number}
-        if changed:
-            await self._directory.count_all({(worker.namespace, room_id): each for room_id, each in changed.items()})
-        worker._counted = numbers
+    def _say(self, namespace: str, message: Mapping[str, Any]) -> bool:
+        worker = self._workers.get(namespace)
+        return worker is not None and worker.say(message)
 
     def _worker(self, namespace: str) -> Worker:
         worker = self._workers.get(namespace)
         if worker is None:
             raise Conflict("not_attached", "no SFU of this namespace has come to this node")
         return worker
+
+
+def _ignore(seconds: float) -> None:
+    """Nobody listens."""
 
 
 def _assigned(assignment: Assignment) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 ============================== =================================== ==================================================
 ``GET  …/control/worker``      ``?namespace=``                      the SFU's stream: what it has to know and do
-``POST …/control/worker/report``  ``{namespace, report}``           ``{"lost": [room ids]}``
+``POST …/control/worker/report``  ``{namespace, report}``           ``{}``
 ``POST …/control/worker/claim``   ``{namespace, room_id}``          the room's record
 ``POST …/control/worker/release`` ``{namespace, room_id}``          ``{"released": bool}``
 ``GET  …/control/lease``       ``?namespace=``                      TURN's stream: registered while it is open
@@ -164,7 +164,8 @@ class _ReportResource(JsonResource):
             report = Report.from_json(body.get("report"))
         except ValueError as error:
             raise BadRequest("invalid_request", str(error)) from None
-        return Reply(body={"lost": list(await self._workers.reported(_namespace(body), report))})
+        self._workers.reported(_namespace(body), report)
+        return Reply(body={})
 
 
 class _ClaimResource(JsonResource):

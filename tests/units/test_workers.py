@@ -1,0 +1,172 @@
+"""The SFUs that are processes, as their node sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from orama.cluster.rooms import RoomRecord
+from orama.cluster.workers import SILENCE, Assignment, LiveRoom, Report, Worker, Workers
+from orama.errors import Conflict, NotFound, Unavailable
+from orama.settings import AuthSettings, Settings
+from tests.units.test_runner import config
+
+
+class Rooms:
+    """The directory, as far as workers ask it."""
+
+    def __init__(self) -> None:
+        self.rows: set[tuple[str, str]] = set()
+
+    async def claim(self, namespace: str, room_id: str) -> RoomRecord:
+        self.rows.add((namespace, room_id))
+        return RoomRecord(namespace, room_id, "n1", 10, 0, 0.0)
+
+    async def release(self, namespace: str, room_id: str) -> bool:
+        self.rows.discard((namespace, room_id))
+        return True
+
+
+class WorkersTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.assignments = {"demo": Assignment("n1", Settings(), config())}
+        self.away = False
+        self.workers = Workers(self.clock, Rooms(), self.assign)
+
+    async def assign(self, namespace: str) -> Assignment:
+        if self.away:
+            raise Unavailable("database_unavailable", "the database is away")
+        try:
+            return self.assignments[namespace]
+        except KeyError:
+            raise NotFound("webrtc_not_enabled", "no") from None
+
+    def attached(self) -> tuple[Worker, list[Mapping[str, Any]]]:
+        said: list[Mapping[str, Any]] = []
+
+        def say(message: Mapping[str, Any]) -> bool:
+            said.append(message)
+            return True
+
+        return self.now(self.workers.attach("demo", say)), said
+
+    def now(self, coroutine: Any) -> Any:
+        return self.successResultOf(Deferred.fromCoroutine(coroutine))
+
+    def test_assignment_travels(self) -> None:
+        """What a worker is told is what its node means, without the database's URL and the keys of tokens."""
+        settings = Settings(database="postgresql+psycopg://u:sesame@h/x", auth=AuthSettings(jwt_keys=("k",)))
+        given = Assignment("n1", settings, config(), "wss://n2.example")
+        received = Assignment.from_json(given.to_json())
+        self.assertEqual(received, evolve(given, settings=evolve(settings, database="", auth=AuthSettings())))
+        self.assertNotIn("sesame", repr(given.to_json()))
+
+    def test_no_assignment(self) -> None:
+        """Anything else is refused in one word."""
+        for wrong in (None, [], {}, {"node_id": "x"}, {**self.assignments["demo"].to_json(), "more": 1}):
+            with self.assertRaises(ValueError):
+                Assignment.from_json(wrong)
+        for wrong in (None, [1], {"rooms": [1]}, {"rooms": [{"room_id": "a"}]}, {"more": 1}):
+            with self.assertRaises(ValueError):
+                Report.from_json(wrong)
+
+    def test_comes_and_serves(self) -> None:
+        """It is told what it has to know when it comes, and serves when it reports."""
+        _, said = self.attached()
+        self.assertEqual([each["event"] for each in said], ["assignment"])
+        self.assertFalse(self.workers.serves("demo"))
+        self.workers.reported("demo", Report())
+        self.assertTrue(self.workers.serves("demo"))
+
+    def test_stuck(self) -> None:
+        """One that does not report any more does not serve."""
+        self.attached()
+        self.workers.reported("demo", Report())
+        self.clock.advance(SILENCE + 0.1)
+        self.assertFalse(self.workers.serves("demo"))
+
+    def test_goes(self) -> None:
+        """One that has gone does not serve, and its rooms are no rooms."""
+        worker, _ = self.attached()
+        self.workers.reported("demo", Report((LiveRoom("lobby", 2, 10),)))
+        self.assertEqual((self.workers.peers(), self.workers.live()), (2, {("demo", "lobby"): 2}))
+        self.workers.detach(worker)
+        self.assertEqual((self.workers.serves("demo"), self.workers.peers()), (False, 0))
+        with self.assertRaises(Conflict):
+            self.workers.reported("demo", Report())
+
+    def test_two(self) -> None:
+        """The one that came last counts; the end of the other changes nothing."""
+        first, said = self.attached()
+        self.attached()
+        self.assertEqual(said[-1], {"event": "replaced"})
+        self.workers.reported("demo", Report())
+        self.workers.detach(first)
+        self.assertTrue(self.workers.serves("demo"))
+
+    def test_unwanted(self) -> None:
+        """A namespace that has no SFU here has no worker."""
+        failed = self.failureResultOf(Deferred.fromCoroutine(self.workers.attach("other", lambda _: True)), NotFound)
+        self.assertEqual(failed.value.code, "webrtc_not_enabled")  # type: ignore[attr-defined]
+
+    def test_refresh(self) -> None:
+        """A change is told to the one that is there."""
+        _, said = self.attached()
+        self.assignments["demo"] = evolve(self.assignments["demo"], config=config(secret="other"))
+        self.now(self.workers.refresh("demo"))
+        self.now(self.workers.refresh("nobody"))
+        self.assertEqual(Assignment.from_json(said[-1]["assignment"]).config.turn_secrets, ("other",))
+
+    def test_leave(self) -> None:
+        """Before it stops it learns whether its people are to go elsewhere, or have nowhere to go."""
+        _, said = self.attached()
+        self.assignments["demo"] = evolve(self.assignments["demo"], reconnect_url="wss://n2.example")
+        self.now(self.workers.leave("demo"))
+        self.assertEqual(said[-1]["assignment"]["reconnect_url"], "wss://n2.example")
+        self.away = True
+        self.now(self.workers.leave("demo"))
+        self.assertEqual(len(said), 2)
+        self.away = False
+        self.assignments.clear()
+        self.now(self.workers.leave("demo"))
+        self.assertEqual(said[-1], {"event": "unwanted"})
+
+    def test_rooms(self) -> None:
+        """Rooms are made and closed where the worker is, and looked up in what it last said."""
+        _, said = self.attached()
+        self.workers.create("demo", "lobby", 5)
+        self.workers.close("demo", "lobby", "room-closed")
+        self.workers.lose("demo", "lobby")
+        self.assertEqual([each["event"] for each in said[1:]], ["create", "close", "lose"])
+        self.workers.reported("demo", Report((LiveRoom("lobby", 3, 5),)))
+        self.assertEqual(self.workers.get("demo", "lobby"), LiveRoom("lobby", 3, 5))
+        self.assertIsNone(self.workers.get("demo", "other"))
+        with self.assertRaises(NotFound):
+            self.workers.create("nobody", "lobby", 5)
+        self.workers.close("nobody", "lobby")
+
+    def test_claims(self) -> None:
+        """Only a worker that is attached claims rooms."""
+        with self.assertRaises(Conflict):
+            self.now_raising(self.workers.claim("demo", "lobby"))
+        self.attached()
+        self.assertEqual(self.now(self.workers.claim("demo", "lobby")).node_id, "n1")
+        self.assertTrue(self.now(self.workers.release("demo", "lobby")))
+
+    def test_figures(self) -> None:
+        """What it counts is shown with the node's, and its join times are taken as if they were the node's."""
+        times: list[float] = []
+        self.workers.on_secured = times.append
+        self.attached()
+        sample = ("orama_sfu_peers", {"namespace": "demo"}, 3.0)
+        self.workers.reported("demo", Report((), (sample,), (0.25,)))
+        self.assertEqual((list(self.workers.samples()), times), ([sample], [0.25]))
+
+    def now_raising(self, coroutine: Any) -> None:
+        raise self.failureResultOf(Deferred.fromCoroutine(coroutine)).value
