@@ -23,6 +23,7 @@ from twisted.names import dns, server
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
+import tests
 from orama.cluster import caddyfile
 from orama.cluster.caddy import LAST_RETRY, Caddy
 from orama.cluster.certificates import TurnCertificates
@@ -260,6 +261,13 @@ class RealCaddyTests(TestCase):
         await certificates.ensure(())
         await self.until(lambda: self.caddyfile.read_bytes() == before, program)
         self.assertTrue(await deferToThread(first.answers))
+
+    async def test_the_example(self) -> None:
+        """``etc/Caddyfile`` is good for the Caddy that is installed, also with a block of ours."""
+        example = Path(tests.__file__).parent.parent / "etc" / "Caddyfile"
+        self.caddyfile.write_text(caddyfile.put(example.read_text(), self.host, "issuer internal"))
+        status, output = await self.run(["caddy", "adapt", "--config", str(self.caddyfile)])
+        self.assertEqual(status, 0, output)
 
     async def test_refused_for_real(self) -> None:
         """A block that Caddy cannot adapt comes out again, with Caddy's own words in the report."""

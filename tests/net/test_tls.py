@@ -139,6 +139,34 @@ class CertificateTests(SynchronousTestCase):
         configured.cover(("other.example",))
         self.assertEqual(handshake(configured)[0], before)
 
+    def test_cover_without_a_disk(self) -> None:
+        """When no new certificate can be written the old one is served on, and the next attempt counts."""
+        certificates = self.certificates("127.0.0.1")
+        before, _ = handshake(certificates)
+        blocking = self.directory / "tls" / "self-signed.key.new"
+        blocking.mkdir()
+        self.assertRaises(OSError, certificates.cover, ("127.0.0.1", "turn.ns-a.example"))
+        self.assertEqual(handshake(certificates)[0], before)
+        blocking.rmdir()
+        certificates.cover(("127.0.0.1", "turn.ns-a.example"))
+        self.assertNotEqual(handshake(certificates)[0], before)
+
+    def test_served(self) -> None:
+        """What is served under a name can be asked for, and is what is in memory, whatever the files have become."""
+        certificates = self.certificates("127.0.0.1", "turn.example")
+        for name, origin in (("turn.example", "self-signed"), ("x.wild.example", "named")):
+            if origin == "named":
+                certificates.add("*.wild.example", *write_certificate(self.directory, "wild"))
+            served = certificates.served(name)
+            self.assertEqual(served.origin, origin)
+            found, _ = handshake(certificates, name)
+            self.assertEqual(served.certificate.not_after, found.not_valid_after_utc.timestamp())
+        self.assertEqual(certificates.served("turn.example").certificate.names, ("turn.example", "127.0.0.1"))
+        before = certificates.served("x.wild.example")
+        before.file.write_text("rubbish")
+        self.assertEqual(certificates.served("x.wild.example"), before)
+        self.assertEqual(self.configured().served("turn.example").origin, "file")
+
     def test_self_signed_is_renewed(self) -> None:
         """A node that runs for a year serves a self-signed certificate that is good."""
         certificates = self.certificates()
