@@ -3,8 +3,8 @@
 One key per line, base64 of 32 bytes, then, where a rotation made it, when (Unix seconds). The first one signs and
 seals, every one is taken. Keys have one order on all machines, oldest first, and a key that is in use only ever gives
 way to a newer one; so rotations that were interrupted, repeated or begun twice end in the same key everywhere. What
-each step of a rotation is for stands in :mod:`orama.cluster.rotation`. No reactor in here: the command line reads
-the file too.
+each step of a rotation is for stands in :mod:`orama.cluster.rotation`. The node writes the file, and the processes of
+its namespaces look at it too, so each use looks whether it has changed. No reactor in here: the command line reads it.
 """
 
 from __future__ import annotations
@@ -70,14 +70,15 @@ class Keyring:
     """The keys of this machine; whoever adds itself to ``changed`` is told after each change.
 
     :param keys: the one that is in use first.
-    :param path: where changes are written; None keeps them in memory.
+    :param path: where changes are written, and found when somebody else makes them; None keeps the keys in memory.
     """
 
     def __init__(self, keys: Iterable[ClusterKey], path: Path | None = None) -> None:
-        self._keys = tuple(keys)
+        self._held = tuple(keys)
         self._path = path
+        self._stamp = _stamp(path)
         self.changed: list[Callable[[], None]] = []
-        if not self._keys:
+        if not self._held:
             raise ConfigurationError("a keyring has at least one key")
 
     @classmethod
@@ -86,24 +87,10 @@ class Keyring:
 
         :raises ConfigurationError: it is missing, damaged, or others can read it.
         """
-        try:
-            with path.open("rb") as file:
-                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-                content = file.read(_MAX_FILE + 1)
-        except OSError as error:
-            raise ConfigurationError(f"{path}: {error.strerror}") from None
-        if mode & 0o077:
-            raise ConfigurationError(f"{path}: other users can read it; chmod 600 {path}")
-        keys = []
-        for number, line in enumerate(content.decode("latin-1").splitlines(), 1):
-            if line.strip():
-                try:
-                    keys.append(ClusterKey.parse(line))
-                except BadRequest as error:
-                    raise ConfigurationError(f"{path}: line {number}: {error.message}") from None
-        if not keys or len(keys) > MAX_KEYS or len(content) > _MAX_FILE:
-            raise ConfigurationError(f"{path}: there are 1 to {MAX_KEYS} keys in such a file, one a line")
-        return cls(dict.fromkeys(keys), path)
+        stamp = _stamp(path)
+        ring = cls(_read(path), path)
+        ring._stamp = stamp
+        return ring
 
     @classmethod
     def keep(cls, path: Path) -> Keyring:
@@ -114,6 +101,25 @@ class Keyring:
         if not path.exists():
             cls((ClusterKey(0, new_key()),), path)._write()
         return cls.load(path)
+
+    @property
+    def _keys(self) -> tuple[ClusterKey, ...]:
+        """The keys as the file has them now; while it cannot be read, as it had them."""
+        stamp = _stamp(self._path)
+        if self._path is not None and stamp is not None and stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                keys = _read(self._path)
+            except ConfigurationError:  # it is being written by hand, perhaps
+                return self._held
+            if keys != self._held:
+                self._held = keys
+                self._tell()
+        return self._held
+
+    def _tell(self) -> None:
+        for told in self.changed:
+            told()
 
     @property
     def current(self) -> bytes:
@@ -187,15 +193,14 @@ class Keyring:
 
     def _become(self, keys: tuple[ClusterKey, ...]) -> None:
         """Have *keys* from now on: on disk first, so that what was promised survives a crash."""
-        if keys != self._keys:
-            before, self._keys = self._keys, keys
+        if keys != self._held:
+            before, self._held = self._held, keys
             try:
                 self._write()
             except BaseException:
-                self._keys = before
+                self._held = before
                 raise
-            for told in self.changed:
-                told()
+            self._tell()
 
     def _write(self) -> None:
         if self._path is None:
@@ -205,10 +210,11 @@ class Keyring:
             draft.unlink(missing_ok=True)
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "w") as file:
-                file.writelines(f"{key.text()}\n" for key in self._keys)
+                file.writelines(f"{key.text()}\n" for key in self._held)
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self._path)
+            self._stamp = _stamp(self._path)
             directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(directory)
@@ -216,6 +222,37 @@ class Keyring:
                 os.close(directory)
         except OSError as error:
             raise ConfigurationError(f"{self._path}: {error.strerror}") from None
+
+
+def _read(path: Path) -> tuple[ClusterKey, ...]:
+    """:raises ConfigurationError: the file is missing, damaged, or others can read it."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(_MAX_FILE + 1)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: {error.strerror}") from None
+    if mode & 0o077:
+        raise ConfigurationError(f"{path}: other users can read it; chmod 600 {path}")
+    keys: dict[ClusterKey, None] = {}
+    for number, line in enumerate(content.decode("latin-1").splitlines(), 1):
+        if line.strip():
+            try:
+                keys[ClusterKey.parse(line)] = None
+            except BadRequest as error:
+                raise ConfigurationError(f"{path}: line {number}: {error.message}") from None
+    if not keys or len(keys) > MAX_KEYS or len(content) > _MAX_FILE:
+        raise ConfigurationError(f"{path}: there are 1 to {MAX_KEYS} keys in such a file, one a line")
+    return tuple(keys)
+
+
+def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+    """What changes when a file is written or replaced."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None
+    return None if found is None else (found.st_ctime_ns, found.st_ino, found.st_size)
 
 
 def new_key() -> bytes:

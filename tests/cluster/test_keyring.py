@@ -98,6 +98,35 @@ class KeyFileTests(SynchronousTestCase):
         self.assertEqual(stat.S_IMODE(self.path.stat().st_mode), 0o600)
         self.assertEqual([entry.name for entry in self.path.parent.iterdir()], ["cluster.key"])
 
+    def test_written_by_another(self) -> None:
+        """What the node writes, the processes of its namespaces have at once; whoever is concerned is told."""
+        self.put(FIRST.text().encode() + b"\n")
+        writing, reading = Keyring.load(self.path), Keyring.load(self.path)
+        told: list[None] = []
+        reading.changed.append(lambda: told.append(None))
+        for change in (
+            lambda: writing.accept(SECOND),
+            lambda: writing.use(SECOND),
+            lambda: writing.forget_before(SECOND),
+        ):
+            change()
+            self.assertEqual((reading.keys, reading.current), (writing.keys, writing.current))
+        self.assertEqual(len(told), 3)
+
+    def test_file_goes_bad(self) -> None:
+        """While the file is missing or damaged, the keys that it had are good; when it is right again, the new ones."""
+        self.put(FIRST.text().encode() + b"\n")
+        keyring = Keyring.load(self.path)
+        for breaking in (
+            lambda: self.put(b"damaged"),
+            lambda: self.put(SECOND.text().encode(), 0o644),
+            self.path.unlink,
+        ):
+            breaking()
+            self.assertEqual(keyring.keys, (FIRST.secret,))
+        self.put(SECOND.text().encode() + b" \n")
+        self.assertEqual(keyring.keys, (SECOND.secret,))
+
     def test_cannot_write(self) -> None:
         """A change that cannot be kept is not made."""
         keyring = Keyring([FIRST], self.path.parent / "missing" / "cluster.key")
