@@ -71,10 +71,16 @@ class TurnAccess:
         return TurnGrant(tuple(self._servers(config)), made.username, made.password, made.ttl)
 
     def _servers(self, config: WebRtcConfig) -> list[str]:
-        """One name for all, or else the address of each node that relays and lives."""
+        """One name for all, or else the address of each node that relays and lives.
+
+        A browser takes one address of a name, and remembers it for as long as the record may live, also when that node
+        has just gone. Where there are several, the addresses of the living follow the name.
+        """
         settings = self._settings
-        if settings.base_domain or not config.turns:
-            return uris(turn_host(settings, config.namespace), settings.turn_port, settings.turns_port)
         living = [place for place in config.turns if self._alive(place.node_id)] or config.turns
-        each = [uris(place.public_ip, place.turn_port, place.turns_port) for place in living]
-        return [uri for servers in each for uri in servers]
+        if not settings.base_domain and living:
+            return [uri for place in living for uri in uris(place.public_ip, place.turn_port, place.turns_port)]
+        named = uris(turn_host(settings, config.namespace), settings.turn_port, settings.turns_port)
+        if len(config.turns) > 1:
+            named += [uris(place.public_ip, place.turn_port, place.turns_port)[0] for place in living]
+        return named

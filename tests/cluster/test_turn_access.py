@@ -5,6 +5,11 @@ from __future__ import annotations
 import hmac
 from base64 import b64encode
 
+from twisted.internet.defer import ensureDeferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from orama.cluster.desired import Blocks, TurnPlace, WebRtcConfig
 from orama.cluster.turn_access import TurnAccess
 from orama.errors import NotFound
 from orama.settings import Settings
@@ -47,3 +52,42 @@ class TurnAccessTests(OnSQLite, DatabaseCase):
         await self.node.namespaces.disable("tenant")
         with self.assertRaises(NotFound):
             await access.issue("tenant")
+
+
+class Fixed:
+    """A namespace with TURN on *nodes*."""
+
+    def __init__(self, *nodes: str) -> None:
+        places = (TurnPlace(name, f"192.0.2.{name}", "10.0.0.1", (50000, 50799), 3478, 5349) for name in nodes)
+        self._config = WebRtcConfig("tenant", ("secret",), 600, True, Blocks(), turns=tuple(places))
+
+    async def config(self, name: str) -> WebRtcConfig:
+        return self._config
+
+
+class SeveralNodesTests(SynchronousTestCase):
+    dead: frozenset[str] = frozenset()
+
+    def uris(self, base_domain: str, *nodes: str) -> list[str]:
+        settings = Settings(base_domain=base_domain)
+        access = TurnAccess(settings, Fixed(*nodes), Clock(), lambda node_id: node_id not in self.dead)
+        grant = self.successResultOf(ensureDeferred(access.issue("tenant")))
+        return [uri.removeprefix("turn:").removesuffix("?transport=udp") for uri in grant.uris]
+
+    def test_addresses(self) -> None:
+        """Without a base domain every node that relays and lives is named, each in the order of the contract."""
+        self.dead = frozenset("2")
+        found = self.uris("", "1", "2", "3")
+        self.assertEqual(
+            [uri for uri in found if "?" not in uri and "turns" not in uri], ["192.0.2.1:3478", "192.0.2.3:3478"]
+        )
+        self.assertEqual(len(found), 6)
+
+    def test_names_first(self) -> None:
+        """With one the name comes first, and after it the addresses of the living: a browser may remember a dead one."""
+        host = "turn.ns-tenant.example.org"
+        named = [f"{host}:3478", f"{host}:3478?transport=tcp", f"turns:{host}:5349"]
+        self.assertEqual(self.uris("example.org", "1"), named)
+        self.assertEqual(self.uris("example.org", "1", "2"), [*named, "192.0.2.1:3478", "192.0.2.2:3478"])
+        self.dead = frozenset("1")
+        self.assertEqual(self.uris("example.org", "1", "2"), [*named, "192.0.2.2:3478"])
