@@ -8,8 +8,7 @@ then the sockets close, then the store.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -20,42 +19,20 @@ from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger
 
 from orama import __version__
-from orama.attending import Names, Surroundings
 from orama.boot import wait_for_database, wait_for_prerequisites, waiting_site
-from orama.cluster import acme
-from orama.cluster.acme import Challenges
-from orama.cluster.certificates import TurnCertificates
-from orama.cluster.claims import RoomClaims
-from orama.cluster.desired import DesiredNamespace, SfuPlace, WebRtcConfig
-from orama.cluster.dns import DnsService, stored_records
-from orama.cluster.enablement import Enablement
-from orama.cluster.firewall import Firewall
 from orama.cluster.keyring import Keyring
-from orama.cluster.namespaces import DEFAULT_KEY_FILE, Namespaces
-from orama.cluster.neighbours import Neighbours
-from orama.cluster.nodes import Capacity, NodeRecord, NodeRegistry, machine
-from orama.cluster.ports import PortBlocks, bindable
-from orama.cluster.prerequisites import Prerequisite, probe, require
-from orama.cluster.processes import processes
-from orama.cluster.pulse import Pulse
-from orama.cluster.reconciler import Reconciler, Wanted
-from orama.cluster.rooms import RoomDirectory, RoomRecord
-from orama.cluster.rotation import Rotation, change_key, rotate_cluster_key
-from orama.cluster.runner import InlineRunner
-from orama.cluster.settling import Settling
-from orama.cluster.signing import Verifier, sign
-from orama.cluster.statefile import StateFile
+from orama.cluster.namespaces import DEFAULT_KEY_FILE
+from orama.cluster.nodes import Capacity, machine
+from orama.cluster.prerequisites import Prerequisite, probe
 from orama.cluster.turn_access import TurnAccess
-from orama.errors import StartError, Unavailable
+from orama.errors import StartError
 from orama.listening import busy, listen, page_url, require_local, server_endpoints
+from orama.membership import Membership, Monitoring, Parts
 from orama.metrics import LoopLag, Metrics
 from orama.net.fabric import Fabric
 from orama.net.tls import ServerCertificates
-from orama.reporting import Everybody, SelfReport
-from orama.rest.acme import acme_routes
 from orama.rest.auth import Authenticator
-from orama.rest.control import ControlCalls, control_site, listen_control
-from orama.rest.internal import Gate, NodeCalls, internal_routes, internal_site
+from orama.rest.control import control_site, listen_control
 from orama.rest.site import Site, make_site
 from orama.rest.tokens import Tokens
 from orama.rest.tokens import new_key as new_token_key
@@ -72,9 +49,7 @@ from orama.turn.listeners import TurnService
 from orama.turn.tenants import Tenants
 
 _PORTS = ("turn_port", "turns_port")
-#: Of node-to-node HTTP, where it is free.
-INTERNAL_PORT = 6002
-#: Bytes of the key that sealed secrets before there was a cluster key.
+#: The file with the key that sealed secrets before there was a cluster key.
 _NODE_KEY = "node.key"
 
 _log = Logger()
@@ -128,22 +103,14 @@ class Node:
         self.unready = "the node is draining"
         if not hasattr(self, "signaling"):
             return
-        try:
-            await self.registry.leave()
-        except Unavailable as error:
-            _log.warn("the others find out by themselves that this node goes down: {why}", why=error.message)
+        await self.membership.leave()
         await self._empty("the node goes down")
 
     async def _empty(self, reason: str) -> None:
         """Tell everybody where to go, and wait until they have gone."""
         deadline = self.settings.signaling.drain_deadline
         _log.info("draining: {peers} peers have {deadline} s", peers=self.rooms.peers(), deadline=deadline)
-        await self.signaling.drain(reason, deadline, self._reconnect_url())
-
-    def _reconnect_url(self) -> str | None:
-        """Where the people of this node can go: the gateway of another one, if there is one."""
-        others = [node for node in self.registry.active() if node.node_id != self.registry.node_id and node.url]
-        return f"ws{random.choice(others).url[4:]}/v1/webrtc/signal" if others else None  # noqa: S311
+        await self.signaling.drain(reason, deadline, self.membership.reconnect_url())
 
     def _started(self, name: str, stop: Callable[[], Any]) -> None:
         """Remember how to stop what has just been started."""
@@ -161,24 +128,27 @@ class Node:
         endpoints = server_endpoints(self._reactor, settings.http)
         self._prepare()
         await self._open_http(endpoints)
-        services = [f"{role.upper()} of {name}" for name, roles in self.state.load().items() for role in roles]
-        await wait_for_database(self._reactor, self.database, self._waiting, services)
-        self._started("store", self.database.stop)
-        self.unready = "the node is starting"
-        await wait_for_prerequisites(self._reactor, self._probe, self._waiting, services)
-        self.unready = "the node is starting"
-        self._make_control()
+        await self._wait()
         self._start_media()
         self._start_signaling()
-        self._start_internal()
         await self._join()
         await self._serve()
         self._watch()
         self.unready = ""
         _log.info("orama is ready: {url}", url=self.url)
 
-    def _waiting(self, why: str) -> None:
-        self.unready = why
+    async def _wait(self) -> None:
+        """Until everything is there that the node needs."""
+        waits = self.membership.state.load().items()
+        services = [f"{role.upper()} of {namespace}" for namespace, roles in waits for role in roles]
+
+        def waiting(why: str) -> None:
+            self.unready = why
+
+        await wait_for_database(self._reactor, self.database, waiting, services)
+        self._started("store", self.database.stop)
+        await wait_for_prerequisites(self._reactor, self._probe, waiting, services)
+        self.unready = "the node is starting"
 
     def _prepare(self) -> None:
         """Files and keys, and what needs no more than these."""
@@ -193,12 +163,13 @@ class Node:
             raise StartError(f"{self.data / _NODE_KEY}: {error}") from None
         self.keyring.changed.append(lambda: self.seal.adopt(self._sealing_keys()))
         self.tokens = Tokens(settings.auth, self.data.keep("token.key", new_token_key), reactor)
-        self.node_id = self.data.node_id()
         self.database = Database(settings.database or self.data.database_url, reactor)
-        self.registry = NodeRegistry(self.database, self.node_id, reactor, settings.cluster.heartbeat)
-        self.neighbours = Neighbours(reactor, self.keyring, self.node_id)
-        self.gate = Gate(Verifier(self.keyring, reactor), self.node_id)
-        self.state = StateFile(self.data, self.node_id, reactor)
+        self.membership = Membership(
+            reactor, self._settings_now, self.data, self.database, self.keyring, self.seal, self._probe
+        )
+        self.node_id, self.registry = self.membership.node_id, self.membership.registry
+        self.namespaces, self.directory = self.membership.namespaces, self.membership.directory
+        self.authenticator = Authenticator(self.namespaces, self.tokens)
 
     def _sealing_keys(self) -> list[bytes]:
         """Those of the cluster, and the one that a node had for itself alone before there was one."""
@@ -222,25 +193,6 @@ class Node:
         """Our own gateway, as browsers reach it."""
         return self.settings.cluster.url.rstrip("/") or self.url.partition("/?")[0]
 
-    def _make_control(self) -> None:
-        """What decides, and nothing that runs."""
-        settings, reactor = self.settings, self._reactor
-        self.desired: Mapping[str, DesiredNamespace] = {}
-        self.ports = PortBlocks(
-            self.database, settings, self.node_id, settings.internal_ip, reactor, bindable(settings)
-        )
-        settling = Settling(reactor, self.registry, self._ask)
-        self.enablement = Enablement(
-            self.database, self.seal, self.registry, self.ports, settings, reactor, settling, self._require_ready
-        )
-        self.namespaces = Namespaces(
-            self.database, self.data, self.seal, self.registry, self.enablement, settings, reactor
-        )
-        self.directory = RoomDirectory(
-            self.database, self.registry, reactor, settings.sfu.max_participants, self._places
-        )
-        self.authenticator = Authenticator(self.namespaces, self.tokens)
-
     def _start_media(self) -> None:
         settings, reactor = self.settings, self._reactor
         self.fabric = Fabric(reactor)
@@ -263,8 +215,8 @@ class Node:
 
     def _start_signaling(self) -> None:
         settings, reactor = self.settings, self._reactor
-        self.access = TurnAccess(settings, self, reactor, self.registry.alive)
-        trunks = Trunks(reactor, settings.signaling, self._places, self._sign, self.registry.alive)
+        self.access = TurnAccess(settings, self.membership, reactor, self.registry.alive)
+        trunks = Trunks(reactor, settings.signaling, self.membership.places, self.membership.sign, self.registry.alive)
         self.signaling = SignalingService(reactor, settings, self.rooms, self.directory, self.access, trunks=trunks)
         self.served = ServedNamespaces(
             reactor, settings, self.node_id, self.tenants, self.rooms, self._signal, self.namespaces.require_webrtc
@@ -273,151 +225,27 @@ class Node:
         self._started("namespaces", self.served.stop)
         # Stopped before the rooms are, so that clients hear that the node goes, not that their room was closed.
         self._run(self.signaling)
-        self.live = LiveRooms(self.rooms, self._close_elsewhere)
-        self._make_reconciler()
-
-    def _make_reconciler(self) -> None:
-        settings, reactor = self.settings, self._reactor
-        run = processes(reactor)
-        self.firewall = Firewall(reactor, settings, run)
-        self.turn_certificates = TurnCertificates(reactor, settings, self.certificates, run)
-        self._started("certificates", self.turn_certificates.stop)
-        self.dns = DnsService(
-            reactor,
-            settings,
-            lambda: stored_records(self.database),
-            lambda: self.registry.nodes,
-            self.registry.alive,
-            random.SystemRandom(),
-        )
-        names = Names(
-            self.database, self.registry, settings.base_domain, lambda: self.desired, reactor.seconds, self.dns.poke
-        )
-        around = Surroundings(self._settings_now, self.firewall, self.turn_certificates, self.state)
-
-        async def config(namespace: str) -> WebRtcConfig:
-            found = self.reconciler.configs.get(namespace) or self.served.config(namespace)
-            assert found is not None  # what runs has a configuration, and so has what is to run
-            return found
-
-        self.runner = InlineRunner(self.served.apply, config)
-        self.reconciler = Reconciler(
-            reactor,
-            self.node_id,
-            self.runner,
-            Wanted(self._read_desired, self.namespaces.config_of, self.enablement.stopped, self._repair),
-            {
-                "names": names.attend,
-                "firewall": around.firewall,
-                "certificates": around.certificates,
-                "state file": around.save,
-            },
-            self.ports.move_sfu,
-        )
-        self.report = SelfReport(
-            reactor,
-            self._settings_now,
-            self.registry,
-            self.reconciler,
-            lambda: self.desired,
-            self,
-            self._capacity,
-            lambda: self.unready,
-            self._probe,
-            {
-                "certificates": self.turn_certificates.report,
-                "dns": self.dns.report,
-                "firewall": self.firewall.report,
-                "listeners": self._listeners,
-            },
-        )
-        self.everybody = Everybody(self.registry, self.neighbours, self.report.make)
-
-    def _start_internal(self) -> None:
-        """Answer the other nodes, on the internal address alone."""
-        settings, reactor = self.settings, self._reactor
-        calls = NodeCalls(self.report.make, self._reconcile, self._close_room, self._set_draining, self._change_key)
-        routes = internal_routes(self.gate, calls)
-        if settings.base_domain:
-            challenges = Challenges(
-                self.database, settings.base_domain, reactor, self.dns.poke, settings.cluster.heartbeat
-            )
-            self._started("challenges", challenges.stop)
-            password = self.data.keep(acme.FILE, acme.new_password)
-            routes = {**routes, **acme_routes(self.gate, challenges, password)}
-        self.internal = internal_site(
-            reactor,
-            settings,
-            routes,
-            health=self.health,
-            ready=lambda: self.unready,
-            metrics=self.metrics.text,
-        )
-        self.internal.noisy = False
-        port = self._listen_internal()
-        self._started("node-to-node HTTP", port.stopListening)
-        self.internal_port = int(port.getHost().port)  # type: ignore[attr-defined]
-
-    def _listen_internal(self) -> IListeningPort:
-        wanted, ip = self.settings.cluster.port, self.settings.internal_ip
-        try:
-            port: IListeningPort = self._reactor.listenTCP(wanted or INTERNAL_PORT, self.internal, interface=ip)
-        except CannotListenError as error:
-            if wanted:
-                raise StartError(f"cluster.port: {busy(error)}") from None
-            port = self._reactor.listenTCP(0, self.internal, interface=ip)
-        return port
+        self.live = LiveRooms(self.rooms, self.membership.close_elsewhere)
 
     async def _join(self) -> None:
-        """Be one of the nodes; what the node was to do when it was here last, it is to do again."""
-        settings = self.settings
-        me = NodeRecord(
-            self.node_id,
-            settings.internal_ip,
-            self.internal_port,
-            settings.public_ip,
-            settings.relay_ip,
-            self._own_url(),
-            settings.turn_port,
-            settings.turns_port,
-            __version__,
-            capacity=self._capacity(),
+        """Be one of the nodes, and what this node was when it was here last."""
+        parts = Parts(
+            self.served.apply,
+            self.served.config,
+            self.certificates,
+            self.live.close_here,
+            self._live_rooms,
+            self.signaling.lose_room,
+            self.turn.allocations,
+            self._capacity,
+            self._empty,
+            self.signaling.undrain,
         )
-        await self.registry.join(me)
-        self._started("membership", self._leave)
-        await self.ports.forget_elsewhere()
-        await self.directory.start()
-        await self.reconciler.run()
-        self._run(
-            RoomClaims(
-                self.directory,
-                self._reactor,
-                settings.cluster.heartbeat,
-                settings.sfu.empty_room_timeout,
-                self._live_rooms,
-                self.signaling.lose_room,
-                lambda namespace, room_id: self.live.close_here(namespace, room_id, "room-closed"),
-            )
-        )
-        self._run(
-            Pulse(
-                self._reactor,
-                self.registry,
-                self.reconciler,
-                self._capacity,
-                lambda: self._empty("the node is taken out of use"),
-                self.signaling.undrain,
-            )
-        )
-        self._run(self.dns)
+        monitoring = Monitoring(self.health, lambda: self.unready, self.metrics.text)
+        self._started("membership", self.membership.stop)
+        await self.membership.start(parts, monitoring, self._own_url())
         if await self.namespaces.start() is not None:
             _log.info("the owner key of default is in {file}", file=str(self.data / DEFAULT_KEY_FILE))
-
-    async def _leave(self) -> None:
-        try:
-            await self.registry.leave()
-        except Unavailable as error:
-            _log.debug("nobody could be told that this node is gone: {why}", why=error.message)
 
     async def _serve(self) -> None:
         """Take people."""
@@ -428,22 +256,15 @@ class Node:
             self.namespaces,
             self.authenticator.tokens,
             self.access,
-            observed=self.everybody.observed,
-            calls=ControlCalls(
-                nodes=self._nodes,
-                drain=self._drain_node,
-                remove=self.registry.remove,
-                reports=self._reports,
-                keyring=self.keyring,
-                rotate_key=self._rotate_key,
-            ),
+            observed=self.membership.everybody.observed,
+            calls=self.membership.control_calls(),
         )
         control.noisy = False
         socket = listen_control(self._reactor, self.data.path, control)
         self._started("control socket", socket.stopListening)
 
     def _signal(self, settings: Settings, require: Require) -> SignalResource:
-        return SignalResource(self.signaling, settings, self.authenticator, require, self.gate)
+        return SignalResource(self.signaling, settings, self.authenticator, require, self.membership.gate)
 
     def _site(self) -> Site:
         """What answers on the HTTP endpoints, with the settings as they are now."""
@@ -458,14 +279,14 @@ class Node:
             health=self.health,
             ready=lambda: self.unready,
             metrics=self.metrics.text,
-            observed=self.everybody.observed,
+            observed=self.membership.everybody.observed,
             access=self.access,
         )
         site.noisy = False
         return site
 
     def _watch(self) -> None:
-        for source in (self.turn.samples, self.rooms.samples, self.signaling.samples, self.dns.samples):
+        for source in (self.turn.samples, self.rooms.samples, self.signaling.samples, self.membership.dns.samples):
             self.metrics.add(source)
         self._run(LoopLag(self._reactor, self.metrics.loop_lag.observe))
 
@@ -481,38 +302,6 @@ class Node:
     def _capacity(self) -> Capacity:
         return machine(len(self.served.names), self.rooms.peers() + self.turn.allocations())
 
-    def _listeners(self) -> list[dict[str, Any]]:
-        ports = (
-            ("turn", "udp", self.turn.udp_port),
-            ("turn", "tcp", self.turn.tcp_port),
-            ("turns", "tcp", self.turn.tls_port),
-        )
-        return [{"name": name, "proto": proto, "port": port} for name, proto, port in ports]
-
-    async def config(self, namespace: str) -> WebRtcConfig:
-        """What clients of *namespace* need to know: as it is now, or as it last was while the database is away.
-
-        :raises NotFound: ``webrtc_not_enabled``.
-        """
-        try:
-            return await self.namespaces.config(namespace)
-        except Unavailable:
-            if namespace in self.reconciler.configs:
-                return self.reconciler.configs[namespace]
-            raise
-
-    async def _read_desired(self) -> Mapping[str, DesiredNamespace]:
-        self.desired = await self.namespaces.desired()
-        return self.desired
-
-    def _places(self, namespace: str) -> Sequence[SfuPlace]:
-        """Where the SFUs of *namespace* are."""
-        each = self.desired.get(namespace)
-        return () if each is None else each.sfu_places({node.node_id: node for node in self.registry.nodes})
-
-    def _sign(self, method: str, target: str) -> Mapping[str, str]:
-        return sign(self.keyring, method, target, b"", self.node_id, self._reactor.seconds())
-
     def _live_rooms(self) -> Mapping[tuple[str, str], int]:
         return {
             (namespace, room.room_id): room.participants
@@ -520,15 +309,6 @@ class Node:
             if self.rooms.serves(namespace)
             for room in self.rooms.all(namespace)
         }
-
-    def room_count(self, namespace: str) -> int:
-        return len(self.rooms.all(namespace)) if self.rooms.serves(namespace) else 0
-
-    def participants(self, namespace: str) -> int:
-        return sum(room.participants for room in self.rooms.all(namespace)) if self.rooms.serves(namespace) else 0
-
-    def allocations(self, namespace: str) -> int:
-        return self.turn.allocations(namespace)
 
     def _emptied(self, namespace: str, room_id: str) -> None:
         """A room has been empty for too long: its claim goes too, unless somebody joins it anew by then."""
@@ -538,90 +318,6 @@ class Node:
 
         releasing = Deferred.fromCoroutine(self.directory.release(namespace, room_id, unless=back))
         releasing.addErrback(lambda failure: _log.failure("the claim of an empty room stays", failure))
-
-    # -- among the nodes --------------------------------------------------------------------------
-
-    async def _require_ready(self) -> None:
-        require(await self._probe())
-
-    async def _ask(self, node: NodeRecord, namespace: str) -> Mapping[str, Any]:
-        """Have *node* look at *namespace*, and what it sees then."""
-        if node.node_id == self.node_id:
-            return await self._reconcile(namespace)
-        answer: Mapping[str, Any] = await self.neighbours.post(
-            node, "/v1/internal/reconcile", {"namespace": namespace}, timeout=10.0
-        )
-        return answer
-
-    async def _reconcile(self, namespace: str | None) -> Mapping[str, Any]:
-        await self.reconciler.run(namespace)
-        return self.report.observed(namespace) if namespace is not None else {"settled": self.reconciler.settled}
-
-    async def _repair(self, desired: Mapping[str, DesiredNamespace]) -> None:
-        if self.registry.leads and await self.enablement.repair(tuple(desired.values())):
-            self.dns.poke()
-
-    async def _close_room(self, namespace: str, room_id: str, reason: str) -> bool:
-        return self.live.close_here(namespace, room_id, reason)
-
-    async def _close_elsewhere(self, record: RoomRecord, reason: str) -> None:
-        node = self.registry.get(record.node_id)
-        if node is not None and node.node_id != self.node_id and self.registry.alive(node.node_id):
-            body = {"namespace": record.namespace, "room_id": record.room_id, "reason": reason}
-            await self.neighbours.post(node, "/v1/internal/rooms/close", body)
-
-    async def _set_draining(self, draining: bool) -> None:
-        await self.registry.set_draining(self.node_id, draining)
-
-    async def _drain_node(self, node_id: str, draining: bool) -> Mapping[str, Any]:
-        await self.registry.set_draining(node_id, draining)
-        node = self.registry.get(node_id)
-        moves = [
-            {"namespace": namespace, "role": role.role}
-            for namespace, each in sorted(self.desired.items())
-            for role in each.roles
-            if role.node_id == node_id and draining
-        ]
-        return {"node_id": node_id, "state": "unknown" if node is None else node.state, "moves": moves}
-
-    async def _change_key(self, stage: str, sealed: str) -> Mapping[str, Any]:
-        return await change_key(self.keyring, stage, sealed)
-
-    async def _rotate_key(self) -> Rotation:
-        others = [node for node in self.registry.nodes if node.node_id != self.node_id]
-        now = self._reactor.seconds()
-        return await rotate_cluster_key(
-            self.keyring, self.neighbours, others, self.enablement.reseal, self.node_id, now
-        )
-
-    async def _nodes(self) -> Iterable[Mapping[str, Any]]:
-        """For ``orama node list``."""
-        reports = {each["node_id"]: each for each in await self.everybody.reports()}
-        return [self._listed(node, reports.get(node.node_id, {})) for node in self.registry.nodes]
-
-    def _listed(self, node: NodeRecord, answer: Mapping[str, Any]) -> Mapping[str, Any]:
-        report, capacity = answer.get("report"), node.capacity
-        ready = answer.get("error") or "unknown" if report is None else report["node"]["ready"] or "ready"
-        return {
-            "node_id": node.node_id,
-            "status": ready,
-            "state": node.state,
-            "alive": self.registry.alive(node.node_id),
-            "public_ip": node.public_ip,
-            "internal_ip": node.internal_ip,
-            "version": node.version,
-            "cpus": capacity.cpus,
-            "load": round(capacity.load, 2),
-            "memory_mb": capacity.memory_mb,
-            "memory_free_mb": capacity.memory_free_mb,
-            "namespaces": sum(
-                any(role.node_id == node.node_id for role in each.roles) for each in self.desired.values()
-            ),
-            "streams": capacity.streams,
-        }
-
-    async def _reports(self) -> Mapping[str, Any]:
-        return {"nodes": await self.everybody.reports()}
 
     # -- while it runs ----------------------------------------------------------------------------
 

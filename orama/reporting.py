@@ -37,6 +37,7 @@ class Live(Protocol):
     def room_count(self, namespace: str) -> int: ...
     def participants(self, namespace: str) -> int: ...
     def allocations(self, namespace: str) -> int: ...
+    def capacity(self) -> Capacity: ...
 
 
 class SelfReport:
@@ -55,7 +56,6 @@ class SelfReport:
         reconciler: Reconciler,
         desired: Callable[[], Mapping[str, DesiredNamespace]],
         live: Live,
-        capacity: Callable[[], Capacity],
         ready: Callable[[], str],
         probe: Callable[[], Awaitable[Sequence[Prerequisite]]],
         parts: Mapping[str, Callable[[], Any]],
@@ -66,7 +66,6 @@ class SelfReport:
         self._reconciler = reconciler
         self._desired = desired
         self._live = live
-        self._capacity = capacity
         self._ready = ready
         self._probe = probe
         self._parts = parts
@@ -78,7 +77,7 @@ class SelfReport:
         settings, registry, now = self._settings(), self._registry, self._clock.seconds()
         if now - self._probed[0] > FRESH:
             self._probed = now, await self._probe()
-        me, capacity = registry.get(registry.node_id), self._capacity()
+        me, capacity = registry.get(registry.node_id), self._live.capacity()
         return {
             "node": {
                 "node_id": registry.node_id,

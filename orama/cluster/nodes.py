@@ -100,14 +100,15 @@ class NodeRegistry:
 
         :raises Unavailable: the database does not answer.
         """
-        assert self._me is not None
-        self._me = evolve(self._me, last_seen=self._clock.seconds(), capacity=capacity)
-        await self._write()
+        if self._me is not None:
+            self._me = evolve(self._me, last_seen=self._clock.seconds(), capacity=capacity)
+            await self._write()
         await self.read()
 
     async def leave(self) -> None:
-        """We stop on purpose: everybody may know at once."""
+        """We stop on purpose: everybody may know at once. From now on :meth:`beat` only reads."""
         if self._me is not None:
+            self._me = None
             gone = update(tables.nodes).where(tables.nodes.c.id == self.node_id)
             await self._database.write(gone.values(last_seen=0.0))
 
@@ -133,12 +134,16 @@ class NodeRegistry:
         return next((node for node in self.nodes if node.node_id == node_id), None)
 
     def silence(self, node_id: str) -> float:
-        """Seconds since a node was last heard of; infinite when it left or was never there."""
-        value, seen = self._signs.get(node_id, (0.0, 0.0))
-        return self._clock.seconds() - seen if value and self.get(node_id) is not None else float("inf")
+        """Seconds since a node was last heard of; infinite when there is none of that name."""
+        seen = self._signs.get(node_id)
+        return float("inf") if seen is None or self.get(node_id) is None else self._clock.seconds() - seen[1]
 
     def alive(self, node_id: str) -> bool:
-        return node_id == self.node_id or self.silence(node_id) <= self.patience
+        """Whether a node has given a sign of life, and has not left since."""
+        if node_id == self.node_id:
+            return True
+        left = self._signs.get(node_id, (0.0, 0.0))[0] == 0.0
+        return not left and self.silence(node_id) <= self.patience
 
     def live(self) -> tuple[NodeRecord, ...]:
         """Those that are alive."""

@@ -46,7 +46,7 @@ class Settling:
         def there(observed: Mapping[str, Any], wanted: Collection[str]) -> bool:
             return all(observed.get(f"{role}_up") for role in wanted)
 
-        outcomes = await self._all(namespace, roles, progress, there, UP, "runs")
+        outcomes = await self._all(namespace, roles, progress, there, UP, "running")
         for outcome in outcomes:
             if outcome is not None:
                 raise outcome
@@ -57,7 +57,7 @@ class Settling:
         def gone(observed: Mapping[str, Any], wanted: Collection[str]) -> bool:
             return not any(observed.get(f"{role}_up") for role in ROLES)
 
-        for outcome in await self._all(namespace, roles, progress, gone, DOWN, "has stopped"):
+        for outcome in await self._all(namespace, roles, progress, gone, DOWN, "stopped"):
             if outcome is not None:
                 _log.warn("{namespace} ends later on a node: {why}", namespace=namespace, why=outcome.message)
 
