@@ -111,11 +111,14 @@ class Caddy:
         if not self._due(_FILE):
             return
         text = caddyfile.read(self._file)
-        stale = self._blocks(text).keys() - self._wanted
+        present = self._blocks(text).keys()
+        stale = present - self._wanted
         if stale:
             caddyfile.write(self._file, caddyfile.take(text, stale))
-            self._proven -= stale
+        # Somebody may have taken one out as well, and Caddy not know of it.
+        if stale or self._proven - present - self._wanted:
             self._stale = True
+        self._proven &= present - stale
 
     async def _prove(self) -> None:
         """Let Caddy read what it has not read yet: what an earlier life wrote, or that blocks have gone."""

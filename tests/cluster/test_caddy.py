@@ -64,10 +64,8 @@ class Histories(RuleBasedStateMachine):
             for _ in range(3):
                 self.look()
                 self.clock.advance(LAST_RETRY)
-            assert set(caddyfile.blocks(self.file.read_text())) == self.wanted
-            if self.wanted:
-                assert self.memory.loaded == self.file.read_text()
-            assert not any(self.caddy.error(host) for host in self.wanted if self.memory.loaded == "")
+            assert caddyfile.blocks(self.file.read_text()).keys() == self.wanted
+            assert caddyfile.blocks(self.memory.loaded).keys() == self.wanted
         finally:
             shutil.rmtree(self.top)
 
