@@ -7,25 +7,25 @@ import os
 import socket
 import stat
 import sys
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import jwt
-from click.testing import CliRunner, Result
 from twisted.internet import reactor as _reactor
-from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutputAndValue
-from twisted.python.filepath import FilePath
-from twisted.trial.unittest import TestCase
 
 import orama
-from orama.cli.main import main
+from orama.cluster.enablement import Enablement, Progress
+from orama.cluster.keyring import Keyring
 from orama.cluster.namespaces import Namespaces
+from orama.cluster.nodes import NodeRecord, NodeRegistry
+from orama.cluster.placement import Role
 from orama.cluster.ports import PortBlocks
+from orama.cluster.rotation import Rotation
 from orama.cluster.turn_access import TurnAccess
-from orama.errors import StartError, Unavailable
-from orama.rest.control import control_site, listen_control
+from orama.errors import NotFound, OramaError, StartError, Unavailable
+from orama.rest.control import ControlCalls, control_site, listen_control
 from orama.rest.tokens import Tokens, new_key
 from orama.settings import Settings
 from orama.store.database import Database
@@ -33,6 +33,7 @@ from orama.store.directory import DataDirectory
 from orama.store.sealing import Seal
 from orama.store.sealing import new_key as new_node_key
 from orama.turn.credentials import password
+from tests.cli.commands import CommandCase
 
 reactor: Any = _reactor
 
@@ -40,15 +41,35 @@ reactor: Any = _reactor
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(orama.__file__).parent.parent)}
 
 
-class ControlTestCase(TestCase):
+class AtOnce:
+    """Nodes that do at once what is wanted of them.
+
+    :ivar failing: why they cannot, when they cannot.
+    """
+
+    def __init__(self) -> None:
+        self.failing: OramaError | None = None
+        self.changes: list[tuple[str, bool]] = []
+        self.stopped: Callable[[str], Awaitable[None]]
+
+    async def up(self, namespace: str, roles: Collection[Role], progress: Progress) -> None:
+        progress("up", "waiting", "SFU and TURN on node")
+        if self.failing is not None:
+            raise self.failing
+        progress("up", "done", "SFU and TURN run on node")
+        self.changes.append((namespace, True))
+
+    async def down(self, namespace: str, roles: Collection[Role], progress: Progress) -> None:
+        await self.stopped(namespace)
+        progress("down", "done", "SFU and TURN have stopped on node")
+        self.changes.append((namespace, False))
+
+
+class ControlTestCase(CommandCase):
     """A store, its namespaces and their control socket."""
 
-    timeout = 60
-
     async def setUp(self) -> None:
-        # Unix socket addresses are short, trial's directories are not.
-        self.dir = Path(mkdtemp(prefix="orama-cli-"))
-        self.addCleanup(FilePath(str(self.dir)).remove)
+        await super().setUp()
         settings = Settings(data_dir=self.dir)
         data = DataDirectory(self.dir)
         data.prepare()
@@ -57,10 +78,14 @@ class ControlTestCase(TestCase):
         await database.start()
         self.addCleanup(database.stop)
         ports = PortBlocks(database, settings, "node", "127.0.0.1", reactor, lambda kind, port: True)
-        self.namespaces = Namespaces(database, data, Seal(new_node_key()), ports, settings, reactor)
+        registry = NodeRegistry(database, "node", reactor, settings.cluster.heartbeat)
+        await registry.join(NodeRecord("node", "127.0.0.1", 6002, "127.0.0.1", "127.0.0.1", "", 3478, 5349, "1"))
+        self.nodes, seal = AtOnce(), Seal([new_node_key()])
+        enablement = Enablement(database, seal, registry, ports, settings, reactor, self.nodes, self.ready)
+        self.nodes.stopped = enablement.stopped
+        self.namespaces = Namespaces(database, data, seal, registry, enablement, settings, reactor)
         await self.namespaces.start()
-        self.changes: list[tuple[str, bool]] = []
-        self.namespaces.changed.append(lambda name, config: self.changes.append((name, config is not None)))
+        self.nodes.changes.clear()
         self.tokens = Tokens(settings.auth, new_key(), reactor)
         self.site = control_site(
             reactor,
@@ -68,43 +93,46 @@ class ControlTestCase(TestCase):
             self.namespaces,
             self.tokens,
             TurnAccess(settings, self.namespaces, reactor),
-            observed=lambda namespace: [{"node_id": "node", "sfu_up": True, "turn_up": False}],
-            nodes=lambda: [
-                {
-                    "node_id": "node",
-                    "status": "ready",
-                    "public_ip": "127.0.0.1",
-                    "internal_ip": "127.0.0.1",
-                    "version": "1",
-                }
-            ],
+            observed=self.observed,
+            calls=ControlCalls(
+                self.listed, self.drained, self.removed, self.reported, Keyring.keep(self.dir / "key"), self.rotated
+            ),
         )
         port = listen_control(reactor, self.dir, self.site)
         self.addCleanup(port.stopListening)
 
-    async def run_it(self, *arguments: str, data_dir: Path | None = None) -> Result:
-        """Run the command in a thread, as the node needs this one."""
-        where = ["--data-dir", str(data_dir or self.dir)]
-        result: Result = await deferToThread(CliRunner().invoke, main, [*arguments, *where])
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result
+    async def ready(self) -> None:
+        """All that WebRTC needs is there."""
 
-    async def good(self, *arguments: str) -> str:
-        result = await self.run_it(*arguments)
-        self.assertEqual((result.exit_code, result.stderr), (0, ""))
-        return result.stdout
+    async def observed(self, namespace: str) -> Iterable[Mapping[str, Any]]:
+        return [
+            {
+                "node_id": "node",
+                "state": "active",
+                "roles": ["sfu", "turn"],
+                "sfu_up": True,
+                "turn_up": False,
+                "rooms": 1,
+                "participants": 2,
+                "error": "port 3478 is in use",
+            }
+        ]
 
-    async def data(self, *arguments: str) -> Any:
-        return json.loads(await self.good(*arguments, "--json"))
+    async def listed(self) -> Iterable[Mapping[str, Any]]:
+        node = {"node_id": "node", "status": "ready", "public_ip": "127.0.0.1", "internal_ip": "127.0.0.1"}
+        return [{**node, "version": "1"}]
 
-    async def bad(self, *arguments: str, data_dir: Path | None = None) -> str:
-        """One line on stderr, nothing on stdout, exit code 1."""
-        result = await self.run_it(*arguments, data_dir=data_dir)
-        self.assertEqual((result.exit_code, result.stdout), (1, ""))
-        self.assertEqual(result.stderr.count("\n"), 1)
-        self.assertTrue(result.stderr.startswith("orama: "))
-        return result.stderr
+    async def drained(self, node_id: str, draining: bool) -> Mapping[str, Any]:
+        raise NotFound("node_not_found", "there is no such node")
+
+    async def removed(self, node_id: str, force: bool) -> None:
+        raise NotFound("node_not_found", "there is no such node")
+
+    async def reported(self) -> Mapping[str, Any]:
+        return {"nodes": []}
+
+    async def rotated(self) -> Rotation:
+        raise NotFound("node_not_found", "there is no other node")
 
 
 class NamespaceTests(ControlTestCase):
@@ -118,7 +146,7 @@ class NamespaceTests(ControlTestCase):
         self.assertEqual(await self.data("namespace", "delete", "alpha"), {"name": "alpha", "deleted": True})
         listed = await self.data("namespace", "list")
         self.assertEqual([each["name"] for each in listed["namespaces"]], ["default"])
-        self.assertEqual(self.changes, [("alpha", True), ("alpha", False)])
+        self.assertEqual(self.nodes.changes, [("alpha", True), ("alpha", False)])
 
     async def test_tables(self) -> None:
         """Without ``--json`` there are tables."""
@@ -151,25 +179,45 @@ class NamespaceTests(ControlTestCase):
     async def test_enable_and_disable(self) -> None:
         """WebRTC is switched on and off, and doing it twice fails."""
         about = ("webrtc", "--namespace", "default")
-        self.assertIn("enabled", await self.bad("namespace", "enable", *about))
         self.assertEqual(
             await self.data("namespace", "disable", *about),
             {"status": "ok", "namespace": "default", "message": "WebRTC is disabled"},
         )
         self.assertIn("not enabled", await self.bad("namespace", "disable", *about))
-        self.assertEqual(await self.good("namespace", "enable", *about), "WebRTC is enabled in default\n")
-        self.assertEqual(self.changes, [("default", False), ("default", True)])
+        enabled = await self.good("namespace", "enable", *about)
+        self.assertEqual(enabled.splitlines()[-1], "WebRTC is enabled in default")
+        self.assertIn("enabled", await self.bad("namespace", "enable", *about))
+        self.assertEqual(self.nodes.changes, [("default", False), ("default", True)])
         self.assertIn("no such namespace", await self.bad("namespace", "enable", "webrtc", "--namespace", "bèta"))
 
+    async def test_steps(self) -> None:
+        """Each step is a line before the answer; with JSON there is the answer alone."""
+        about = ("webrtc", "--namespace", "default")
+        lines = (await self.good("namespace", "disable", *about)).splitlines()
+        self.assertEqual(lines[-2:], ["done     SFU and TURN have stopped on node", "WebRTC is disabled in default"])
+        lines = (await self.good("namespace", "enable", *about)).splitlines()
+        self.assertEqual(lines[-3:-1], ["waiting  SFU and TURN on node", "done     SFU and TURN run on node"])
+        self.assertEqual(set(await self.data("namespace", "disable", *about)), {"status", "namespace", "message"})
+
+    async def test_failing_step(self) -> None:
+        """What fails on the way is the reason and nothing else, and is taken back."""
+        about = ("webrtc", "--namespace", "default")
+        await self.good("namespace", "disable", *about)
+        self.nodes.failing = Unavailable("port_in_use", "port 20000 is in use on node")
+        self.assertEqual(await self.bad("namespace", "enable", *about), "orama: port 20000 is in use on node\n")
+        self.assertFalse((await self.namespaces.status("default")).enabled)
+
     async def test_status(self) -> None:
-        """What is wanted and what runs, and never the secret."""
+        """What is wanted and what runs on each node, and never the secret."""
         status = await self.data("namespace", "webrtc-status", "--namespace", "default")
         self.assertEqual(status["namespace"], "default")
         self.assertTrue(status["desired"]["enabled"])
-        self.assertEqual(status["observed"], {"nodes": [{"node_id": "node", "sfu_up": True, "turn_up": False}]})
+        self.assertEqual(status["observed"]["nodes"], list(await self.observed("default")))
         table = await self.good("namespace", "webrtc-status", "--namespace", "default")
         self.assertRegex(table, r"enabled +yes")
-        self.assertRegex(table, r"node +yes +no")
+        self.assertRegex(table, r"sfu nodes up +1 of 1")
+        self.assertRegex(table, r"turn nodes up +0 of 1")
+        self.assertRegex(table, r"node +active +sfu, turn +yes +no +1 +2 +port 3478 is in use")
         secret = (await self.namespaces.config("default")).turn_secret
         self.assertNotIn(secret, json.dumps(status) + table)
 
@@ -287,14 +335,10 @@ class ExitTests(ControlTestCase):
     async def test_node_that_cannot(self) -> None:
         """A failure of the node is 1 with its text; nothing of a traceback."""
 
-        def fail(name: str, config: object) -> None:
-            raise Unavailable("port_in_use", "port 20000 is in use")
-
-        self.namespaces.changed.append(fail)
+        self.nodes.failing = Unavailable("port_in_use", "port 20000 is in use")
         line = await self.bad("namespace", "create", "alpha")
         self.assertEqual(line, "orama: port 20000 is in use\n")
         self.assertEqual([each.name for each in await self.namespaces.list()], ["default"])
-        self.flushLoggedErrors(Unavailable)
 
     async def test_program(self) -> None:
         """The installed program does the same, quickly enough to be used in a loop."""
