@@ -13,7 +13,7 @@ from orama.cli.output import rows
 from orama.cli.steps import Steps
 
 #: Seconds between two looks at a node that drains.
-PACE = 1.0
+PACE = 0.5
 _node = click.argument("node_id", metavar="NODE")
 
 
