@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from attrs import evolve
+from attrs import evolve, frozen
+from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
-from orama.cluster.keyring import ClusterKey, Keyring
+from orama.cluster.keyring import ClusterKey, Keyring, new_key
+from orama.cluster.neighbours import Neighbours
+from orama.cluster.rotation import change_key, rotate_cluster_key
 from orama.cluster.signing import NODE, SIGNATURE, Verifier, sign
-from orama.errors import Conflict, Unavailable
+from orama.errors import Conflict, NotAuthenticated, Unavailable
 from orama.rest.internal import CHALLENGE, Gate, NodeCalls, internal_routes, internal_site
 from orama.rest.json_resource import JsonResource
 from orama.rest.origins import Origins
 from orama.settings import LimitSettings, Settings
 from tests.rest.service import Answer, Listener, ServiceCase, ask
+
+reactor: Any = _reactor
 
 KEY = ClusterKey(0, b"k" * 32)
 NODE_ID = "node-1"
@@ -211,6 +218,56 @@ class InternalSiteTests(TestCase):
 class _More(JsonResource):
     def __init__(self) -> None:
         super().__init__(Origins(()))
+
+
+@frozen
+class Place:
+    node_id: str
+    internal_ip: str
+    internal_port: int
+
+
+class RotationTests(TestCase):
+    """Three nodes with files and sockets of their own."""
+
+    timeout = 20.0
+
+    async def test_over_the_wire(self) -> None:
+        """All get the new key, one asks another at each step, and a stranger with the old one is refused."""
+        first, rings, places = ClusterKey(0, new_key()), {}, {}
+        for name in ("node-1", "node-2", "node-3"):
+            directory = Path(self.mktemp())
+            directory.mkdir()
+            (directory / "cluster.key").touch(0o600)
+            (directory / "cluster.key").write_text(first.text())
+            ring = rings[name] = Keyring.load(directory / "cluster.key")
+            calls = evolve(Recorded().calls(), change_key=partial(change_key, ring))
+            site = internal_site(
+                reactor,
+                Settings(),
+                internal_routes(Gate(Verifier(ring, reactor), name), calls),
+                health=dict,
+                ready=str,
+                metrics=bytes,
+            )
+            places[name] = Place(name, "127.0.0.1", Listener(self, site).port)
+        askers = {name: Neighbours(reactor, ring, name) for name, ring in rings.items()}
+
+        async def everybody_asks() -> int:
+            for asker in askers.values():
+                for place in places.values():
+                    await asker.get(place, "/v1/internal/report")
+            return 0
+
+        others = [places["node-2"], places["node-3"]]
+        done = await rotate_cluster_key(
+            rings["node-1"], askers["node-1"], others, everybody_asks, "node-1", reactor.seconds()
+        )
+        await everybody_asks()
+        self.assertEqual({ring.fingerprints for ring in rings.values()}, {(done.fingerprint,)})
+        stranger = Neighbours(reactor, Keyring([first]), "node-2")
+        with self.assertRaises(NotAuthenticated):
+            await stranger.get(places["node-3"], "/v1/internal/report")
 
 
 class PublicSiteTests(ServiceCase):
