@@ -15,6 +15,7 @@ from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError, ConnectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -23,17 +24,10 @@ from twisted.names import client, dns
 from twisted.names.error import DNSNameError
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+from zope.interface import implementer
 
-from orama.cluster.dns import (
-    BURST,
-    CONNECTIONS,
-    CONNECTIONS_EACH,
-    IDLE,
-    LONGEST_QUERY,
-    DnsService,
-    listening,
-    stored_records,
-)
+from orama.cluster.dns import DnsService, listening, stored_records
+from orama.cluster.dns_listeners import BURST, CONNECTIONS, CONNECTIONS_EACH, IDLE, LONGEST_QUERY
 from orama.cluster.zone import DnsRecord
 from orama.errors import StartError, Unavailable
 from orama.settings import DnsSettings, Settings
@@ -606,6 +600,38 @@ class SocketTests(RealCase):
         whole = 2 + len(self.service._answering.respond(message, 65535) or b"")
         reactor.connectTCP("127.0.0.1", self.service.port, ClientFactory.forProtocol(Asker))  # type: ignore[attr-defined]
         self.assertEqual(await done, whole * count)
+
+    async def test_half_closed(self) -> None:
+        """Who says that there are no more questions gets the answers to those that were, and then the end."""
+        done = Deferred[bytes]()
+        message = ask(f"long.{BASE}", dns.TXT)
+        framed = struct.pack("!H", len(message)) + message
+
+        @implementer(IHalfCloseableProtocol)
+        class Asker(Protocol):
+            received = b""
+
+            def connectionMade(self) -> None:
+                assert self.transport is not None
+                self.transport.write(framed * 200)
+                self.transport.loseWriteConnection()  # type: ignore[attr-defined]
+
+            def readConnectionLost(self) -> None:
+                assert self.transport is not None
+                self.transport.loseConnection()
+
+            def writeConnectionLost(self) -> None:
+                pass
+
+            def dataReceived(self, data: bytes) -> None:
+                self.received += data
+
+            def connectionLost(self, reason: object = None) -> None:
+                done.callback(self.received)
+
+        reactor.connectTCP("127.0.0.1", self.service.port, ClientFactory.forProtocol(Asker))  # type: ignore[attr-defined]
+        whole = 2 + len(self.service._answering.respond(message, 65535) or b"")
+        self.assertEqual(len(await done), whole * 200)
 
     async def test_garbage(self) -> None:
         """Garbage on the real sockets harms nobody."""
