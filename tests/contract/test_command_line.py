@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.contract import turn
 from tests.contract.commands import data, orama, run, temporary
 from tests.contract.rest import ask
-from tests.contract.stage import directory, shared
+from tests.contract.stage import directory, end, free_port, shared, started, toml
 
 ROOMS = "/v1/webrtc/rooms"
 
@@ -99,6 +99,49 @@ class CommandTests(SynchronousTestCase):
         [node] = data(self.node, "node", "list")["nodes"]
         self.assertEqual(node["public_ip"], "127.0.0.1")
         self.assertIn(node["node_id"], self.table("node", "list"))
+        for action in ("drain", "activate", "remove"):
+            self.refused("node", action, "nobody")
+
+    def test_monitor(self) -> None:
+        """What runs for each namespace on each node."""
+        [node] = data(self.node, "monitor", "report")["nodes"]
+        found = {each["namespace"]: each for each in node["namespaces"]}
+        self.assertEqual((found["default"]["sfu_up"], found["default"]["turn_up"]), (True, True))
+        table = self.table("monitor", "report")
+        self.assertRegex(table.splitlines()[0], "sfu up +turn up +rooms +participants +allocations")
+        self.assertIn(node["node_id"], table)
+
+    def test_inspector(self) -> None:
+        """The checks of the contract, all of which a node that is well passes."""
+        [node] = data(self.node, "node", "list")["nodes"]
+        findings = data(self.node, "inspector", "--namespace", "default")["findings"]
+        found = {each["id"]: each for each in findings}
+        for check in ("sfu_up", "turn_up", "sfu_coverage", "turn_coverage", "secret", "ports"):
+            self.assertEqual(found[f"ns.default.{check}"]["status"], "pass", check)
+        self.assertEqual(found["ns.default.sfu_up"]["node"], node["node_id"])
+        self.assertEqual(found["ns.default.certificate"]["status"], "warn")
+        self.assertIn("self-signed", found["ns.default.certificate"]["message"])
+        self.assertIn("ns.default.sfu_up", self.table("inspector"))
+        self.refused("inspector", "--namespace", "nobody")
+
+    def test_environment(self) -> None:
+        """The nodes of an environment are asked from anywhere that has the key; what is down fails."""
+        port = free_port()
+        node = started(config=toml(cluster=f"port = {port}"))
+        self.addCleanup(end, node)
+        file = node.directory / "environments.toml"
+        file.write_text(f'[devnet]\nnodes = ["127.0.0.1:{port}"]\nkey = "{node.data}/cluster.key"\n')
+        options = ("--env", "devnet", "--environments", str(file))
+        [shown] = data(node, "monitor", "report", *options)["nodes"]
+        self.assertEqual([each["sfu_up"] for each in shown["namespaces"]], [True])
+        self.assertEqual(data(node, "inspector", *options)["counts"]["fail"], 0)
+        node.process.kill()
+        node.process.wait()
+        for command in (("monitor", "report"), ("inspector",)):
+            done = run(node, *command, *options, "--json")
+            self.assertEqual((done.returncode, done.stderr.count("\n")), (1, 1))
+            self.assertIn("connection refused", done.stdout)
+        self.assertEqual(run(node, "inspector", "--env", "prod", *options[2:]).returncode, 1)
 
     def test_wrong_usage(self) -> None:
         """Exit code 2, with the reason on stderr and nothing on stdout."""
@@ -110,6 +153,9 @@ class CommandTests(SynchronousTestCase):
             ("namespace", "enable", "telephony", "--namespace", "default"),
             ("token", "issue", "--namespace", "default"),
             ("turn", "secret"),
+            ("node", "drain"),
+            ("monitor", "nonsense"),
+            ("inspector", "--env"),
         ):
             done = run(self.node, *arguments)
             self.assertEqual((done.returncode, done.stdout), (2, ""), arguments)
