@@ -261,7 +261,7 @@ class CaddyTests(CertificateCase):
         self.clock.advance(DAY)
         self.ensure(HOST)
         self.assertEqual(self.ensure(HOST)[HOST]["source"], "caddy")
-        self.write(HOST, HOST)
+        self.write(HOST, HOST, days=30)
         self.assertEqual(self.ensure(HOST)[HOST]["source"], "directory")
         self.assertNotIn(HOST, self.caddy.loaded)
 
