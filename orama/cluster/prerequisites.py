@@ -17,6 +17,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from attrs import field, frozen
 from OpenSSL.SSL import Connection as TLSConnection
 from sqlalchemy import literal, select
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import connectProtocol
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
@@ -269,8 +270,14 @@ def _login(url: SplitResult) -> dict[str, str]:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _Unverified:
+    def __init__(self, host: bytes) -> None:
+        self._host = host
+
     def clientConnectionForTLS(self, protocol: object) -> TLSConnection:
-        return TLSConnection(CertificateOptions().getContext(), None)
+        connection = TLSConnection(CertificateOptions().getContext(), None)
+        if not (isIPAddress(self._host) or isIPv6Address(self._host.decode("ascii"))):
+            connection.set_tlsext_host_name(self._host)  # without the name, a proxy has no certificate to show
+        return connection
 
 
 @implementer(IPolicyForHTTPS)
@@ -278,4 +285,4 @@ class _AnyCertificate:
     """For asking ourselves."""
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> _Unverified:
-        return _Unverified()
+        return _Unverified(hostname)
