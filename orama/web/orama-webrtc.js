@@ -31,7 +31,9 @@ const MAX_REFUSED_MS = 30_000;
 /** What a source may be called. */
 const SOURCE = /^[a-z0-9-]{1,32}$/;
 /** How long ICE may be `disconnected` before it is restarted; a lost packet or two is no reason. */
-const DISCONNECTED_MS = 2_500;
+const DISCONNECTED_MS = 1_000;
+/** How long an offer may stay unanswered while no media flows, until the socket itself is given up. */
+const SILENT_MS = 2_500;
 /** Restarts without success after which the whole connection is made anew. */
 const MAX_RESTARTS = 3;
 /** Which of the relay's addresses are of which transport. */
@@ -45,6 +47,7 @@ const TRANSPORTS = {
  * @typedef {object} ConnectOptions
  * @property {string} room room id: 1–128 of `[A-Za-z0-9_.:-]`.
  * @property {string} [url] base address of the node, `https://host`; the page's own origin by default.
+ * @property {string[]} [urls] those of several nodes, where there are some: when one goes the next is tried.
  * @property {string} [apiKey] a namespace key, `ak_…:namespace`.
  * @property {string | (() => string | Promise<string>)} [token] a JWT, or what fetches a fresh one.
  * @property {string} [userId] who this is; a token's `sub` goes before it.
@@ -108,6 +111,7 @@ export class Room extends EventTarget {
   #restarts = 0;
   #refusals = 0;
   #wantsOffer = false;
+  #moving = false;
   #channels = new Map();
   #incoming = null;
   #roster = new Roster((type, detail) => this.#emit(type, detail));
@@ -118,8 +122,9 @@ export class Room extends EventTarget {
     super();
     this.#options = options;
     const { room, userId, metadata } = options;
+    const urls = [...(options.url ? [options.url] : []), ...(options.urls ?? [])];
     this.#signaling = new Signaling(
-      { ...options, url: options.url ?? globalThis.location.origin },
+      { ...options, urls: urls.length ? urls : [globalThis.location.origin] },
       {
         hello: () => ({ type: "join", roomId: room, userId, metadata, resume: this.#resume }),
         message: (message) => this.#enqueue(() => this.#receive(message)),
@@ -270,6 +275,7 @@ export class Room extends EventTarget {
 
   #lost(error, again) {
     if (error) return this.#finish(error);
+    if (this.#joining && this.#signaling.untried) return again();
     if (this.#joining) return this.#finish(new RoomError("unreachable", "The server cannot be reached.", true));
     if (this.state !== "reconnecting") this.#setState("reconnecting");
     return again();
@@ -287,9 +293,15 @@ export class Room extends EventTarget {
     this.#setState("closed");
   }
 
-  /** Takes a new place in the room, here or on another node; the old one goes once the new one is there. */
-  #rejoin(url) {
+  /** Takes a new place in the room, which is made anew with all that is in it. */
+  #rejoin() {
     this.#resume = undefined;
+    this.#move(this.#signaling.url);
+  }
+
+  /** Goes through another gateway; what is here goes once it is there. */
+  #move(url) {
+    this.#moving = true;
     this.#setState(this.#joining ? "connecting" : "reconnecting");
     this.#signaling.move(url);
   }
@@ -324,7 +336,7 @@ export class Room extends EventTarget {
         return this.#incoming?.name(message);
       case "server-draining":
         this.#emit("draining", message);
-        return message.reconnectUrl ? this.#rejoin(message.reconnectUrl) : undefined;
+        return message.reconnectUrl ? this.#move(message.reconnectUrl) : undefined;
       case "room-closed":
       case "kicked":
         this.#emit(message.type, { reason: message.reason });
@@ -367,6 +379,9 @@ export class Room extends EventTarget {
     this.#setState("connected");
     this.#joining?.resolve();
     this.#joining = null;
+    // The node that goes down may be the one that relays for us.
+    if (this.#moving && this.#connection.iceConnectionState !== "new") this.#connection.restartIce();
+    this.#moving = false;
     // What was said into a dead socket is said again.
     if (this.#connection.signalingState === "have-local-offer") this.#sendOffer();
     else if (this.#wantsOffer) this.#enqueue(() => this.#offer());
@@ -430,10 +445,14 @@ export class Room extends EventTarget {
     const sources = Object.fromEntries(published.map(({ mid, source }) => [mid, source]));
     this.#signaling.send({ type: "offer", sdp: connection.localDescription.sdp, sources });
     clearTimeout(this.#offerTimer);
+    const stalled = connection.iceConnectionState === "disconnected" || connection.iceConnectionState === "failed";
     const again = () => {
-      if (this.#connection === connection && connection.signalingState === "have-local-offer") this.#sendOffer();
+      if (this.#connection !== connection || connection.signalingState !== "have-local-offer") return;
+      // Neither media nor an answer: whoever is behind the socket is gone, and it has not noticed yet.
+      if (stalled) this.#signaling.distrust();
+      else this.#sendOffer();
     };
-    this.#offerTimer = setTimeout(() => this.#enqueue(again), OFFER_TIMEOUT_MS);
+    this.#offerTimer = setTimeout(() => this.#enqueue(again), stalled ? SILENT_MS : OFFER_TIMEOUT_MS);
   }
 
   async #answered({ sdp }) {
@@ -474,7 +493,7 @@ export class Room extends EventTarget {
   #restartIce(connection) {
     if (this.#connection !== connection) return;
     if (this.#restarts++ < MAX_RESTARTS) connection.restartIce();
-    else if (this.state === "connected") this.#rejoin(this.#signaling.url);
+    else if (this.state === "connected") this.#rejoin();
   }
 
   #trackState({ trackId, muted }) {

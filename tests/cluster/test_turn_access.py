@@ -84,7 +84,7 @@ class SeveralNodesTests(SynchronousTestCase):
         self.assertEqual(len(found), 6)
 
     def test_names_first(self) -> None:
-        """With one the name comes first, and after it the addresses of the living: a browser may remember a dead one."""
+        """With one the name comes first, and then the addresses of the living: a browser may remember a dead one."""
         host = "turn.ns-tenant.example.org"
         named = [f"{host}:3478", f"{host}:3478?transport=tcp", f"turns:{host}:5349"]
         self.assertEqual(self.uris("example.org", "1"), named)
