@@ -108,6 +108,8 @@ class Allocation:
         #: Of the Allocate that made it, so that a retransmission gets the same answer (RFC 8656, 7.2).
         self.transaction_id = b""
         self.answer: list[tuple[Attribute[Any], Any]] = []
+        #: With which its user last signed.
+        self.key = b""
         self._clock = clock
         self._random = random
         self._peers = peers

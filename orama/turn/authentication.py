@@ -61,9 +61,11 @@ class Authenticator:
         """The attributes that ask *client* for credentials."""
         return [(stun.REALM, self._realm), (stun.NONCE, self._nonces.issue(client, now))]
 
-    def identify(self, request: Message, client: Address, now: float) -> Identity:
+    def identify(self, request: Message, client: Address, now: float, held: bytes = b"") -> Identity:
         """Check a request, in the order of RFC 8489, 9.2.4.
 
+        :param held: the key of the allocation that *client* has. It stays good for that one when the secret that made
+            it is no longer the tenant's, so that another secret ends no call.
         :raises Refused: 401, 400 or 438.
         """
         if not request.protected:
@@ -86,4 +88,6 @@ class Authenticator:
             key = stun.long_term_key(name, realm, password(secret, name))
             if request.verify(key):
                 return Identity(username, tenant, key)
+        if held and request.method != Method.ALLOCATE and request.verify(held):
+            return Identity(username, tenant, held)
         raise Refused(401, challenge=True)

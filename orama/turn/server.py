@@ -171,7 +171,8 @@ class Server:
         authenticated = False
         try:
             if message.method in _METHODS:
-                identity = self._authenticator.identify(message, client, now)
+                held = b"" if allocation is None else allocation.key
+                identity = self._authenticator.identify(message, client, now, held)
                 authenticated = True
                 answer = self._obey(Request(message, link, client, identity, allocation, now))
             else:
@@ -286,6 +287,7 @@ class Server:
         if additional is not None and self._family != Family.IPV6:
             answer.append((stun.ADDRESS_ERROR_CODE, (Family.IPV6, 440)))
         allocation.transaction_id, allocation.answer = message.transaction_id, answer
+        allocation.key = request.identity.key
         return answer
 
     def _refresh(self, request: Request) -> _Attributes:
@@ -297,6 +299,7 @@ class Server:
         if request.message.get(stun.LIFETIME) == 0:
             self._allocations.end(allocation, "released")
             return [(stun.LIFETIME, 0)]
+        allocation.key = request.identity.key
         lifetime = self._lifetime(allocation, request.message, now)
         allocation.expires = now + lifetime
         return [(stun.LIFETIME, lifetime)]

@@ -682,11 +682,28 @@ class TenantTests(SynchronousTestCase):
         self.assertEqual(len(self.world.server), 1)
 
     def test_secret_changed(self) -> None:
-        """A new secret beside the old one disturbs nobody; without the old one its credentials end."""
+        """A new secret beside the old one disturbs nobody; without the old one its credentials make no allocation."""
         self.world.tenants.put(evolve(MYAPP, secrets=("newer", "north")))
         self.assertEqual(code(self.client.refresh()), 0)
+        late = self.world.client(port=3)
+        late.credentials = self.client.credentials
         self.world.tenants.put(evolve(MYAPP, secrets=("newer",)))
-        self.assertEqual(code(self.client.refresh()), 401)
+        self.assertEqual(code(late.allocate()), 401)
+
+    def test_secret_gone(self) -> None:
+        """An allocation outlives the secret that made it: whoever has it goes on with it, and nobody else does."""
+        self.world.tenants.put(evolve(MYAPP, secrets=("newer",)))
+        for _ in range(3):
+            self.assertEqual(code(self.client.refresh()), 0)
+            self.assertEqual(code(self.client.permit(PEER)), 0)
+        self.assertEqual(code(self.client.allocate()), 401)
+        stranger = self.world.client(port=3)
+        stranger.credentials = self.client.credentials
+        self.assertEqual(code(stranger.refresh()), 401)
+        self.client.credentials = self.world.credentials()
+        self.assertEqual(code(self.client.refresh()), 0)
+        self.world.tenants.put(evolve(MYAPP, secrets=("newest",)))
+        self.assertEqual(code(self.client.refresh()), 0)
 
     def test_block_moved(self) -> None:
         """Allocations outside of the namespace's new block end."""
