@@ -220,10 +220,11 @@ def _run(engine: Engine, work: Callable[[Connection], T], options: dict[str, Any
 def _upgrade(engine: Engine, url: URL) -> None:
     """On a thread: the tables as this program knows them."""
     try:
-        with engine.begin() as connection:
+        with engine.connect() as connection:
             if url.get_backend_name() == rqlite.BACKEND:
                 rqlite.check_foreign_keys(connection)
             upgrade(connection)
+            connection.commit()
     except (DBAPIError, CommandError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
         place = f"{url.host}/{url.database or ''}".rstrip("/") if url.host else url.database

@@ -52,6 +52,7 @@ def upgrade(connection: Connection) -> None:
             except OperationalError:
                 raise
             except DBAPIError:
+                connection.rollback()
                 if _version(connection, script) == current:
                     raise  # otherwise another node was faster
             else:
