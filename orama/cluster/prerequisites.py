@@ -275,7 +275,8 @@ class _Unverified:
 
     def clientConnectionForTLS(self, protocol: object) -> TLSConnection:
         connection = TLSConnection(CertificateOptions().getContext(), None)
-        if not (isIPAddress(self._host) or isIPv6Address(self._host.decode("ascii"))):
+        host = self._host.decode("ascii")
+        if not (isIPAddress(host) or isIPv6Address(host)):
             connection.set_tlsext_host_name(self._host)  # without the name, a proxy has no certificate to show
         return connection
 
