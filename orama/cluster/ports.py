@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
+from typing import Any
 
 from attrs import field, frozen
 from sqlalchemy import Connection, select, update
@@ -87,6 +88,9 @@ class Taken:
     def add(self, host: str, kind: str, index: int) -> None:
         self._indexes.setdefault((host, kind), set()).add(index)
 
+    def free(self, host: str, kind: str, index: int) -> None:
+        self._indexes.get((host, kind), set()).discard(index)
+
 
 def read_taken(connection: Connection, kinds: dict[str, Range], but: str | None = None) -> Taken:
     """What is taken on all hosts.
@@ -118,10 +122,13 @@ class PortBlocks:
         mine = select(table).where(table.c.node_id == self.node_id)
         rows = await self._database.read(lambda connection: connection.execute(mine).all())
         for row in rows:
-            held = self.kinds[row.kind]
-            fits = row.block < len(held) and held.block(row.block) == (row.first_port, row.last_port)
-            if row.host != self.host or not fits:
+            if row.host != self.host or not self._fits(row):
                 await self.move(row.namespace, [row.kind])
+
+    def _fits(self, row: Any) -> bool:
+        """Whether a block is one of its range, as the settings have that now."""
+        held = self.kinds[row.kind]
+        return row.block < len(held) and held.block(row.block) == (row.first_port, row.last_port)
 
     async def move(self, namespace: str, kinds: Iterable[str]) -> None:
         """Other blocks for *namespace* on this node, because somebody else sits on those that it has.
@@ -138,14 +145,20 @@ class PortBlocks:
 
     async def _move(self, namespace: str, kind: str) -> bool:
         """False when somebody took the block that we had chosen."""
-        taken = await self._database.read(lambda connection: read_taken(connection, self.kinds))
+        mine = table.c.node_id == self.node_id, table.c.namespace == namespace, table.c.kind == kind
+
+        def read(connection: Connection) -> Taken:
+            taken = read_taken(connection, self.kinds)
+            for row in connection.execute(select(table).where(*mine)):
+                if not self._fits(row):  # its number stands for other ports by now
+                    taken.free(row.host, kind, row.block)
+            return taken
+
+        taken = await self._database.read(read)
         new = taken.take(self.node_id, self.host, kind, lambda port: self.probe(kind, port))
-        mine = update(table).where(
-            table.c.node_id == self.node_id, table.c.namespace == namespace, table.c.kind == kind
-        )
         values = {"host": new.host, "block": new.block, "first_port": new.first_port, "last_port": new.last_port}
         try:
-            await self._database.write(mine.values(**values, allocated_at=self._clock.seconds()))
+            await self._database.write(update(table).where(*mine).values(**values, allocated_at=self._clock.seconds()))
         except IntegrityError:
             return False
         return True

@@ -1,4 +1,4 @@
-"""Namespaces, keys and enablement, the same on SQLite and on PostgreSQL."""
+"""Namespaces, keys and enablement, the same on SQLite, PostgreSQL and rqlite."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 
 from attrs import evolve
 from sqlalchemy import text
-from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.defer import ensureDeferred, gatherResults
 
-from orama.cluster.namespaces import WebRtcConfig
 from orama.errors import BadRequest, Conflict, InsufficientStorage, NotFound, OramaError, Unavailable
 from orama.settings import Settings, TurnSettings
 from orama.store.sealing import Seal, new_key
-from tests.cluster.nodes import StoredNode
-from tests.store.databases import DatabaseCase, OnPostgres, OnSQLite
+from tests.cluster.nodes import RushingClock, StoredNode
+from tests.store.databases import DatabaseCase, OnPostgres, OnRqlite, OnSQLite
 
 
 class NamespacesTests(DatabaseCase):
@@ -23,7 +22,9 @@ class NamespacesTests(DatabaseCase):
 
     async def setUp(self) -> None:
         await super().setUp()
-        self.node = StoredNode(self, self.database, self.clock)
+        self.clock = RushingClock()
+        self.clock.advance(1_800_000_000)
+        self.node = await StoredNode(self, self.database, self.clock).join()
         self.namespaces = self.node.namespaces
 
     async def refused(self, kind: type[OramaError], code: str, doing: Any) -> None:
@@ -55,7 +56,8 @@ class NamespacesTests(DatabaseCase):
         """A second start finds it all again and makes nothing."""
         key = await self.namespaces.start()
         before = await self.namespaces.config("default")
-        again = StoredNode(self, self.database, self.clock, seal=self.node.seal).namespaces
+        node = await StoredNode(self, self.database, self.clock, seal=self.node.seal).join()
+        again = node.namespaces
         self.assertIsNone(await again.start())
         self.assertEqual(await again.config("default"), before)
         self.assertEqual(await again.role_of(key or ""), ("default", "owner"))
@@ -69,10 +71,12 @@ class NamespacesTests(DatabaseCase):
         self.assertIsNotNone(await self.namespaces.start())
 
     async def test_create(self) -> None:
-        """A new namespace works at once: WebRTC is enabled, and enabling it again is a conflict."""
+        """A new namespace works at once: WebRTC is enabled, and only the second one who asks for that is refused."""
         made = await self.namespaces.create("tenant")
         self.assertEqual(await self.namespaces.list(), [made])
         self.assertTrue(made.webrtc)
+        await self.namespaces.enable("tenant", "somebody")
+        self.assertEqual((await self.namespaces.status("tenant")).enabled_by, "somebody")
         await self.refused(Conflict, "already_enabled", self.namespaces.enable("tenant"))
 
     async def test_create_without(self) -> None:
@@ -102,7 +106,7 @@ class NamespacesTests(DatabaseCase):
     async def test_names_under_a_domain(self) -> None:
         """Under a base domain ``ns-`` and the name together must be a label."""
         settings = Settings(base_domain="example.org")
-        namespaces = StoredNode(self, self.database, self.clock, settings).namespaces
+        namespaces = (await StoredNode(self, self.database, self.clock, settings).join()).namespaces
         await self.refused(BadRequest, "invalid_namespace", namespaces.create("a" * 61))
         await namespaces.create("a" * 60, webrtc=False)
 
@@ -167,13 +171,14 @@ class NamespacesTests(DatabaseCase):
         other = StoredNode(self, self.database, self.clock, settings, seal=self.node.seal).namespaces
         self.assertEqual((await other.config("tenant")).credential_ttl, 20)
 
-    async def test_other_node_key(self) -> None:
-        """A secret that another node key sealed is Unavailable, and the other namespaces are served."""
+    async def test_other_key(self) -> None:
+        """A secret that another key has sealed is Unavailable, and the other namespaces are served."""
         await self.namespaces.create("one")
-        other = StoredNode(self, self.database, self.clock, seal=Seal(new_key())).namespaces
-        await other.create("two")
-        await self.refused(Unavailable, "secret_unreadable", other.config("one"))
-        self.assertEqual([config.namespace for config in await other.configs()], ["two"])
+        other = await StoredNode(self, self.database, self.clock, seal=Seal(new_key())).join()
+        await other.namespaces.create("two")
+        await self.refused(Unavailable, "secret_unreadable", other.namespaces.config("one"))
+        self.assertEqual((other.up("one"), other.up("two")), (set(), {"sfu", "turn"}))
+        self.assertIn("cluster.key", other.reconciler.observed("one")["error"])
 
     async def test_disable(self) -> None:
         """Disabling gives the ports back and forgets rooms and secret; enabling again makes a new secret."""
@@ -185,79 +190,65 @@ class NamespacesTests(DatabaseCase):
         status = await self.namespaces.status("tenant")
         self.assertFalse(status.enabled)
         self.assertEqual(status.disabled_at, self.clock.seconds())
-        self.assertIsNone(await self.node.ports.of("tenant"))
+        self.assertEqual(await self.namespaces.desired(), {})
         self.assertEqual(await self.node.directory.list("tenant"), [])
         await self.refused(Conflict, "not_enabled", self.namespaces.disable("tenant"))
-        after = await self.namespaces.enable("tenant", "somebody")
+        await self.namespaces.enable("tenant", "somebody")
+        after = await self.namespaces.config("tenant")
         self.assertNotEqual(after.turn_secret, before.turn_secret)
         status = await self.namespaces.status("tenant")
         self.assertEqual((status.enabled, status.enabled_by, status.disabled_at), (True, "somebody", None))
 
-    async def test_told(self) -> None:
-        """Who runs the services is told of every change, after it is written, and waited for."""
-        told: list[tuple[str, WebRtcConfig | None]] = []
-        waiting: Deferred[None] = Deferred()
-
-        def changed(name: str, config: WebRtcConfig | None) -> Any:
-            told.append((name, config))
-            return waiting if config is not None else None
-
-        self.namespaces.changed.append(changed)
-        creating = ensureDeferred(self.namespaces.create("tenant"))
-        await self.until(lambda: told)
-        self.assertNoResult(creating)
-        waiting.callback(None)
-        await creating
-        self.assertEqual(told, [("tenant", await self.namespaces.config("tenant"))])
+    async def test_services(self) -> None:
+        """Creating is done when the services run, and deleting when they have ended."""
+        await self.namespaces.create("tenant")
+        self.assertEqual(self.node.up("tenant"), {"sfu", "turn"})
+        self.assertEqual(self.node.runner.up["tenant", "sfu"], await self.namespaces.config("tenant"))
         await self.namespaces.delete("tenant")
-        self.assertEqual(told[1:], [("tenant", None)])
+        self.assertEqual(self.node.up("tenant"), set())
 
     async def test_enable_fails_half_way(self) -> None:
-        """When the services do not come up, enabling has done nothing and can be tried again."""
+        """When a service does not come up, enabling says why, has done nothing and can be tried again."""
         await self.namespaces.create("tenant", webrtc=False)
-        told: list[bool] = []
-
-        async def changed(name: str, config: WebRtcConfig | None) -> None:
-            told.append(config is not None)
-            if config is not None and len(told) == 1:
-                raise OSError("no socket")
-
-        self.namespaces.changed.append(changed)
-        with self.assertRaises(OSError):
+        before = await self.everything()
+        self.node.runner.broken["tenant", "sfu"] = Unavailable("port_busy", "no socket")
+        with self.assertRaises(Unavailable) as caught:
             await self.namespaces.enable("tenant")
-        self.assertEqual(told, [True, False])
+        self.assertIn("no socket", caught.exception.message)
+        self.assertEqual(self.node.up("tenant"), set())
         self.assertFalse((await self.namespaces.status("tenant")).enabled)
-        self.assertIsNone(await self.node.ports.of("tenant"))
+        self.assertEqual(await self.namespaces.desired(), {})
+        self.assertNotIn("v1.", (await self.everything())[len(before) // 2 :])
+        self.node.runner.broken.clear()
         await self.namespaces.enable("tenant")
 
     async def test_create_fails_half_way(self) -> None:
-        """When the services do not come up, there is no namespace."""
-
-        async def changed(name: str, config: WebRtcConfig | None) -> None:
-            if config is not None:
-                raise OSError("no socket")
-
-        self.namespaces.changed.append(changed)
-        with self.assertRaises(OSError):
+        """When a service does not come up, there is no namespace."""
+        self.node.runner.broken["tenant", "turn"] = Unavailable("port_busy", "no socket")
+        with self.assertRaises(Unavailable):
             await self.namespaces.create("tenant")
         self.assertEqual(await self.namespaces.list(), [])
 
-    async def test_stop_fails(self) -> None:
-        """A service that does not stop cleanly is logged and keeps nobody's ports."""
+    async def test_rotate(self) -> None:
+        """A new secret, beside which the old one is good for one time to live."""
         await self.namespaces.create("tenant")
-
-        async def changed(name: str, config: WebRtcConfig | None) -> None:
-            raise OSError("no socket")
-
-        self.namespaces.changed.append(changed)
+        (old,) = (await self.namespaces.config("tenant")).turn_secrets
+        await self.namespaces.rotate_secret("tenant")
+        new, kept = (await self.namespaces.config("tenant")).turn_secrets
+        self.assertEqual(kept, old)
+        self.assertNotEqual(new, old)
+        await self.node.beat()
+        self.assertEqual(self.node.runner.up["tenant", "turn"].turn_secrets, (new, old))
+        self.clock.advance(600)
+        self.assertEqual((await self.namespaces.config("tenant")).turn_secrets, (new,))
         await self.namespaces.disable("tenant")
-        self.assertIsNone(await self.node.ports.of("tenant"))
-        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        await self.refused(Conflict, "not_enabled", self.namespaces.rotate_secret("tenant"))
 
     async def test_no_free_ports(self) -> None:
         """When the blocks are used up, creating says so, leaves nothing, and works again after a delete."""
         turn = TurnSettings(relay_ports=(49152, 49152 + 2 * 800 - 1))
-        namespaces = StoredNode(self, self.database, self.clock, evolve(Settings(), turn=turn)).namespaces
+        node = await StoredNode(self, self.database, self.clock, evolve(Settings(), turn=turn)).join()
+        namespaces = node.namespaces
         await namespaces.create("one")
         await namespaces.create("two")
         await self.refused(InsufficientStorage, "no_free_ports", namespaces.create("three"))
@@ -265,13 +256,9 @@ class NamespacesTests(DatabaseCase):
         await namespaces.create("three", webrtc=False)
         await self.refused(InsufficientStorage, "no_free_ports", namespaces.enable("three"))
         await namespaces.delete("one")
-        config = await namespaces.enable("three")
+        await namespaces.enable("three")
+        config = await namespaces.config("three")
         self.assertEqual(config.blocks.relay, (49152, 49951))
-
-    async def until(self, condition: Any) -> None:
-        """Wait for the threads of the database until *condition* holds."""
-        while not condition():
-            await self.database.read(lambda connection: None)
 
 
 class SQLiteNamespacesTests(OnSQLite, NamespacesTests):
@@ -279,6 +266,10 @@ class SQLiteNamespacesTests(OnSQLite, NamespacesTests):
 
 
 class PostgresNamespacesTests(OnPostgres, NamespacesTests):
+    pass
+
+
+class RqliteNamespacesTests(OnRqlite, NamespacesTests):
     pass
 
 

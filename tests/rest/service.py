@@ -15,6 +15,7 @@ from twisted.web.iweb import IResponse
 from twisted.web.resource import IResource
 
 from orama.cluster.rooms import RoomRecord
+from orama.cluster.turn_access import TurnAccess
 from orama.rest.auth import Authenticator
 from orama.rest.site import Site, make_site
 from orama.rest.tokens import Tokens, new_key
@@ -54,7 +55,7 @@ class ServiceCase(OnSQLite, DatabaseCase):
 
     async def setUp(self) -> None:
         await super().setUp()
-        self.node = StoredNode(self, self.database, self.clock, self.settings)
+        self.node = await StoredNode(self, self.database, self.clock, self.settings).join()
         self.namespaces = self.node.namespaces
         await self.namespaces.create("tenant")
         self.owner = (await self.namespaces.create_key("tenant", "owner")).text
@@ -78,9 +79,10 @@ class ServiceCase(OnSQLite, DatabaseCase):
             ready=lambda: self.unready,
             metrics=lambda: b"orama_rooms 1.0\n",
             observed=self.observed,
+            access=TurnAccess(self.settings, self.namespaces, self.clock),
         )
 
-    def observed(self, namespace: str) -> Iterable[Mapping[str, Any]]:
+    async def observed(self, namespace: str) -> Iterable[Mapping[str, Any]]:
         return [{"node_id": "node-1", "sfu_up": True, "turn_up": False}]
 
     def serve(self, site: Site) -> None:
