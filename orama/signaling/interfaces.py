@@ -158,6 +158,9 @@ class Trunks(Protocol):
     def tick(self, now: float) -> None:
         """Time goes by."""
 
+    async def stop(self) -> None:
+        """Leave nothing behind; the sessions are closed by then."""
+
 
 class Grant(Protocol):
     """TURN credentials."""

@@ -80,6 +80,8 @@ class SignalingService(Service):
             await self._stopped
             if impatience.active():
                 impatience.cancel()
+        if self._trunks is not None:
+            await self._trunks.stop()
         await self._timer.stopService()
         self.factory.stopFactory()
 

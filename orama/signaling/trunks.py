@@ -76,6 +76,9 @@ class Trunks:
         self._sign = sign
         self._alive = alive
         self._trunks: dict[ForwardTrunk, None] = {}
+        #: Connections that are being made, and pauses.
+        self._waiting: set[Deferred[Any]] = set()
+        self._stopped: Deferred[None] | None = None
 
     def __len__(self) -> int:
         return len(self._trunks)
@@ -114,7 +117,7 @@ class Trunks:
         where = f"{place.node_id} at {place.ip}:{place.signaling_port}"
         endpoint = HostnameEndpoint(self._reactor, place.ip, place.signaling_port, CONNECT_TIMEOUT)
         try:
-            await endpoint.connect(factory)
+            await self._wait(endpoint.connect(factory))
         except ConnectionRefusedError:
             raise OwnerGone("sfu_gone", f"nobody listens for {where}") from None
         except (ConnectError, CancelledError, OSError) as error:
@@ -131,7 +134,20 @@ class Trunks:
     async def pause(self, attempt: int) -> None:
         """Wait a little, longer with each *attempt*, and never as long as somebody else."""
         seconds = min(LAST_PAUSE, FIRST_PAUSE * 2**attempt) * (0.5 + random() / 2)  # noqa: S311
-        await deferLater(self._reactor, seconds, lambda: None)
+        try:
+            await self._wait(deferLater(self._reactor, seconds, lambda: None))
+        except CancelledError:
+            raise Unavailable("sfu_silent", "the node is going down") from None
+
+    async def stop(self) -> None:
+        """Cut every trunk, and give up those that are being made. Nothing is left behind."""
+        for waiting in tuple(self._waiting):
+            waiting.cancel()
+        if self._trunks:
+            self._stopped = Deferred()
+            for trunk in tuple(self._trunks):
+                trunk.abort()
+            await self._stopped
 
     def tick(self, now: float) -> None:
         """Look which trunks are dead."""
@@ -143,6 +159,17 @@ class Trunks:
 
     def closed(self, trunk: ForwardTrunk) -> None:
         self._trunks.pop(trunk, None)
+        if self._stopped is not None and not self._trunks:
+            stopped, self._stopped = self._stopped, None
+            stopped.callback(None)
+
+    async def _wait(self, waiting: Deferred[Any]) -> None:
+        """Wait for something that :meth:`stop` gives up."""
+        self._waiting.add(waiting)
+        try:
+            await waiting
+        finally:
+            self._waiting.discard(waiting)
 
     def _place(self, namespace: str, node_id: str) -> Place:
         for place in self._places(namespace) or ():

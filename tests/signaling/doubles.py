@@ -268,6 +268,9 @@ class MemoryTrunks:
     def tick(self, now: float) -> None:
         pass
 
+    async def stop(self) -> None:
+        pass
+
 
 class Node:
     """A lobby with everything in memory, a clock that is a number, and handles on what is asynchronous.

@@ -92,11 +92,12 @@ async def open_page(
     headers: dict[str, str] | None = None,
     protocols: Sequence[str] = (),
     endpoint: Any = None,
+    host: str = "127.0.0.1",
     **options: Any,
 ) -> Page:
     """Connect, by TCP or to *endpoint*; done when the connection stands."""
     factory = WebSocketClientFactory(
-        f"ws://127.0.0.1:{port}/v1/webrtc/signal{query}",
+        f"ws://{host}:{port}/v1/webrtc/signal{query}",
         headers=headers or {},
         protocols=list(protocols),
         reactor=reactor,
@@ -106,7 +107,7 @@ async def open_page(
     factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0, serverConnectionDropTimeout=0)
     factory.protocol = Page
     factory.noisy = False
-    page: Page = await (endpoint or TCP4ClientEndpoint(reactor, "127.0.0.1", port)).connect(factory)
+    page: Page = await (endpoint or TCP4ClientEndpoint(reactor, host, port)).connect(factory)
     return page
 
 
