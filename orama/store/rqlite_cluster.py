@@ -14,7 +14,7 @@ import re
 import socket
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from ipaddress import ip_address
 from threading import Lock
 from typing import Any
@@ -23,19 +23,14 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 DEFAULT_PORT = 4001
-#: Seconds: to connect, for the answer to what writes and to what reads, and until there must be a leader.
-CONNECT_TIMEOUT = 2.0
-WRITE_TIMEOUT = 10.0
-READ_TIMEOUT = 4.0
-ELECTION_TIMEOUT = 5.0
 #: Seconds between two looks for a leader, and at least between two looks for the nodes of the cluster.
 _PAUSE = 0.1
 _LEARN_INTERVAL = 5.0
 #: Present when another node than the one that was asked has served a request: the leader.
 _FORWARDED = "X-RQLITE-SERVED-BY"
-#: What a node says that has not done what was asked, and has not passed it on either.
+#: What a node says that has not done what was asked, nor passed all of it on to the leader.
 _NOT_DONE = re.compile(
-    r"leader not found|leader address|not leader$|store not (open|ready)|pool get: |dial tcp .*(refused|unreachable)"
+    r"leader not found|leader address|not leader$|store not (open|ready)|pool get: |write (length|protobuf bytes): "
 )
 _UNAUTHORIZED = (401, 403)
 
@@ -54,6 +49,19 @@ class _NotDone(Exception):
 
 class _Lost(Exception):
     """A node was asked and what became of it is not known."""
+
+
+@frozen
+class Timeouts:
+    """Seconds: to connect, for the answer to what writes and to what reads, and until there must be a leader.
+
+    rqlite elects one within 1 to 3 s of the old one's end.
+    """
+
+    connect: float = 2.0
+    write: float = 10.0
+    read: float = 4.0
+    election: float = 5.0
 
 
 @frozen(order=True)
@@ -95,6 +103,7 @@ class Cluster:
         addresses: Iterable[Address],
         user: str | None = None,
         password: str | None = None,
+        timeouts: Timeouts = Timeouts(),
         seconds: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -102,6 +111,7 @@ class Cluster:
         self._order = list(dict.fromkeys(self._given))
         self._lock = Lock()
         self._learnt: float | None = None
+        self.timeouts = timeouts
         self.seconds = seconds
         self.sleep = sleep
         #: Whether it is worth waiting for a leader: not when it was just in vain.
@@ -133,15 +143,18 @@ class Cluster:
             self._learnt = now
             return True
 
-    def learn(self, nodes: Iterable[tuple[Address, bool]]) -> None:
-        """:param nodes: each with whether it is the leader.
+    def learn(self, nodes: Iterable[tuple[Address, bool]], away: Collection[Address] = ()) -> None:
+        """Take the leader to the front, and ask those that were not known, too.
 
         A node that says of itself that it is "localhost" helps only those that look for one there.
+
+        :param nodes: each with whether it is the leader.
+        :param away: did not answer us just now, whatever the others say.
         """
         here = any(address.local for address in self._given)
         told = [(address, leads) for address, leads in nodes if here or not address.local]
         with self._lock:
-            leaders = [address for address, leads in told if leads]
+            leaders = [address for address, leads in told if leads and address not in away]
             known = [*self._order, *(address for address, _ in told)]
             kept = {*self._given, *(address for address, _ in told)}
             self._order = [address for address in dict.fromkeys([*leaders, *known]) if address in kept]
@@ -163,9 +176,9 @@ class Session:
         """
         cluster = self.cluster
         body = json.dumps(statements, ensure_ascii=False, allow_nan=False).encode()
-        limit = READ_TIMEOUT if reads else WRITE_TIMEOUT
-        path += f"{'&' if '?' in path else '?'}timeout={int(limit)}s"
-        deadline = cluster.seconds() + ELECTION_TIMEOUT
+        limit = cluster.timeouts.read if reads else cluster.timeouts.write
+        path += f"{'&' if '?' in path else '?'}timeout={int(limit * 1000)}ms"
+        deadline = cluster.seconds() + cluster.timeouts.election
         while True:
             said: dict[Address, str] = {}
             hopeful = False
@@ -187,7 +200,7 @@ class Session:
                     if said:
                         cluster.prefer(address)
                     if cluster.wants_to_learn(forwarded):
-                        self._learn(address)
+                        self._learn(address, said)
                     return answer
                 if reads and cluster.seconds() > deadline:
                     break
@@ -199,10 +212,11 @@ class Session:
     def get(self, address: Address, path: str) -> Any:
         """What the node of *address* answers there.
 
-        :raises OSError: nothing. :raises NoAnswer: nothing useful.
+        :raises OSError: nobody is there.
+        :raises NoAnswer: nothing useful.
         """
         try:
-            status, content, _ = self._exchange("GET", address, path, None, READ_TIMEOUT)
+            status, content, _ = self._exchange("GET", address, path, None, self.cluster.timeouts.read)
             if status != 200:
                 raise NoAnswer(f"{address}: HTTP {status}")
             return json.loads(content)
@@ -229,7 +243,7 @@ class Session:
             raise _Lost("the answer is no JSON") from None
         if not isinstance(answer, dict):
             raise _Lost("the answer is not rqlite's")
-        error = answer.get("error")
+        error = str(answer.get("error") or "")
         if error and "constraint failed" not in error:
             if _NOT_DONE.search(error):
                 raise _NotDone(error[:200])
@@ -258,7 +272,7 @@ class Session:
         if line is not None and line.sock is not None and _open(line.sock):
             return line
         self._drop(address)
-        line = http.client.HTTPConnection(address.host, address.port, timeout=CONNECT_TIMEOUT)
+        line = http.client.HTTPConnection(address.host, address.port, timeout=self.cluster.timeouts.connect)
         line.connect()
         self._lines[address] = line
         return line
@@ -268,15 +282,16 @@ class Session:
         if line is not None:
             line.close()
 
-    def _learn(self, address: Address) -> None:
+    def _learn(self, address: Address, away: Collection[Address]) -> None:
         """Ask a node for the others. Nothing depends on it."""
         try:
             nodes = self.get(address, "/nodes?ver=2&timeout=1s")["nodes"]
-            self.cluster.learn(
+            told = [
                 (Address.parse(urlsplit(node["api_addr"]).netloc), bool(node.get("leader")))
                 for node in nodes
                 if node.get("api_addr")
-            )
+            ]
+            self.cluster.learn(told, away)
         except (OSError, NoAnswer, LookupError, TypeError, AttributeError, ValueError):
             return
 

@@ -97,7 +97,7 @@ class Connection:
         gathered, self._gathered = self._gathered, None
         if gathered:
             results = self._send("/db/execute?transaction", gathered, reads=False)
-            self._counts += (int(result.get("rows_affected", 0)) for result in results)
+            self._counts += map(_count, results)
 
     def rollback(self) -> None:
         self._gathered = None
@@ -136,10 +136,12 @@ class Connection:
             raise InterfaceError(str(error)) from None
         except (ValueError, UnicodeEncodeError) as error:
             raise DataError(f"a value cannot be sent: {error}") from None
-        results: list[dict[str, Any]] = answer.get("results") or []
+        results = answer.get("results") or []
+        if not isinstance(results, list) or not all(isinstance(result, dict) for result in results):
+            raise InternalError("the results are not rqlite's")
         for text in (answer.get("error"), *(result.get("error") for result in results)):
             if text:
-                raise _error(text)
+                raise _error(str(text))
         if len(results) != len(statements):
             raise InternalError(f"{len(results)} results of {len(statements)} statements")
         return results
@@ -190,17 +192,31 @@ class Cursor:
         if results is None:
             self.rowcount = -1
             return
-        self.rowcount = sum(int(result.get("rows_affected", 0)) for result in results)
+        self.rowcount = sum(map(_count, results))
         if len(results) != 1:
             return
         result = results[0]
         if "columns" in result:
-            self.description = [(name, None, None, None, None, None, None) for name in result["columns"]]
-            types = [str(name) for name in result.get("types", ())]
-            self._rows = [tuple(map(_value, row, types)) for row in result.get("values") or ()]
             self.rowcount = -1
+            try:
+                self.description = [(str(name), None, None, None, None, None, None) for name in result["columns"]]
+                types = [str(name) for name in result.get("types") or ()]
+                self._rows = [
+                    tuple(_value(value, kind) for value, kind in zip(row, types, strict=True))
+                    for row in result.get("values") or ()
+                ]
+            except (TypeError, ValueError):
+                raise InternalError("the rows are not rqlite's") from None
         else:
             self.lastrowid = result.get("last_insert_id")
+
+
+def _count(result: dict[str, Any]) -> int:
+    """How many rows a statement has touched; left out when none."""
+    count = result.get("rows_affected", 0)
+    if not isinstance(count, int):
+        raise InternalError("the number of rows is not rqlite's")
+    return count
 
 
 def _statement(sql: str, parameters: Sequence[Any]) -> list[Any]:
