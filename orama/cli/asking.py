@@ -24,7 +24,7 @@ from orama.cli.environments import Address, Environment
 from orama.cli.reports import NodeReport, read_report
 
 T = TypeVar("T")
-#: Seconds for one node, from the connection to the last byte.
+#: Seconds for one node.
 TIMEOUT = 5.0
 #: Bytes of a report: some thousand namespaces.
 LIMIT = 8 << 20
@@ -57,15 +57,18 @@ class Answer:
     skew: float | None = None
 
 
-def ask(control: Control, environment: Environment | None, progress: Progress) -> tuple[Answer, ...]:
+def ask(
+    control: Control, environment: Environment | None, progress: Progress, timeout: float = TIMEOUT
+) -> tuple[Answer, ...]:
     """Ask every node of *environment*; without one, of the cluster of the node at *control*.
 
+    :param timeout: seconds that each node of an environment has, from the connection to the last byte.
     :raises Failed: there is nobody to ask, or nothing to sign with.
     """
-    return _ask_cluster(control) if environment is None else _ask_environment(environment, progress)
+    return _ask_cluster(control) if environment is None else _ask_environment(environment, progress, timeout)
 
 
-def _ask_environment(environment: Environment, progress: Progress) -> tuple[Answer, ...]:
+def _ask_environment(environment: Environment, progress: Progress, timeout: float) -> tuple[Answer, ...]:
     from orama.cluster.keyring import Keyring
     from orama.errors import OramaError
 
@@ -73,7 +76,7 @@ def _ask_environment(environment: Environment, progress: Progress) -> tuple[Answ
         key = Keyring.load(environment.key).current
     except OramaError as error:
         raise Failed("no_cluster_key", f"the cluster key: {error.message}") from None
-    return in_threads(lambda address: _ask(address, key), environment.nodes, progress)
+    return in_threads(lambda address: _ask(address, key, timeout), environment.nodes, progress)
 
 
 def _ask_cluster(control: Control) -> tuple[Answer, ...]:
@@ -130,21 +133,21 @@ def limited(sock: socket.socket, seconds: float) -> Iterator[None]:
 def reason(error: Exception) -> str:
     """Why a connection did not work, for a person."""
     if isinstance(error, TimeoutError):
-        return f"no answer within {TIMEOUT:.0f} s"
+        return "no answer in time"
     if isinstance(error, OSError):
         return (error.strerror or str(error) or type(error).__name__).lower()
     return str(error) or type(error).__name__
 
 
-def _ask(address: Address, key: bytes) -> Answer:
+def _ask(address: Address, key: bytes, timeout: float) -> Answer:
     """What one node answers."""
     from orama.cluster.signing import sign
 
-    connection = HTTPConnection(address.host, address.port, timeout=TIMEOUT)
+    connection = HTTPConnection(address.host, address.port, timeout=timeout)
     asked = time.time()
     try:
         connection.connect()
-        with limited(connection.sock, TIMEOUT - (time.time() - asked)):
+        with limited(connection.sock, max(0.0, timeout - (time.time() - asked))):
             asked = time.time()
             connection.request("GET", REPORT, headers=sign(key, "GET", REPORT, b"", OPERATOR, asked))
             response = connection.getresponse()

@@ -81,10 +81,10 @@ class AskTests(SynchronousTestCase):
         value = (lambda: report("n1", now=time.time() + ahead)) if value is None else value
         return NodeServer(self, keyring or self.keyring, value, ahead)
 
-    def ask(self, *addresses: Address) -> tuple[Answer, ...]:
+    def ask(self, *addresses: Address, timeout: float = asking.TIMEOUT) -> tuple[Answer, ...]:
         self.progress: list[tuple[int, int]] = []
         environment = Environment("test", addresses, self.key)
-        return ask(Control(Path("/nowhere")), environment, lambda *done: self.progress.append(done))
+        return ask(Control(Path("/nowhere")), environment, lambda *done: self.progress.append(done), timeout)
 
     def test_report(self) -> None:
         """A node takes the signature and answers; it is called what it calls itself."""
@@ -156,6 +156,31 @@ class AskTests(SynchronousTestCase):
         self.assertIsNotNone(good.report)
         self.assertIsNone(bad.report)
         self.assertTrue(bad.error)
+
+    def test_slow(self) -> None:
+        """A node that answers a byte now and then is given up when its time is over."""
+        stop = Event()
+
+        def speak() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                while not stop.wait(0.02):
+                    try:
+                        connection.sendall(b" ")
+                    except OSError:
+                        return
+
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            thread = Thread(target=speak)
+            thread.start()
+            began = time.monotonic()
+            [found] = self.ask(Address("127.0.0.1", server.getsockname()[1]), timeout=0.3)
+            self.assertLess(time.monotonic() - began, 5)
+            stop.set()
+            thread.join()
+        self.assertEqual(found.error, "no answer in time")
 
     def test_key_file(self) -> None:
         """A key that cannot be read is one line that names the file."""

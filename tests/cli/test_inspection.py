@@ -216,6 +216,16 @@ class ServiceTests(Case):
         about = three(n3=served("n3", turn_up=True))
         self.assertEqual(self.statuses(about), {("ns.alpha.leftover", "n3"): "warn"})
 
+    def test_going(self) -> None:
+        """Where WebRTC is being disabled, what has not ended yet is a warning, and what has ended is none."""
+        going = {"enabled": False, "sfu_wanted": 0, "turn_wanted": 0}
+        about = three(
+            n1=served("n1", **going),
+            n2=served("n2", **going, sfu_up=False, turn_up=False),
+            n3=served("n3", **going, sfu_up=False, roles=[]),
+        )
+        self.assertEqual(self.statuses(about), {("ns.alpha.leftover", "n1"): "warn"})
+
     def test_error_beside_it(self) -> None:
         """A trouble of a node whose services run is a warning."""
         about = three(n3=served("n3", error="the DNS row could not be written"))
@@ -253,7 +263,7 @@ class DnsTests(Case):
 
     def test_no_answer(self) -> None:
         """A server that does not answer fails, also when others do."""
-        self.assertIn("no answer", self.seen(error="no answer within 5 s")["ns.alpha.dns", ""].message)
+        self.assertIn("no answer", self.seen(error="no answer in time")["ns.alpha.dns", ""].message)
 
     def test_nothing_up(self) -> None:
         """Names of TURN nodes that are all down fail."""
@@ -347,7 +357,7 @@ class PortTests(Case):
         """A port that does not answer at the public address fails, by its number."""
         about = cluster()
         probe = next(each for each in planned(about) if isinstance(each, ReachProbe) and each.proto == "udp")
-        finding = self.one(about, [Reached(probe, "no answer within 5 s")])
+        finding = self.one(about, [Reached(probe, "no answer in time")])
         self.assertEqual((finding.id, finding.node, finding.status), ("ns.alpha.ports", "n1", Status.FAIL))
         self.assertIn("3478/udp", finding.message)
 

@@ -127,6 +127,7 @@ class DnsTests(ProbeCase):
             other = dns.Message()
             other.fromStr(data)
             forged = answered(data, "203.0.113.1", id=other.id ^ 1)
+            other.fromStr(answered(data, "203.0.113.2"))
             other.queries[0].name = dns.Name(b"other.example")
             return [b"", b"\xff" * 30, forged, data, other.toStr(), answered(data, "192.0.2.1")]
 

@@ -64,6 +64,14 @@ class SteppedResourceTests(TestCase):
         raw.transport.loseConnection()
         await raw.closed
 
+    async def test_told_too_late(self) -> None:
+        """A step that is told when all is over is no error, and nobody's line."""
+        asked = self.ask()
+        progress = await self.begun
+        self.ending.callback({"status": "ok"})
+        self.assertEqual(self.lines(await asked), [{"status": "ok"}])
+        progress("config", "done", "late")
+
     async def test_without_lines(self) -> None:
         """Who does not ask for lines gets one JSON answer, as from any other resource."""
         asked = self.ask("application/json")
