@@ -55,8 +55,9 @@ class Caddy:
         self._failures: dict[str, _Failure] = {}
         #: Hosts whose blocks Caddy has read and taken.
         self._proven: set[str] = set()
-        #: Blocks were taken out since Caddy last read the file.
-        self._stale = False
+        #: Caddy may have blocks that are not in the file any more: we took them out since it read the file, or an
+        #: earlier life of this node did. To read what has not changed is nothing to it.
+        self._stale = True
         self._working: Deferred[None] | None = None
 
     def want(self, hosts: Iterable[str]) -> None:
@@ -127,6 +128,8 @@ class Caddy:
         unproven = self._blocks(caddyfile.read(self._file)).keys() - self._proven
         if not unproven and not self._stale:
             return
+        if not unproven and any(self._lacks(host) for host in self._wanted):
+            return  # Caddy is to read the file anyway
         why = await self._reload()
         if not why:
             self._told(unproven)

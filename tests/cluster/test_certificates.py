@@ -257,7 +257,7 @@ class CaddyTests(CertificateCase):
         """Where the directory has a certificate Caddy is not asked, and is asked when that has expired."""
         self.write(HOST, HOST, days=1)
         self.ensure(HOST)
-        self.assertEqual(self.caddy.reloads, 0)
+        self.assertNotIn(HOST, self.caddy.loaded)
         self.clock.advance(DAY)
         self.ensure(HOST)
         self.assertEqual(self.ensure(HOST)[HOST]["source"], "caddy")
@@ -280,7 +280,7 @@ class CaddyTests(CertificateCase):
         """A wildcard in Caddy's storage counts without a block of ours, for as long as it is renewed."""
         self.caddy.obtain("wildcard_.ns-a.example.org")
         self.assertEqual(self.ensure(HOST)[HOST]["source"], "caddy")
-        self.assertEqual(self.caddy.reloads, 0)
+        self.assertNotIn(HOST, self.caddy.loaded)
         self.clock.advance(75 * DAY)
         self.assertIn("has not been renewed", self.ensure(HOST)[HOST]["error"])
         self.assertIn(HOST, self.caddy.loaded)
@@ -383,8 +383,9 @@ class CaddyTests(CertificateCase):
     def test_site_of_somebody_else(self) -> None:
         """A host that already is a site in the Caddyfile gets no block: Caddy would refuse two of a name."""
         self.caddyfile.write_text(f"{HOST} {{\n\trespond hello\n}}\n")
+        before = self.caddyfile.read_bytes()
         self.ensure(HOST)
-        self.assertEqual(self.caddy.reloads, 0)
+        self.assertEqual(self.caddyfile.read_bytes(), before)
         self.clock.advance(120)
         self.assertEqual(self.ensure(HOST)[HOST]["error"], "Caddy has obtained no certificate in 120 s")
         self.caddy.obtain(HOST)
@@ -413,6 +414,17 @@ class CaddyTests(CertificateCase):
         self.assertNotIn(HOST, self.caddyfile.read_text())
         self.assertEqual(rows[OTHER]["source"], "caddy")
         self.assertIn(OTHER, self.caddy.loaded)
+
+    def test_crashed_before_the_reload_without(self) -> None:
+        """A block that an earlier life took out, and that Caddy still has, is gone from Caddy too; asked once."""
+        before = self.caddyfile.read_bytes()
+        self.ensure(HOST)
+        self.caddyfile.write_bytes(before)
+        self.restart()
+        for _ in range(3):
+            self.ensure()
+        self.assertNotIn(HOST, self.caddy.loaded)
+        self.assertEqual(self.caddy.reloads, 2)
 
     def test_foreign_blocks(self) -> None:
         """Blocks of hosts that are not below our domain are somebody else's."""
