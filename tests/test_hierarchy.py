@@ -184,7 +184,7 @@ class NamespaceTests(NodeTestCase):
         status, body = await self.get(node, "/v1/namespace/webrtc/status", self.key())
         [seen] = body["observed"]["nodes"]
         self.assertEqual((status, seen["sfu_up"], seen["turn_up"]), (200, True, True))
-        await node.served.apply("default", None)
+        await node.namespaces.disable("default")
         [seen] = (await self.get(node, "/v1/namespace/webrtc/status", self.key()))[1]["observed"]["nodes"]
         self.assertEqual((seen["sfu_up"], seen["turn_up"]), (False, False))
 
@@ -277,7 +277,8 @@ class MetricsTests(NodeTestCase):
         ):
             self.assertRegex(text, rf"(?m)^{name}[{{ ]")
         labels = {part.split("=")[0] for line in text.splitlines() if "{" in line for part in _labels(line)}
-        self.assertLessEqual(labels, {"namespace", "direction", "reason", "le", "code", "kind", "transport", "method"})
+        known = {"namespace", "direction", "reason", "le", "code", "kind", "transport", "method", "proto", "outcome"}
+        self.assertLessEqual(labels, known)
         self.assertNotIn("somebody", text)
         self.assertIn('orama_sfu_peers{namespace="default"} 1.0', text)
 

@@ -30,7 +30,12 @@ MAY_IMPORT = {
 SHARED = frozenset(
     {"errors", "settings", "configuration", "_version", "__init__", "logs", "reactors", "metrics", "notify"}
 )
-ASSEMBLY = frozenset({"hierarchy", "serving", "listening", "daemon", "tap", "attachment", "worker", "lease"})
+ASSEMBLY = frozenset(
+    {
+        *("hierarchy", "membership", "serving", "attending", "reporting", "boot", "listening"),
+        *("daemon", "tap", "attachment", "worker", "lease"),
+    }
+)
 #: Where asyncio may be spoken.
 ASYNCIO = frozenset({"sfu/_aiortc.py", "reactors.py"})
 

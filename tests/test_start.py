@@ -153,9 +153,15 @@ class RefusedTests(NodeTestCase):
     def test_database_url(self) -> None:
         """A database that cannot be used is named; the URL's password is not."""
         self.assertIn("database", self.refused(self.node("--database", "nonsense")))
-        line = self.refused(self.node("--database", "postgresql+psycopg://u:sesame@127.0.0.1:1/x"))
-        self.assertIn("database postgresql 127.0.0.1/x: ", line)
-        self.assertNotIn("sesame", line)
+
+    def test_database_away(self) -> None:
+        """A database that does not answer is waited for and named, its password is not; SIGTERM ends the wait."""
+        node = self.node("--database", "postgresql+psycopg://u:sesame@127.0.0.1:1/x")
+        node.launch()
+        line = node.wait_for("waiting: ")
+        self.assertIn("127.0.0.1", line)
+        self.assertEqual(node.stop(), 0)
+        self.assertNotIn("sesame", "".join(node.output) + node.errors)
 
     def test_data_directory_in_use(self) -> None:
         """Two nodes never share a data directory, and the first one goes on."""

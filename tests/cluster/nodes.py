@@ -142,8 +142,8 @@ class StoredNode:
                 self.host,
                 self.host,
                 f"http://{self.host}:6001",
-                3478,
-                5349,
+                self.settings.turn_port,
+                self.settings.turns_port,
                 "test",
                 capacity=capacity or Capacity(2, 0.0, 1000, 500),
             )

@@ -19,7 +19,7 @@ from tests.store.databases import DatabaseCase, OnSQLite
 
 class TurnAccessTests(OnSQLite, DatabaseCase):
     async def access(self, settings: Settings) -> TurnAccess:
-        self.node = StoredNode(self, self.database, self.clock, settings)
+        self.node = await StoredNode(self, self.database, self.clock, settings, host=settings.public_ip).join()
         await self.node.namespaces.create("tenant")
         return TurnAccess(settings, self.node.namespaces, self.clock)
 

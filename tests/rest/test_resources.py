@@ -216,7 +216,7 @@ class EnablementTests(ServiceCase):
             "turn_node_count": 1,
             "turn_credential_ttl": 600,
             "rooms_on_join": True,
-            "enabled_by": "api",
+            "enabled_by": "namespace create",
             "enabled_at": "2027-01-15T08:00:00.000Z",
             "disabled_at": None,
         }
