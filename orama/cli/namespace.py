@@ -21,7 +21,7 @@ def namespace() -> None:
 @command(namespace, "create")
 @click.argument("name")
 def create(call: Call, name: str) -> None:
-    """Make a namespace, with WebRTC in it."""
+    """Make a namespace; where there is one node, with WebRTC in it."""
     call.answer(call.control.post("namespaces", {"name": name}), fields)
 
 
