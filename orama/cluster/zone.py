@@ -120,7 +120,7 @@ class Zone:
             wanted = [record for record in found if record.type == kind]
         if not wanted:
             return Answer(Rcode.NOERROR, authority=[self._soa(alive)])
-        return Answer(Rcode.NOERROR, wanted, additional=self._glue(wanted, alive))
+        return Answer(Rcode.NOERROR, wanted, additional=self._glue(wanted))
 
     def _soa(self, alive: Alive) -> Resource:
         servers = self._servers(alive)
@@ -132,10 +132,9 @@ class Zone:
         living = [name for name, node in self.servers if node is None or alive(node)]
         return [Resource(self.base, Type.NS, name) for name in living or [name for name, _ in self.servers]]
 
-    def _glue(self, answers: Iterable[Resource], alive: Alive) -> list[Resource]:
+    def _glue(self, answers: Iterable[Resource]) -> list[Resource]:
         hosts = [str(record.value) for record in answers if record.type == Type.NS]
-        found = [record for host in hosts for record in self.names.get(host, ()) if record.type in _ADDRESSES]
-        return _living(found, alive)
+        return [record for host in hosts for record in self.names.get(host, ()) if record.type in _ADDRESSES]
 
 
 def make_zone(

@@ -83,19 +83,23 @@ class ChallengeTests(DatabaseCase):
 
     async def test_forgotten(self) -> None:
         """After an hour a challenge that nobody took away is gone, and nothing else."""
-        kept = [DnsRecord(f"www.{BASE}", "TXT", "kept", 60), DnsRecord(NAME, "TXT", "kept", 60, "a")]
+        kept = [
+            {"fqdn": NAME, "value": "kept-1", "namespace": "a"},
+            {"fqdn": NAME, "value": "kept-2", "node_id": "one"},
+            {"fqdn": f"www.{BASE}", "value": "kept-3"},
+            {"fqdn": f"xacme-challenge.{BASE}", "value": "kept-4"},
+        ]
         for row in kept:
-            values = {"fqdn": row.fqdn, "type": "TXT", "value": "kept", "ttl": 60, "namespace": row.namespace}
-            await self.database.write(dns_records.insert().values(**values, created_at=0))
+            await self.database.write(dns_records.insert().values(**row, type="TXT", ttl=60, created_at=0))
         await self.challenges.present(NAME, "one")
         self.clock.advance(LIFETIME)
         await self.challenges.forget()
-        self.assertEqual(len(await self.values()), 3)
+        self.assertEqual(len(await self.values()), 5)
         self.clock.advance(1)
         self.pokes = 0
         await self.challenges.forget()
         await self.challenges.forget()
-        self.assertEqual(await self.values(), [(NAME, "kept"), (f"www.{BASE}", "kept")])
+        self.assertEqual([value for _, value in await self.values()], ["kept-1", "kept-2", "kept-3", "kept-4"])
         self.assertEqual(self.pokes, 1)
 
     async def test_forgotten_by_the_next(self) -> None:

@@ -106,6 +106,12 @@ class AnsweringTests(AnsweringCase):
         answer.fromStr(raw)
         self.assertEqual(answer.authority[0].name.name, b"lab.example")
 
+    def test_dotted_label_is_no_suffix(self) -> None:
+        """A name in the answer does not refer to labels of the question that only look alike."""
+        self.zone = make_zone(BASE, (), (), contact="a.b.lab.example")
+        raw = self.answering.respond(b"\x12\x34\0\0\0\1\0\0\0\0\0\0\3a.b\3lab\7example\0\0\1\0\1")
+        self.assertIn(b"\1a\1b\xc0", raw or b"")
+
     def test_long_text(self) -> None:
         """A text beyond 255 bytes is several strings of one record (RFC 1035, 3.3)."""
         self.zone = make_zone(BASE, [DnsRecord(f"x.{BASE}", "TXT", "x" * 500, 60), DnsRecord(BASE, "TXT", "", 60)], ())

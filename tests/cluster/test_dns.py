@@ -288,6 +288,7 @@ class RefreshTests(ServiceCase):
         self.service.poke()
         self.successResultOf(self.service.stopService())
         self.service.poke()
+        self.assertTrue(self.reads[0].called)
         self.assertEqual((self.reactor.ports, self.reactor.getDelayedCalls(), len(self.reads)), ([], [], 1))
         self.assertFalse(self.service.report()["listening"])
 
@@ -368,17 +369,18 @@ class DatagramTests(ServiceCase):
 
 
 class MemoryConnection(StringTransport):
-    """A connection that ends when it is aborted."""
+    """A connection that ends, soon, when it is aborted."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, clock: Clock) -> None:
         super().__init__()
         self.stream = stream
+        self.clock = clock
         self.aborted = False
 
     def abortConnection(self) -> None:
         if not self.aborted:
             self.aborted = True
-            self.stream.connectionLost(Failure(ConnectionDone()))
+            self.clock.callLater(0, self.stream.connectionLost, Failure(ConnectionDone()))
 
 
 class StreamTests(ServiceCase):
@@ -388,7 +390,7 @@ class StreamTests(ServiceCase):
 
     def connect(self, host: str = "192.0.2.1") -> MemoryConnection:
         stream = self.reactor.ports[1].protocol.buildProtocol(IPv4Address("TCP", host, 4000))
-        connection = MemoryConnection(stream)
+        connection = MemoryConnection(stream, self.reactor)
         if stream is not None:
             stream.makeConnection(connection)
         return connection
@@ -426,6 +428,7 @@ class StreamTests(ServiceCase):
         connection.stream.dataReceived(b"\0")
         self.reactor.advance(1)
         self.assertTrue(connection.aborted)
+        self.reactor.advance(0)
         self.assertEqual(len(self.reactor.getDelayedCalls()), 1)  # the heartbeat
 
     def test_garbage(self) -> None:
@@ -449,6 +452,7 @@ class StreamTests(ServiceCase):
         connection.producer.pauseProducing()
         self.reactor.advance(IDLE)
         self.assertTrue(connection.aborted)
+        self.reactor.advance(0)
 
     def test_connections(self) -> None:
         """One address has a bounded number of connections; with too many in all, the quietest goes."""
@@ -460,13 +464,17 @@ class StreamTests(ServiceCase):
         closed = [connection for connection in ours + others + more if connection.aborted]
         self.assertEqual(closed, ours[1:3])
         ours[3].abortConnection()
+        self.reactor.advance(0)
         self.assertIsNotNone(self.connect().stream)
 
     def test_stop(self) -> None:
         """Stopping closes connections, and takes no new ones."""
         connections = [self.connect() for _ in range(3)]
         factory = self.reactor.ports[1].protocol
-        self.successResultOf(self.service.stopService())
+        stopping = self.service.stopService()
+        self.assertNoResult(stopping)
+        self.reactor.advance(0)
+        self.successResultOf(stopping)
         self.assertEqual([connection.aborted for connection in connections], [True] * 3)
         self.assertIsNone(factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4000)))
         self.assertEqual(self.reactor.getDelayedCalls(), [])

@@ -100,6 +100,9 @@ class AcmeResourceTests(TestCase):
         other = sign(KEY.secret, "POST", target[:-1] + "2", content, "node-2", reactor.seconds())  # type: ignore[attr-defined]
         answer = await self.call(headers=other, query=f"?to={NODE_ID[:-1]}2")
         self.assertEqual(answer.outcome, (409, "wrong_node"))
+        target = target.partition("?")[0]
+        nobody = sign(KEY.secret, "POST", target, content, "node-2", reactor.seconds())  # type: ignore[attr-defined]
+        self.assertEqual((await self.call(headers=nobody)).outcome, (409, "wrong_node"))
 
     async def test_bad_bodies(self) -> None:
         """What is no object with two texts is 400; so is what the challenges do not like."""
