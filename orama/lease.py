@@ -117,17 +117,19 @@ class Lease:
 
     def run(self) -> None:
         """Returns when there is nothing to hold any more."""
-        pause = FIRST_PAUSE
+        pause, why = FIRST_PAUSE, ""
         self._notifier.status("waiting for the node")
         while not self._stopping:
             try:
                 self._node.follow(self._namespace, self._events.put)
             except Away as away:
-                self._say(f"waiting for the node: {away}")
+                if str(away) != why:
+                    self._say(f"waiting for the node: {away}")
+                why = str(away)
                 self._wait(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
-            pause = FIRST_PAUSE
+            pause, why = FIRST_PAUSE, ""
             if self._hold():
                 return
             self._wait(pause)

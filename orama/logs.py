@@ -27,6 +27,9 @@ _OURS = frozenset(
     {"log_level", "log_namespace", "log_time", "log_failure", "isError", "why", "failure", "message", "time"}
 )
 
+#: Says that it begins and ends, for every question that we ask another process.
+_CHATTY = ("twisted.web.client._HTTP11ClientFactory",)
+
 
 def _plain(value: Any) -> Any:
     """*value* when JSON has it, its text otherwise."""
@@ -62,4 +65,7 @@ def json_line(event: LogEvent) -> str | None:
 def observer(log_format: str, stream: TextIO) -> ILogObserver:
     """What writes events to *stream* as ``text`` or ``json``: all but those of level debug."""
     writer = FileLogObserver(stream, json_line) if log_format == "json" else textFileLogObserver(stream)
-    return FilteringLogObserver(writer, [LogLevelFilterPredicate(LogLevel.info)])
+    levels = LogLevelFilterPredicate(LogLevel.info)
+    for chatty in _CHATTY:
+        levels.setLogLevelForNamespace(chatty, LogLevel.warn)
+    return FilteringLogObserver(writer, [levels])

@@ -85,6 +85,8 @@ class Worker:
         self._report.clock = reactor
         self._serving = False
         self._reporting = False
+        self._again = False
+        self._heard = 0
         self._secured: list[float] = []
 
     async def start(self) -> None:
@@ -131,7 +133,7 @@ class Worker:
 
     async def _follow(self) -> None:
         """Be attached to the node, whenever it is there."""
-        pause = FIRST_PAUSE
+        pause, told = FIRST_PAUSE, ""
         while True:
             began = self._reactor.seconds()
             try:
@@ -142,7 +144,9 @@ class Worker:
             if self._reactor.seconds() - began > LONGEST_PAUSE:
                 pause = FIRST_PAUSE
             self.unready = self.unready and f"waiting for the node: {why}"
-            _log.info("looking for the node again in {pause} s: {why}", pause=pause, why=why)
+            if why != told:
+                _log.info("looking for the node: {why}", why=why)
+            told = why
             await deferLater(self._reactor, pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -166,9 +170,16 @@ class Worker:
                 _log.warn("room {room} is another node's by now", room=message["room_id"])
                 self.signaling.lobby.lose_room(self._namespace, message["room_id"])
                 self.rooms.close(self._namespace, message["room_id"])
+        self._heard = message.get("serial", 0)
+        self._tell()
 
     async def _assigned(self, assignment: Assignment) -> None:
-        before, self._held, self._unwanted = self._held, assignment, False
+        before = self._held
+        if before is not None and assignment.config.blocks.media is None:
+            # The SFU is to be another node's: what is here stays until we are stopped.
+            blocks = before.config.blocks
+            assignment = evolve(assignment, config=evolve(assignment.config, blocks=blocks))
+        self._held, self._unwanted = assignment, False
         try:
             if before is None:
                 self._begin(assignment)
@@ -184,7 +195,6 @@ class Worker:
         except OramaError as error:
             self._failed(error)
         else:
-            self._tell()
             if not self._served.called:
                 self._served.callback(None)
 
@@ -304,8 +314,9 @@ class Worker:
             _log.warn("the cluster's keys stay as they were: {why}", why=str(error))
 
     def _tell(self) -> None:
-        """Report, unless the last report is still on its way: who reports serves."""
+        """Report, after the report that may be on its way: who reports serves."""
         if self._reporting or not self._serving:
+            self._again = self._reporting
             return
         self._reporting = True
         reporting = Deferred.fromCoroutine(self._say())
@@ -316,13 +327,16 @@ class Worker:
             live = self.rooms.all(self._namespace)
             rooms = tuple(LiveRoom(room.room_id, room.participants, room.max_participants) for room in live)
             secured = tuple(self._secured)
-            report = Report(rooms, self._samples(), secured)
+            report = Report(rooms, self._samples(), self._heard, secured)
             await self._attachment.post("worker/report", {"namespace": self._namespace, "report": report.to_json()})
             del self._secured[: len(secured)]
         except OramaError as error:
             _log.debug("the node takes no report: {why}", why=error.message)
         finally:
             self._reporting = False
+            if self._again:
+                self._again = False
+                self._tell()
 
     def _samples(self) -> tuple[tuple[str, dict[str, str], float], ...]:
         mine = {"namespace": self._namespace}

@@ -21,7 +21,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogPublisher, formatE
 from zope.interface import implementer
 
 from orama.cluster.desired import WebRtcConfig
-from orama.errors import Conflict
+from orama.errors import Conflict, NotFound
 from orama.turn.tenants import Tenant, Tenants
 
 #: Seconds between two looks whether a draining tenant is empty.
@@ -117,7 +117,10 @@ class Leases(Service):
 
         :raises OramaError: the namespace is not to be relayed for here.
         """
-        tenant = self._tenant(await self._config(namespace))
+        config = await self._config(namespace)
+        if config.blocks.relay is None:
+            raise NotFound("not_assigned", "the namespace is not relayed for on this node")
+        tenant = self._tenant(config)
         before = self._leases.get(namespace)
         if before is not None and before.say is not None:
             before.say({"event": "replaced"})
@@ -153,9 +156,12 @@ class Leases(Service):
         return namespace in self._leases
 
     async def refresh(self, namespace: str) -> None:
-        """Serve *namespace* as it is wanted now, if anybody holds its lease."""
-        if namespace in self._leases:
-            self._tenants.put(self._tenant(await self._config(namespace)))
+        """Serve *namespace* as it is wanted now, if anybody holds its lease; what moves away stays as it is."""
+        if namespace not in self._leases:
+            return
+        config = await self._config(namespace)
+        if config.blocks.relay is not None:
+            self._tenants.put(self._tenant(config))
 
     # ---- draining
 
@@ -182,8 +188,8 @@ class Leases(Service):
 
     def _end(self, lease: Lease) -> None:
         """The tenant is served no more, and its holder may go."""
+        self._tenants.remove(lease.namespace)  # what its allocations have relayed still goes to the holder
         del self._leases[lease.namespace]
-        self._tenants.remove(lease.namespace)
         _log.info("TURN serves {namespace} no more", namespace=lease.namespace)
         if lease.say is not None:
             event = "stopped" if lease.deadline is None else "drained"

@@ -9,10 +9,12 @@ they have; whether those are still this node's is the business of :mod:`orama.cl
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from math import inf
 from typing import Any, Protocol
 
 from attrs import define, evolve, field, frozen
 from cattrs import Converter
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -23,6 +25,8 @@ from orama.settings import AuthSettings, Settings
 #: Seconds between two reports, and without one after which a worker is taken for stuck.
 REPORT_INTERVAL = 1.0
 SILENCE = 5.0
+#: Seconds that a worker gets to do as it is told before it is stopped.
+OBEY_TIMEOUT = 2.0
 
 _log = Logger()
 _converter = Converter(forbid_extra_keys=True)
@@ -70,6 +74,8 @@ class Report:
 
     rooms: tuple[LiveRoom, ...] = ()
     samples: tuple[tuple[str, dict[str, str], float], ...] = ()
+    #: Serial number of the last message of the node that was obeyed.
+    heard: int = 0
     #: Seconds that new peers took from their join to the keys of their media.
     secured: tuple[float, ...] = ()
 
@@ -106,6 +112,22 @@ class Worker:
     #: When it was last heard of; None before its first report.
     reported: float | None = None
     report: Report = field(factory=Report)
+    #: Serial number of the last message.
+    said: int = 0
+    #: Who waits for a message to be obeyed.
+    waiting: list[tuple[int, Deferred[None]]] = field(factory=list)
+
+    def tell(self, message: Mapping[str, Any]) -> bool:
+        """False when the worker cannot be told anything any more."""
+        self.said += 1
+        return self.say({**message, "serial": self.said})
+
+    def obeyed(self, serial: float) -> None:
+        """Every message up to *serial* was; infinity when there will be no other."""
+        due = [each for each in self.waiting if each[0] <= serial]
+        self.waiting = [each for each in self.waiting if each[0] > serial]
+        for _, waiting in due:
+            waiting.callback(None)
 
 
 class Workers:
@@ -133,16 +155,19 @@ class Workers:
         :raises OramaError: it is not wanted.
         """
         assignment = await self._assign(namespace)
+        if assignment.config.blocks.media is None:
+            raise NotFound("not_assigned", "the namespace has no SFU on this node")
         before = self._workers.pop(namespace, None)
         if before is not None:
-            before.say({"event": "replaced"})
+            before.tell({"event": "replaced"})
         worker = self._workers[namespace] = Worker(namespace, say)
-        say(_assigned(assignment))
+        worker.tell(_assigned(assignment))
         _log.info("the SFU of {namespace} has come to its node", namespace=namespace)
         return worker
 
     def detach(self, worker: Worker) -> None:
         """Its stream has ended."""
+        worker.obeyed(inf)
         if self._workers.get(worker.namespace) is worker:
             del self._workers[worker.namespace]
             _log.info("the SFU of {namespace} has left its node", namespace=worker.namespace)
@@ -154,6 +179,7 @@ class Workers:
         """
         worker = self._worker(namespace)
         worker.reported, worker.report = self._clock.seconds(), report
+        worker.obeyed(report.heard)
         for seconds in report.secured:
             self.on_secured(seconds)
 
@@ -183,19 +209,30 @@ class Workers:
         """Tell the worker of *namespace* what it has to know now, if it is there."""
         worker = self._workers.get(namespace)
         if worker is not None:
-            worker.say(_assigned(await self._assign(namespace)))
+            worker.tell(_assigned(await self._assign(namespace)))
 
     async def leave(self, namespace: str) -> None:
-        """The worker is about to be stopped: its people are told to go elsewhere, or that their rooms are closed."""
+        """The worker is about to be stopped: it has to know whether its people can go elsewhere, and where.
+
+        Returns when it does, or cannot be told.
+        """
         worker = self._workers.get(namespace)
         if worker is None:
             return
         try:
-            worker.say(_assigned(await self._assign(namespace)))
+            worker.tell(_assigned(await self._assign(namespace)))
         except NotFound:
-            worker.say({"event": "unwanted"})
+            worker.tell({"event": "unwanted"})
         except OramaError as error:
             _log.warn("the SFU of {namespace} drains as it is: {why}", namespace=namespace, why=error.message)
+            return
+        if self._workers.get(namespace) is worker:
+            told: Deferred[None] = Deferred()
+            worker.waiting.append((worker.said, told))
+            impatience = self._clock.callLater(OBEY_TIMEOUT, worker.obeyed, worker.said)
+            await told
+            if impatience.active():
+                impatience.cancel()
 
     # What is asked of orama.sfu.room.Rooms where the SFU is in this process. Numbers are as last reported.
 
@@ -238,7 +275,7 @@ class Workers:
 
     def _say(self, namespace: str, message: Mapping[str, Any]) -> bool:
         worker = self._workers.get(namespace)
-        return worker is not None and worker.say(message)
+        return worker is not None and worker.tell(message)
 
     def _worker(self, namespace: str) -> Worker:
         worker = self._workers.get(namespace)

@@ -132,6 +132,12 @@ class Allocations:
             raise NoPort
         allocation.relay = relay
         self._live[link, client] = allocation
+        _log.info(
+            "allocation of {namespace} user {user!r} begins on port {port}",
+            namespace=tenant.namespace,
+            user=user,
+            port=relay.address[1],
+        )
         return allocation
 
     def reserve(self, allocation: Allocation, now: float) -> bytes:

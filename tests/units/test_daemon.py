@@ -22,11 +22,11 @@ class _Reactor(Clock):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: list[Callable[[], None]] = []
+        self.soon: list[Callable[[], None]] = []
         self.stopped = False
 
     def callWhenRunning(self, call: Callable[[], None]) -> None:
-        self.calls.append(call)
+        self.soon.append(call)
 
     callFromThread = callWhenRunning
 
@@ -34,8 +34,8 @@ class _Reactor(Clock):
         self.stopped = True
 
     def turn(self) -> None:
-        while self.calls:
-            self.calls.pop(0)()
+        while self.soon:
+            self.soon.pop(0)()
 
 
 class _Node:

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger, LogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from orama.cluster.desired import WebRtcConfig
+from orama.cluster.desired import Blocks, WebRtcConfig
 from orama.cluster.leases import TICK, Lease, Leases
 from orama.errors import Conflict, NotFound
 from orama.turn.tenants import Tenant, Tenants
@@ -85,6 +85,14 @@ class LeaseTests(SynchronousTestCase):
         """A namespace that is not relayed for here has no lease."""
         self.failureResultOf(Deferred.fromCoroutine(self.leases.attach("third", lambda _: True)), NotFound)
         self.assertEqual(len(self.tenants), 0)
+
+    def test_moved(self) -> None:
+        """Where the role is another node's by now nobody gets the lease, and whoever has it keeps what it has."""
+        self.attached()
+        self.configs["demo"] = config(blocks=Blocks())
+        self.now(self.leases.refresh("demo"))
+        self.assertEqual(self.tenants.get("demo"), tenant(config()))
+        self.failureResultOf(Deferred.fromCoroutine(self.leases.attach("demo", lambda _: True)), NotFound)
 
     def test_drain(self) -> None:
         """A unit that stops lets nobody new in, waits for the last allocation, and then is told that it may go."""

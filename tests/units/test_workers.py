@@ -10,8 +10,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from orama.cluster.desired import Blocks
 from orama.cluster.rooms import RoomRecord
-from orama.cluster.workers import SILENCE, Assignment, LiveRoom, Report, Worker, Workers
+from orama.cluster.workers import OBEY_TIMEOUT, SILENCE, Assignment, LiveRoom, Report, Worker, Workers
 from orama.errors import Conflict, NotFound, Unavailable
 from orama.settings import AuthSettings, Settings
 from tests.units.test_runner import config
@@ -105,7 +106,7 @@ class WorkersTests(SynchronousTestCase):
         """The one that came last counts; the end of the other changes nothing."""
         first, said = self.attached()
         self.attached()
-        self.assertEqual(said[-1], {"event": "replaced"})
+        self.assertEqual(said[-1]["event"], "replaced")
         self.workers.reported("demo", Report())
         self.workers.detach(first)
         self.assertTrue(self.workers.serves("demo"))
@@ -114,6 +115,11 @@ class WorkersTests(SynchronousTestCase):
         """A namespace that has no SFU here has no worker."""
         failed = self.failureResultOf(Deferred.fromCoroutine(self.workers.attach("other", lambda _: True)), NotFound)
         self.assertEqual(failed.value.code, "webrtc_not_enabled")  # type: ignore[attr-defined]
+
+    def test_moved(self) -> None:
+        """Where the role is another node's by now, nobody is let in any more."""
+        self.assignments["demo"] = evolve(self.assignments["demo"], config=config(blocks=Blocks()))
+        self.failureResultOf(Deferred.fromCoroutine(self.workers.attach("demo", lambda _: True)), NotFound)
 
     def test_refresh(self) -> None:
         """A change is told to the one that is there."""
@@ -127,15 +133,30 @@ class WorkersTests(SynchronousTestCase):
         """Before it stops it learns whether its people are to go elsewhere, or have nowhere to go."""
         _, said = self.attached()
         self.assignments["demo"] = evolve(self.assignments["demo"], reconnect_url="wss://n2.example")
-        self.now(self.workers.leave("demo"))
+        leaving = Deferred.fromCoroutine(self.workers.leave("demo"))
         self.assertEqual(said[-1]["assignment"]["reconnect_url"], "wss://n2.example")
+        self.workers.reported("demo", Report(heard=1))
+        self.assertNoResult(leaving)
+        self.workers.reported("demo", Report(heard=2))
+        self.successResultOf(leaving)
         self.away = True
         self.now(self.workers.leave("demo"))
         self.assertEqual(len(said), 2)
         self.away = False
         self.assignments.clear()
-        self.now(self.workers.leave("demo"))
-        self.assertEqual(said[-1], {"event": "unwanted"})
+        leaving = Deferred.fromCoroutine(self.workers.leave("demo"))
+        self.assertEqual(said[-1], {"event": "unwanted", "serial": 3})
+        self.clock.advance(OBEY_TIMEOUT)
+        self.successResultOf(leaving)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_leave_of_the_dead(self) -> None:
+        """Nobody waits for a worker that goes away meanwhile."""
+        worker, _ = self.attached()
+        leaving = Deferred.fromCoroutine(self.workers.leave("demo"))
+        self.workers.detach(worker)
+        self.successResultOf(leaving)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_rooms(self) -> None:
         """Rooms are made and closed where the worker is, and looked up in what it last said."""
@@ -165,7 +186,7 @@ class WorkersTests(SynchronousTestCase):
         self.workers.on_secured = times.append
         self.attached()
         sample = ("orama_sfu_peers", {"namespace": "demo"}, 3.0)
-        self.workers.reported("demo", Report((), (sample,), (0.25,)))
+        self.workers.reported("demo", Report((), (sample,), secured=(0.25,)))
         self.assertEqual((list(self.workers.samples()), times), ([sample], [0.25]))
 
     def now_raising(self, coroutine: Any) -> None:
