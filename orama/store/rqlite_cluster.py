@@ -55,7 +55,8 @@ class _Lost(Exception):
 class Timeouts:
     """Seconds: to connect, for the answer to what writes and to what reads, and until there must be a leader.
 
-    rqlite elects one within 1 to 3 s of the old one's end.
+    rqlite elects one within 1 to 3 s of the old one's end. A machine that does not even acknowledge what was sent
+    within the first of them is gone: nobody waits for its answer then, which could be written all the same.
     """
 
     connect: float = 2.0
@@ -274,6 +275,7 @@ class Session:
         self._drop(address)
         line = http.client.HTTPConnection(address.host, address.port, timeout=self.cluster.timeouts.connect)
         line.connect()
+        _watch(line.sock, self.cluster.timeouts.connect)
         self._lines[address] = line
         return line
 
@@ -294,6 +296,15 @@ class Session:
             self.cluster.learn(told, away)
         except (OSError, NoAnswer, LookupError, TypeError, AttributeError, ValueError):
             return
+
+
+def _watch(sock: socket.socket, seconds: float) -> None:
+    """End a connection whose other side acknowledges nothing for *seconds*, where the system can (tcp(7))."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    options = {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 1, "TCP_USER_TIMEOUT": int(seconds * 1000)}
+    for name, value in options.items():
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _open(sock: socket.socket) -> bool:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,7 +26,7 @@ from sqlalchemy.exc import IntegrityError
 from twisted.internet import reactor
 from twisted.internet.defer import gatherResults
 from twisted.internet.threads import deferToThread
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from orama.errors import StartError, Unavailable
 from orama.store import rqlite, rqlite_driver, upgrade
@@ -257,6 +260,27 @@ class SessionTests(SynchronousTestCase):
         assert line.sock is not None
         line.sock.shutdown(socket.SHUT_RDWR)
         self.assertEqual(session.request("/db/execute", SELECT, reads=False), DONE)
+
+    def test_machine_gone(self) -> None:
+        """A machine that has lost its power says nothing at all: that is found out well before the answer is late."""
+        if os.getuid() or not shutil.which("iptables") or not shutil.which("unshare"):
+            raise SkipTest("only root can make a machine that says nothing, with unshare and iptables")
+        program = [sys.executable, "-m", "tests.store.gone"]
+        script = "ip link set lo up && iptables -V > /dev/null && exec " + shlex.join(program)
+        done = subprocess.run(
+            ["unshare", "-n", "sh", "-c", script],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        if "Operation not permitted" in done.stderr:
+            raise SkipTest("no network namespace can be made here")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        idle, waiting = map(float, done.stdout.split())
+        self.assertLess(idle, 4.0)
+        self.assertLess(waiting, 5.0)
 
     def test_any_answer(self) -> None:
         """Whatever is answered gives an answer of rqlite's form or NoAnswer."""
