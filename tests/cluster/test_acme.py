@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import CancelledError, ensureDeferred, gatherResults
+from sqlalchemy.exc import IntegrityError
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred, fail, gatherResults
 from twisted.internet.task import Clock
 
 from orama.cluster.acme import LIFETIME, SETTLED, Challenges, is_forgotten, new_password
@@ -30,6 +31,13 @@ class Waker(Clock):
             call.called = 1
             callable(*args, **keywords)
         return call
+
+
+class Taken:
+    """A database in which every row is there already."""
+
+    def write(self, *statements: Any) -> Deferred[list[int]]:
+        return fail(IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed")))
 
 
 class ChallengeTests(DatabaseCase):
@@ -80,6 +88,12 @@ class ChallengeTests(DatabaseCase):
         both = [ensureDeferred(self.challenges.present(NAME, "two")) for _ in range(4)]
         await gatherResults(both)
         self.assertEqual(await self.values(), [(NAME, "one"), (NAME, "two")])
+
+    async def test_taken(self) -> None:
+        """When another node has put the same there in this very moment, it is there."""
+        challenges = Challenges(Taken(), BASE, self.clock, self.poke, 1.0)  # type: ignore[arg-type]
+        await challenges.present(NAME, "one")
+        self.assertEqual(self.pokes, 1)
 
     async def test_forgotten(self) -> None:
         """After an hour a challenge that nobody took away is gone, and nothing else."""
