@@ -15,7 +15,7 @@ def ask(machine: Machine, server: str, name: str, kind: int = dns.A) -> dns.Mess
 
     :raises OSError: nothing within two seconds.
     """
-    question = dns.Message(id=random.getrandbits(16), rD=1)
+    question = dns.Message(id=random.getrandbits(16), recDes=1)
     question.addQuery(name, kind)
     with machine.inside():
         asking = socket.socket(type=socket.SOCK_DGRAM)

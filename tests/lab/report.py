@@ -46,7 +46,8 @@ class Report:
     def _page(self) -> str:
         lines = ["What callers saw", "================", ""]
         scenario = ""
-        for figure in self._figures:
+        order = {figure.scenario: number for number, figure in reversed(list(enumerate(self._figures)))}
+        for figure in sorted(self._figures, key=lambda each: order[each.scenario]):
             if figure.scenario != scenario:
                 scenario = figure.scenario
                 lines += ["", scenario, "-" * len(scenario), ""]

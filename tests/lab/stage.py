@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import time
 from functools import cache
@@ -106,6 +107,9 @@ class ClusterTestCase(LabTestCase):
 
     def well(self) -> None:
         """Return once every node does all that is wanted of it."""
+        stopped = [number for number, process in self.lab.rqlite.running.items() if not process.running]
+        if stopped:
+            self.lab.rqlite.start(*stopped)
         for node in self.nodes.values():
             if not node.process.running:
                 node.launch()
@@ -145,6 +149,26 @@ class ClusterTestCase(LabTestCase):
         """The node that has a room."""
         found = until_true("the room", 10.0, lambda: self.nodes[ask].rooms(key())[room or self.room])
         return self.ids()[found["node_id"]]
+
+    def environment(self, ask: int = 1) -> tuple[str, ...]:
+        """Options for commands that ask the whole cluster, from one node."""
+        file = self.nodes[ask].machine.directory / "environments.toml"
+        file.write_text(
+            "[lab]\n"
+            f"nodes = {json.dumps([f'{addresses.mesh(number)}:6002' for number in addresses.NODES])}\n"
+            f'key = "{self.nodes[ask].data / "cluster.key"}"\n'
+            f"dns = {json.dumps([f'{addresses.public(number)}:53' for number in addresses.NODES])}\n"
+            f'base_domain = "{addresses.DOMAIN}"\n'
+        )
+        return "--env", "lab", "--environments", str(file)
+
+    def inspect(self, ask: int = 1, namespace: str = NAMESPACE) -> list[str]:
+        """What fails, as the inspector says it on one node; its exit status agrees."""
+        command = ("inspector", *self.environment(ask), "--namespace", namespace)
+        found = self.nodes[ask].orama_json(*command, code=None)
+        failed = [f"{each['id']}: {each['message']}" for each in found["findings"] if each["status"] == "fail"]
+        self.nodes[ask].orama_json(*command, code=1 if failed else 0)
+        return failed
 
     def resolve(self, namespace: str = NAMESPACE, ask: int = 1) -> list[str]:
         """The addresses that the DNS server of a node gives for the namespace's TURN host, in order."""

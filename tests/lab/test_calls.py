@@ -57,20 +57,12 @@ class EnabledTests(ClusterTestCase):
 
     def test_operators_view(self) -> None:
         """The report has every node and both services, and the inspector finds nothing that fails."""
-        directory = self.nodes[1].machine.directory
-        file = directory / "environments.toml"
-        file.write_text(
-            "[lab]\n"
-            f"nodes = {json.dumps([f'{addresses.mesh(number)}:6002' for number in addresses.NODES])}\n"
-            f'key = "{self.nodes[1].data / "cluster.key"}"\n'
-            f"dns = {json.dumps([f'{addresses.public(number)}:53' for number in addresses.NODES])}\n"
-            f'base_domain = "{addresses.DOMAIN}"\n'
-        )
-        where = ("--env", "lab", "--environments", str(file))
-        self.nodes[1].orama_json("monitor", "report", *where)
-        found = self.nodes[1].orama_json("inspector", *where, code=None)
-        failed = [check for check in found["checks"] if check["severity"] == "fail" or check.get("status") == "fail"]
-        self.assertEqual(failed, [])
+        began = time.monotonic()
+        self.assertEqual(self.inspect(), [])
+        self.report.milliseconds("Operators", "orama inspector --env", time.monotonic() - began)
+        found = self.nodes[1].orama("monitor", "report", *self.environment())
+        for node in self.nodes.values():
+            self.assertIn(node.node_id, found)
 
     def test_put_back(self) -> None:
         """A firewall rule and a DNS record that somebody took away are back by themselves."""
@@ -87,7 +79,8 @@ class EnabledTests(ClusterTestCase):
             statement = ["DELETE FROM dns_records WHERE type = 'A' AND namespace = ?", NAMESPACE]
             own = addresses.mesh(1)
             status, body = servers.fetch(self.lab.hosts[0], own, RQLITE_PORT, "/db/execute", [statement])
-            self.assertEqual((status, json.loads(body)["results"][0].get("rows_affected")), (200, 2), body)
+            self.assertEqual(status, 200, body)
+            self.assertGreaterEqual(json.loads(body)["results"][0].get("rows_affected", 0), 2, body)
             relays = [addresses.public(each) for each in self.relaying()]
             until(lambda: self.resolve() == relays, "the record", 60.0, 0.2)
             self.report.milliseconds("Repair", "deleted DNS records are served again", time.monotonic() - began)

@@ -9,7 +9,7 @@ from tests.lab.machine import until
 from tests.lab.node import until_true
 from tests.lab.people import Phone, Report
 from tests.lab.servers import RAFT_PORT, RQLITE_PORT
-from tests.lab.stage import ClusterTestCase
+from tests.lab.stage import NAMESPACE, ClusterTestCase
 
 #: Seconds that RQLite comes later than the nodes.
 LATE = 20.0
@@ -78,6 +78,9 @@ class FailureTests(ClusterTestCase):
         gone = addresses.public(dead)
         until(lambda: gone not in self.resolve(ask=apart), "the DNS record goes", 10.0, 0.05)
         self.report.milliseconds("Killing a TURN node", "its address is out of the DNS", time.monotonic() - since)
+        failed = " ".join(self.inspect(apart))
+        for check in ("turn_up", "sfu_up", "sfu_coverage"):
+            self.assertIn(f"ns.{NAMESPACE}.{check}", failed)
         self.back("Killing a TURN node", phones, since, BACK + _SLACK)
         moved = until_true(
             "its role moves",
@@ -143,7 +146,7 @@ class FailureTests(ClusterTestCase):
         for node in self.nodes.values():
             node.launch()
         for node in self.nodes.values():
-            until(lambda node=node: "waits for" in node.said(), f"{node.name} says what it waits for", LATE)
+            until(lambda node=node: "waiting: database rqlite" in node.said(), f"{node.name} says what for", LATE)
         until(lambda: time.monotonic() - since > LATE, "RQLite is late", 2 * LATE)
         self.assertTrue(all(node.process.running for node in self.nodes.values()))
         began = time.monotonic()
