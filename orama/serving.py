@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
 from typing import Any
 
-from attrs import define
+from attrs import define, evolve
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -23,6 +23,7 @@ from orama.cluster.placement import SFU, TURN
 from orama.cluster.rooms import RoomRecord
 from orama.errors import NotFound, OramaError, Unavailable
 from orama.listening import busy
+from orama.rest.internal import REQUEST_BURST, REQUEST_RATE
 from orama.rest.json_resource import JsonResource
 from orama.rest.origins import Origins
 from orama.rest.site import Site
@@ -164,7 +165,9 @@ class ServedNamespaces:
         root.putChild(b"v1", version)
         version.putChild(b"webrtc", webrtc)
         webrtc.putChild(b"signal", self._signal(self._settings, require))
-        site = Site(root, self._settings, self._reactor)
+        # Who comes is a gateway, with all its clients: they were held to their limits there.
+        limits = evolve(self._settings.limits, request_rate=REQUEST_RATE, request_burst=REQUEST_BURST)
+        site = Site(root, evolve(self._settings, limits=limits), self._reactor)
         site.noisy = False
         return site
 
