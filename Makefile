@@ -40,6 +40,7 @@ $(VENV)/.tested: $(VENV)/.installed
 
 test: test-venv
 	@etc/debian/install
+	@etc/lab/build
 	@$(BIN)/python -m tests
 
 lint: test-venv

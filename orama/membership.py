@@ -56,6 +56,8 @@ from orama.store.sealing import BrokenSeal, Seal
 
 #: Of node-to-node HTTP, where it is free.
 INTERNAL_PORT = 6002
+#: Seconds that a run of ufw gets.
+UFW = 20.0
 #: Seconds that another node gets for a pass that somebody waits for.
 PASS = 10.0
 
@@ -168,7 +170,9 @@ class Membership:
         if self._services.running:
             await maybeDeferred(self._services.stopService)
         while self._stops:
-            await maybeDeferred(self._stops.pop())
+            stopping = self._stops.pop()()
+            if stopping is not None:
+                await stopping
         await self.leave()
 
     async def leave(self) -> None:
@@ -196,7 +200,7 @@ class Membership:
     def _make_reconciler(self, ready: Callable[[], str]) -> None:
         settings, reactor, registry = self._settings(), self._reactor, self.registry
         run = processes(reactor)
-        firewall = Firewall(reactor, settings, run)
+        firewall = Firewall(reactor, settings, processes(reactor, UFW))
         certificates = TurnCertificates(reactor, settings, self.parts.certificates, run)
         self._stops.append(certificates.stop)
         self.dns = DnsService(

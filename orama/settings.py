@@ -129,8 +129,8 @@ class ClusterSettings:
     port: int = 0
     #: Where browsers reach this node's gateway ("https://n1.example"); empty derives it from the HTTP endpoints.
     url: str = ""
-    #: A node is dead after two and a half heartbeats without one.
-    heartbeat: float = 1.0
+    #: A node is dead before the second heartbeat without one is over.
+    heartbeat: float = 1.5
     #: Silence after which the roles of a dead node move.
     replace_after: float = 15.0
     #: Nodes per namespace that forward media, and that relay it; never more than there are.

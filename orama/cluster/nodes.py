@@ -24,8 +24,10 @@ ACTIVE = "active"
 #: To be emptied, and emptied.
 DRAINING = "draining"
 DRAINED = "drained"
-#: Heartbeats without a sign of life after which a node is dead.
-MISSED = 2.5
+#: Heartbeats without a sign of life after which a node is dead: two, less the time that it takes to see it.
+MISSED = 1.8
+#: Heartbeats between two reads after which we count as blind in between: the others may have lived all the while.
+BLIND = 1.5
 
 _log = Logger()
 
@@ -116,7 +118,7 @@ class NodeRegistry:
         """Look who lives."""
         rows = await self._database.read(_all)
         now = self._clock.seconds()
-        if self._read_at is None or now - self._read_at > self.patience:
+        if self._read_at is None or now - self._read_at > BLIND * self.heartbeat:
             self._signs.clear()  # we have been blind: nobody is judged for that time
         self._read_at = now
         for row in rows:
