@@ -9,8 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, Double, String, bindparam, delete, func, insert, literal, select, text, update
+from alembic.script import ScriptDirectory
+from sqlalchemy import (
+    Connection,
+    Double,
+    String,
+    bindparam,
+    create_engine,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -21,7 +36,7 @@ from orama.errors import OramaError, StartError, Unavailable
 from orama.store.database import Database
 from orama.store.tables import metadata, namespaces, webrtc_port_allocations
 from orama.store.tables import namespace_webrtc_config as config
-from orama.store.upgrade import POSTGRES_LOCK
+from orama.store.upgrade import POSTGRES_LOCK, statements
 from tests.store.databases import DatabaseCase, OnPostgres, OnRqlite, OnSQLite
 
 #: Texts that a database which pastes them into statements, or takes some for something else, gets wrong.
@@ -447,13 +462,24 @@ class RefusedTests(TestCase):
 
 
 class UpgradeTests(SynchronousTestCase):
-    def test_every_revision_is_packaged(self) -> None:
-        """Revisions form one line from nothing to the head."""
-        from alembic.config import Config
-        from alembic.script import ScriptDirectory
-
+    def config(self) -> Config:
         config = Config()
         config.set_main_option("script_location", "orama.store:migrations")
-        script = ScriptDirectory.from_config(config)
+        return config
+
+    def test_every_revision_is_packaged(self) -> None:
+        """Revisions form one line from nothing to the head."""
+        script = ScriptDirectory.from_config(self.config())
         self.assertEqual(len(script.get_heads()), 1)
         self.assertEqual([r.revision for r in script.walk_revisions()][-1], "0001")
+
+    def test_every_revision_can_be_written_down(self) -> None:
+        """No revision looks into the database: written down beforehand, they give the same tables."""
+        engine = create_engine("sqlite://")
+        self.addCleanup(engine.dispose)
+        config = self.config()
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            for statement in statements(config, None):
+                connection.exec_driver_sql(statement)
+            self.assertEqual(compare_metadata(MigrationContext.configure(connection), metadata), [])

@@ -117,6 +117,7 @@ class Scripted:
 
         class Answer(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
@@ -522,7 +523,7 @@ class UpgradeTests(TestCase):
         (directory / "auth").write_text(
             json.dumps(
                 [
-                    {"username": "me", "password": "Geheim77", "perms": ["all"]},
+                    {"username": "me", "password": "Geheim77", "perms": ["execute", "query", "status"]},
                     {"username": "*", "perms": ["ready"]},
                 ]
             )
