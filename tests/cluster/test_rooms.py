@@ -12,7 +12,7 @@ from orama.cluster.rooms import LocalNode, Registry, RoomDirectory
 from orama.errors import Conflict, NotFound, OramaError, Unavailable
 from orama.store import tables
 from orama.store.database import Database
-from tests.store.databases import DatabaseCase, OnPostgres, OnSQLite
+from tests.store.databases import DatabaseCase, OnPostgres, OnRqlite, OnSQLite
 
 
 @frozen
@@ -318,6 +318,14 @@ class SQLiteOwnerTests(OnSQLite, OwnerTests):
 
 
 class PostgresOwnerTests(OnPostgres, OwnerTests):
+    pass
+
+
+class RqliteRoomDirectoryTests(OnRqlite, RoomDirectoryTests):
+    pass
+
+
+class RqliteOwnerTests(OnRqlite, OwnerTests):
     pass
 
 
