@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -27,15 +27,12 @@ from twisted.trial.unittest import TestCase
 
 from orama.cluster.desired import Blocks, SfuPlace, TurnPlace, WebRtcConfig
 from orama.cluster.keyring import KEY_FILE, Keyring
-from orama.cluster.leases import Leases
 from orama.cluster.rooms import RoomRecord
 from orama.cluster.signing import sign
-from orama.cluster.workers import Assignment, Workers
 from orama.errors import NotFound
 from orama.net.fabric import Fabric
 from orama.net.tls import ServerCertificates
 from orama.rest.control import listen_control
-from orama.rest.control_units import unit_resources
 from orama.rest.json_resource import JsonResource
 from orama.rest.origins import Origins
 from orama.rest.site import Site
@@ -43,8 +40,10 @@ from orama.settings import Settings, SignalingSettings, TurnSettings
 from orama.signaling.visitors import VISITOR, ForwardedVisitor, write_visitor
 from orama.turn.listeners import TurnService
 from orama.turn.tenants import Tenant, Tenants
+from orama.units import Units
 from tests.contract.signalling import Client
 from tests.node import environment
+from tests.units.systemctl import Systemctl
 
 HOST = "127.0.0.1"
 #: Seconds that anything gets here.
@@ -63,7 +62,9 @@ def free_port(kind: int) -> int:
 
 
 class Directory:
-    """Rooms by name; *owners* may say that one is another node's."""
+    """Rooms, all of this node."""
+
+    node_id = "n1"
 
     def __init__(self) -> None:
         self.rooms: dict[str, str] = {}
@@ -91,6 +92,7 @@ class Host:
             turn=TurnSettings(relay_ports=RELAYS),
             signaling=SignalingSettings(drain_deadline=drain_deadline),
         )
+        self.systemctl = Systemctl()
         self.reconnect_url: str | None = "ws://n2.example"
         self.signaling, self.media = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_DGRAM)
         self.config: WebRtcConfig | None = WebRtcConfig(
@@ -114,16 +116,24 @@ class Host:
         if self.config is not None:
             place = TurnPlace("n1", HOST, HOST, RELAYS, self.turn.udp_port, self.turn.tls_port)
             self.config = evolve(self.config, turns=(place,))
-        deadline = self.settings.signaling.drain_deadline
-        self.leases = Leases(
-            reactor, self.tenants, self.turn, self.wanted, _tenant, globalLogPublisher, lambda: deadline
+        self.units = Units(
+            reactor,
+            lambda: evolve(self.settings, turn_port=self.turn.udp_port, turns_port=self.turn.tls_port),
+            self.directory,
+            self.tenants,
+            self.turn,
+            self.wanted,
+            _tenant,
+            lambda: self.reconnect_url,
+            globalLogPublisher,
+            self.systemctl,
         )
-        self.leases.startService()
-        self.workers = Workers(reactor, self.directory, self.assign)
+        self.units.startService()
+        self.leases, self.workers = self.units.leases, self.units.workers
         root, version, control = (JsonResource(Origins(())) for _ in range(3))
         root.putChild(b"v1", version)
         version.putChild(b"control", control)
-        for name, resource in unit_resources(self.workers, self.leases).items():
+        for name, resource in self.units.resources().items():
             control.putChild(name.encode(), resource)
         self.site = Site(root, self.settings, reactor)
         self.control = listen_control(reactor, self.data, self.site)
@@ -133,7 +143,7 @@ class Host:
         if not self.running:
             return
         self.running = False
-        await self.leases.stopService()
+        await self.units.stopService()
         await maybeDeferred(self.control.stopListening)
         for channel in _connections(self.data):
             channel.abortConnection()
@@ -143,10 +153,6 @@ class Host:
         if self.config is None or namespace != "demo":
             raise NotFound("webrtc_not_enabled", "WebRTC is not enabled in this namespace")
         return self.config
-
-    async def assign(self, namespace: str) -> Assignment:
-        ports = {"turn_port": self.turn.udp_port, "turns_port": self.turn.tls_port}
-        return Assignment("n1", evolve(self.settings, **ports), await self.wanted(namespace), self.reconnect_url)
 
     def connect(self, room: str, node_id: str = "n2") -> Client:
         """A client that another node forwards to the SFU. To be called on a thread."""
@@ -165,16 +171,15 @@ class Host:
 class Unit:
     """One process, and what it says to systemd and to its journal.
 
-    :param module: ``orama.worker`` or ``orama.lease``.
+    :param watchdog: seconds without a sign of life that it is allowed; 0 for no limit.
     """
 
-    def __init__(self, case: TestCase, host: Host, module: str, watchdog: float = 0.0) -> None:
+    def __init__(self, case: TestCase, command: Sequence[str], watchdog: float = 0.0) -> None:
         directory = Path(mkdtemp(prefix="orama-"))
         case.addCleanup(rmtree, directory)
         self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._notify.bind(str(directory / "notify"))
         told = {"NOTIFY_SOCKET": str(directory / "notify"), "WATCHDOG_USEC": str(int(watchdog * 1_000_000))}
-        command = [sys.executable, "-m", module, "--namespace", "demo", "--data-dir", str(host.data)]
         self.journal: list[str] = []
         self.told: list[str] = []
         self.process = subprocess.Popen(
@@ -184,6 +189,12 @@ class Unit:
         for thread in self._threads:
             thread.start()
         case.addCleanup(self._end)
+
+    @classmethod
+    def of(cls, case: TestCase, host: Host, module: str, watchdog: float = 0.0) -> Unit:
+        """A role of ``demo``: ``orama.worker`` or ``orama.lease``."""
+        command = [sys.executable, "-m", module, "--namespace", "demo", "--data-dir", str(host.data)]
+        return cls(case, command, watchdog)
 
     async def until(self, reached: Callable[[], object], what: str) -> None:
         """Wait for something that this process or another brings about."""

@@ -26,8 +26,8 @@ class Systemctl:
     """
 
     def __init__(self, begin: Callable[[str], object] = _ignore, end: Callable[[str], object] = _ignore) -> None:
-        self._begin = begin
-        self._end = end
+        self.begin = begin
+        self.end = end
         self.units: dict[str, UnitState] = {}
         #: Every verb with its units.
         self.calls: list[tuple[str, ...]] = []
@@ -50,14 +50,14 @@ class Systemctl:
         unit = self.unit(name)
         if unit.active in ("inactive", "failed"):
             self.units[name] = UnitState("activating", "start")
-            self._begin(name)
+            self.begin(name)
         return 0, b""
 
     def _stop(self, name: str) -> tuple[int, bytes]:
         unit = self.unit(name)
         if unit.active in ("active", "activating"):
             unit.active, unit.sub = "deactivating", "stop-sigterm"
-            self._end(name)
+            self.end(name)
         return 0, b""
 
     def _show(self, name: str) -> tuple[int, bytes]:

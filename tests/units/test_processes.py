@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from collections.abc import Coroutine
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from attrs import evolve
@@ -13,9 +17,11 @@ from twisted.trial.unittest import TestCase
 
 from orama.cluster.desired import Blocks
 from orama.cluster.keyring import ClusterKey, new_key
+from orama.cluster.placement import SFU, TURN
 from tests.contract.signalling import Client
 from tests.interop.caller import Caller, Tone
-from tests.units.host import HOST, Host, Unit, on_thread
+from tests.node import TWISTD
+from tests.units.host import HOST, Host, Unit, on_thread, until
 
 
 class ProcessTestCase(TestCase):
@@ -26,14 +32,14 @@ class ProcessTestCase(TestCase):
 
     async def served(self, host: Host) -> Unit:
         """The SFU, once its node says that it serves."""
-        worker = Unit(self, host, "orama.worker")
+        worker = Unit.of(self, host, "orama.worker")
         await worker.notified("READY=1")
         await worker.until(lambda: host.workers.serves("demo"), "serves")
         return worker
 
     async def leased(self, host: Host) -> Unit:
         """The TURN lease, once its node says that it is held."""
-        lease = Unit(self, host, "orama.lease")
+        lease = Unit.of(self, host, "orama.lease")
         await lease.notified("READY=1")
         await lease.until(lambda: host.leases.serves("demo"), "serves")
         return lease
@@ -47,7 +53,7 @@ class WorkerTests(ProcessTestCase):
     async def _serves(self) -> None:
         host = Host(self)
         await host.stop()
-        worker = Unit(self, host, "orama.worker")
+        worker = Unit.of(self, host, "orama.worker")
         await worker.notified("STATUS=waiting for the node")
         self.assertNotIn("READY=1", worker.told)
         host.start()
@@ -220,7 +226,7 @@ class WorkerTests(ProcessTestCase):
     async def _taken(self) -> None:
         host = Host(self)
         await self.served(host)
-        second = Unit(self, host, "orama.worker")
+        second = Unit.of(self, host, "orama.worker")
         self.assertEqual(await second.ended(), 1)
         self.assertIn("orama-worker: ", second.journal[-1])
         self.assertIn("Address already in use", second.journal[-1])
@@ -234,7 +240,7 @@ class LeaseTests(ProcessTestCase):
     async def _held(self) -> None:
         host = Host(self)
         await host.stop()
-        lease = Unit(self, host, "orama.lease")
+        lease = Unit.of(self, host, "orama.lease")
         await lease.said("waiting for the node")
         host.start()
         await lease.notified("READY=1")
@@ -274,7 +280,7 @@ class LeaseTests(ProcessTestCase):
 
     async def _watched(self) -> None:
         host = Host(self)
-        lease = Unit(self, host, "orama.lease", watchdog=0.4)
+        lease = Unit.of(self, host, "orama.lease", watchdog=0.4)
         await lease.notified("READY=1")
         begun = len(lease.told)
         await lease.until(lambda: lease.told[begun:].count("WATCHDOG=1") >= 3, "signs of life")
@@ -286,11 +292,67 @@ class LeaseTests(ProcessTestCase):
     async def _unwanted(self) -> None:
         host = Host(self)
         host.config = None
-        lease = Unit(self, host, "orama.lease")
+        lease = Unit.of(self, host, "orama.lease")
         await lease.said("WebRTC is not enabled in this namespace")
         self.assertNotIn("READY=1", lease.told)
         lease.signal()
         self.assertEqual(await lease.ended(), 0)
+
+
+class RunnerTests(ProcessTestCase):
+    def test_roles(self) -> Deferred[None]:
+        """The runner of a node brings both roles up as processes, and down again; nothing is left."""
+        return self.run_async(self._roles())
+
+    async def _roles(self) -> None:
+        host = Host(self)
+        units: dict[str, Unit] = {}
+
+        def begin(name: str) -> None:
+            module = "orama.worker" if "-sfu@" in name else "orama.lease"
+            units[name] = Unit.of(self, host, module)
+            host.systemctl.units[name].active = "active"
+
+        def end(name: str) -> None:
+            units[name].signal()
+
+        host.systemctl.begin, host.systemctl.end = begin, end
+        runner = host.units.runner
+        for role in (TURN, SFU):
+            await runner.start("demo", role)
+        await until(lambda: all(runner.running("demo", role) for role in (TURN, SFU)), lambda: str(units))
+        self.assertEqual(await runner.survey(), {("demo", SFU), ("demo", TURN)})
+        host.config = None
+        for role in (SFU, TURN):
+            await runner.stop("demo", role)
+        for unit in units.values():
+            self.assertEqual(await unit.ended(), 0)
+        await until(lambda: not any(runner.running("demo", role) for role in (TURN, SFU)), lambda: str(units))
+        self.assertEqual(len(host.tenants), 0)
+
+
+class NodeTests(ProcessTestCase):
+    def test_node(self) -> Deferred[None]:
+        """A node under twistd is ready when it has started, lives, is reloaded, and says that it stops."""
+        return self.run_async(self._node())
+
+    async def _node(self) -> None:
+        directory = Path(mkdtemp(prefix="orama-"))
+        self.addCleanup(rmtree, directory)
+        command = [TWISTD, "-n", f"--rundir={directory}", "--pidfile=", "orama-webrtc", "--data-dir", str(directory)]
+        ports = ["--turn-port", "0", "--turns-port", "0", "--http", "tcp:0:interface=127.0.0.1"]
+        node = Unit(self, [*command, *ports], watchdog=1.0)
+        await node.notified("READY=1")
+        begun = len(node.told)
+        await node.until(lambda: node.told[begun:].count("WATCHDOG=1") >= 2, "signs of life")
+        self.assertIn("STATUS=ready", node.told)
+        begun = len(node.told)
+        node.signal(signal.SIGHUP)
+        await node.until(lambda: "READY=1" in node.told[begun:], "the end of the reload")
+        self.assertIn("RELOADING=1", node.told)
+        node.signal(signal.SIGTERM)
+        self.assertEqual(await node.ended(), 0)
+        self.assertIn("STOPPING=1", node.told)
 
 
 class _Caller(Caller):

@@ -21,6 +21,8 @@ from tests.units.test_runner import config
 class Rooms:
     """The directory, as far as workers ask it."""
 
+    node_id = "n1"
+
     def __init__(self) -> None:
         self.rows: set[tuple[str, str]] = set()
 
