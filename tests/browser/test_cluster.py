@@ -15,6 +15,8 @@ from tests.store.databases import OnPostgres
 
 #: Seconds within which media is back when the node of a room was killed.
 BACK = 5.0
+#: The same for a node that hangs, whose clients only find out by the media that does not come.
+HUNG = 20.0
 #: Seconds in which three nodes have learnt of each other and taken up their roles.
 SETTLED = 30.0
 #: ``gaps(room)`` keeps the longest time, in ms, in which *room* heard nothing, whatever its connection is.
@@ -158,6 +160,18 @@ class ClusterTests(BrowserTestCase):
         silence = self.moved(one, two)
         print(f"silent for {silence} s")
         self.assertLess(max(silence), BACK)
+
+    def test_owner_hangs(self) -> None:
+        """A node that stops without closing anything is noticed by what does not come: they hear each other again."""
+        one, two = self.caller(1), self.caller(2)
+        self.heard(one, two)
+        owner = self.owner()
+        self.addCleanup(owner.process.kill)
+        owner.signal(signal.SIGSTOP)
+        self.nodes.remove(owner)
+        silence = self.moved(two, one)
+        print(f"silent for {silence} s")
+        self.assertLess(max(silence), HUNG)
 
     def test_owner_goes_down(self) -> None:
         """A node that is told to go down sends its callers away, waits for them, and is missed for a moment at most."""
