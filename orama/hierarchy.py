@@ -179,7 +179,7 @@ class Node:
 
     async def _open_http(self, endpoints: Mapping[str, IStreamServerEndpoint]) -> None:
         """Answer, though only that the node starts."""
-        self.site = waiting_site(self._reactor, self.settings, self.health, lambda: self.unready)
+        self.site = waiting_site(self._reactor, self.settings, self.health, self.ready)
         for description, endpoint in endpoints.items():
             port = await listen(description, endpoint, self.site)
             self._started(f"--http {description}", port.stopListening)
@@ -241,7 +241,7 @@ class Node:
             self._empty,
             self.signaling.undrain,
         )
-        monitoring = Monitoring(self.health, lambda: self.unready, self.metrics.text)
+        monitoring = Monitoring(self.health, self.ready, self.metrics.text)
         self._started("membership", self.membership.stop)
         await self.membership.start(parts, monitoring, self._own_url())
         if await self.namespaces.start() is not None:
@@ -277,7 +277,7 @@ class Node:
             self.live,
             signal=SignalResource(self.signaling, self.settings, self.authenticator, self.namespaces.require_webrtc),
             health=self.health,
-            ready=lambda: self.unready,
+            ready=self.ready,
             metrics=self.metrics.text,
             observed=self.membership.everybody.observed,
             access=self.access,
@@ -294,6 +294,11 @@ class Node:
 
     def _settings_now(self) -> Settings:
         return self.settings
+
+    def ready(self) -> str:
+        """Why the node takes nobody new, for ``/ready``; empty when it does."""
+        away = "the database does not answer" if self.membership.away else ""
+        return self.unready or away
 
     def health(self) -> Mapping[str, Any]:
         """For ``/health``."""

@@ -142,6 +142,7 @@ class Membership:
         self.directory = RoomDirectory(database, self.registry, reactor, now.sfu.max_participants, self.places)
         #: What is wanted, as last read.
         self.desired: Mapping[str, DesiredNamespace] = {}
+        self._pulse: Pulse | None = None
         self._services = MultiService()
         self._stops: list[Callable[[], Any]] = []
 
@@ -161,7 +162,8 @@ class Membership:
         await self.ports.forget_elsewhere()
         await self.directory.start()
         await self.reconciler.run()
-        for service in (self._claims(), self._pulse(), self.dns):
+        self._pulse = self._make_pulse()
+        for service in (self._claims(), self._pulse, self.dns):
             service.setServiceParent(self._services)
         self._services.startService()
 
@@ -181,6 +183,11 @@ class Membership:
             await self.registry.leave()
         except Unavailable as error:
             _log.warn("the others find out by themselves that this node goes: {why}", why=error.message)
+
+    @property
+    def away(self) -> bool:
+        """The database does not answer: what runs goes on, and nobody new can be let in."""
+        return self._pulse is not None and self._pulse.away
 
     def _record(self, url: str, port: int) -> NodeRecord:
         settings = self._settings()
@@ -281,7 +288,7 @@ class Membership:
             lambda namespace, room_id: parts.close_room(namespace, room_id, "room-closed"),
         )
 
-    def _pulse(self) -> Pulse:
+    def _make_pulse(self) -> Pulse:
         async def empty() -> None:
             await self.parts.empty("the node is taken out of use")
 
