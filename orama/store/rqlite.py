@@ -113,13 +113,6 @@ def addresses(url: URL) -> tuple[Address, ...]:
     return (Address(url.host or "localhost", url.port or DEFAULT_PORT), *rest)
 
 
-def base_urls(text: str) -> tuple[str, ...]:
-    """Where the nodes of the database URL *text* answer HTTP: "http://10.0.0.1:4001"; none when it is not rqlite's."""
-    if not text.startswith(BACKEND):
-        return ()
-    return tuple(f"http://{address}" for address in addresses(parse(text)))
-
-
 def driver_connection(connection: Connection) -> rqlite_driver.Connection:
     """The driver's connection below *connection*."""
     found = connection.connection.dbapi_connection
