@@ -89,6 +89,4 @@ def _lines(nodes: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def _status(node: Mapping[str, Any]) -> str:
     if not node["reachable"]:
         return "unreachable"
-    if node["state"] == "draining":
-        return "draining"
-    return node["ready"] or "ready"
+    return node["ready"] or "ready" if node["state"] == "active" else node["state"]

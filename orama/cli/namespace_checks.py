@@ -179,7 +179,7 @@ def _dns(cluster: Cluster, namespace: str, sight: Sight) -> Iterator[Finding]:
         yield Finding(about, Status.WARN, Severity.HIGH, text, hint, namespace=namespace)
     up = {same_ip(report.public_ip): report for report, served in cluster.holders(namespace, "turn") if served.turn_up}
     # A node that drains may be named still, or no more.
-    needed = {ip for ip, report in up.items() if report.state != "draining"}
+    needed = {ip for ip, report in up.items() if report.active}
     for probe in found:
         seen = sight.get(probe)
         wrong = []

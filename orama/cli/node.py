@@ -25,7 +25,7 @@ def node() -> None:
 @command(node, "list")
 def list_nodes(call: Call) -> None:
     """Show the nodes and how they are."""
-    columns = ("node_id", "status", "public_ip", "internal_ip", "version", "namespaces", "streams", "load")
+    columns = ("node_id", "state", "status", "public_ip", "internal_ip", "version", "namespaces", "streams", "load")
     call.answer(call.control.get("nodes"), lambda shown: rows(columns, shown["nodes"]))
 
 
@@ -63,9 +63,9 @@ def activate(call: Call, node_id: str) -> None:
 
 @command(node, "remove")
 @_node
-@click.option("--force", is_flag=True, help="Also when the node is alive.")
+@click.option("--force", is_flag=True, help="Also when it still has roles that nobody has taken over.")
 def remove(call: Call, node_id: str, force: bool) -> None:
-    """Forget a node that does not come back: what it had to do moves to others."""
+    """Forget a dead node that does not come back."""
     call.control.delete("nodes", {"node_id": node_id, **({"force": "true"} if force else {})})
     call.answer({"node_id": node_id, "removed": True}, lambda _: click.echo(f"node {node_id} is removed"))
 
@@ -91,7 +91,7 @@ def _left(nodes: list[dict[str, Any]], node_id: str) -> str:
     found = next((each for each in nodes if each["node_id"] == node_id), None)
     if found is None:
         raise Failed("node_not_found", f"node {node_id} has been removed meanwhile")
-    if found.get("state") != "draining":
+    if found.get("state") == "active":
         raise Failed("not_draining", f"node {node_id} has been activated meanwhile")
     if found.get("alive") is False:
         return ""

@@ -51,9 +51,9 @@ def _clock(node: str, skew: float) -> Finding:
 def _node(report: NodeReport, usual: str) -> Iterator[Finding]:
     """What a node that answers says of itself."""
     node = f"node.{report.node_id}"
-    if report.state == "draining":
+    if not report.active:
         hint = f"orama node activate {report.node_id} puts it back into service."
-        yield Finding(f"{node}.ready", Status.WARN, Severity.HIGH, "is draining", hint)
+        yield Finding(f"{node}.ready", Status.WARN, Severity.HIGH, f"is {report.state}", hint)
     elif report.ready:
         hint = "It comes up by itself when what it waits for is there: see its log."
         yield Finding(f"{node}.ready", Status.FAIL, Severity.HIGH, report.ready, hint)

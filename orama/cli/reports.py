@@ -79,6 +79,7 @@ class Listener:
 class NodeReport:
     """One node. ``ready`` is why it is not; ``now`` its clock, Unix seconds.
 
+    :ivar state: ``active``, ``draining`` or ``drained``.
     :ivar zone: what its DNS server serves; empty when it has none.
     """
 
@@ -98,6 +99,11 @@ class NodeReport:
     firewall_state: str
     firewall_detail: str
     listeners: tuple[Listener, ...]
+
+    @property
+    def active(self) -> bool:
+        """It has not been taken out of service."""
+        return self.state == "active"
 
     def namespace(self, name: str) -> ServedNamespace | None:
         return next((each for each in self.namespaces if each.name == name), None)

@@ -14,14 +14,15 @@ from orama.errors import BadRequest
 from orama.rest.json_resource import JsonResource, Reply, json_object, query
 from orama.rest.origins import Origins
 
-#: One mapping a node: ``node_id``, ``status`` (``ready``, or why it is not), ``state`` (``active``, ``draining``),
-#: ``alive``, ``public_ip``, ``internal_ip``, ``version``, ``cpus``, ``load``, ``memory_mb``, ``memory_free_mb``,
-#: ``namespaces`` (how many have a role there), ``streams`` (live peers).
+#: One mapping a node: ``node_id``, ``status`` (``ready``, or why it is not), ``state`` (``active``, ``draining``,
+#: ``drained``), ``alive``, ``public_ip``, ``internal_ip``, ``version``, ``cpus``, ``load``, ``memory_mb``,
+#: ``memory_free_mb``, ``namespaces`` (how many have a role there), ``streams`` (live peers).
 Listed: TypeAlias = Callable[[], Awaitable[Iterable[Mapping[str, Any]]]]
 #: Node and whether it shall drain → ``node_id``, ``state``, ``moves``: one mapping (``namespace``, ``role``) for each
 #: role that goes elsewhere. Raises NotFound ``node_not_found``.
 Drained: TypeAlias = Callable[[str, bool], Awaitable[Mapping[str, Any]]]
-#: Node and whether it goes although it is alive. Raises NotFound ``node_not_found``, Conflict ``node_alive``.
+#: Node and whether it goes although it still has roles. Raises NotFound ``node_not_found``, Conflict ``node_alive`` or
+#: ``node_has_roles``.
 Removed: TypeAlias = Callable[[str, bool], Awaitable[None]]
 #: ``{"nodes": [{"node_id", "internal_ip", "report", "error"}]}``: a report or an error each.
 Reported: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]

@@ -137,9 +137,10 @@ class NodeTests(Case):
 
     def test_draining(self) -> None:
         """A node that was told to drain is a warning."""
-        draining = report("n3", state="draining", ready="the node is draining")
-        about = cluster(answer(report("n1")), answer(report("n2")), answer(draining))
-        self.assertEqual(self.statuses(about), {("node.n3.ready", ""): "warn"})
+        for state in ("draining", "drained"):
+            value = report("n3", state=state, ready="the node is draining")
+            about = cluster(answer(report("n1")), answer(report("n2")), answer(value))
+            self.assertEqual(self.statuses(about), {("node.n3.ready", ""): "warn"})
 
     def test_clock(self) -> None:
         """A clock that is off by more than 2 s is a warning, by more than 10 s a failure, in either direction."""

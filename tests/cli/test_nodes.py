@@ -45,7 +45,7 @@ class Nodes:
                 "public_ip": "198.51.100.1",
                 "internal_ip": "10.0.0.1",
                 "version": "1.0",
-                "namespaces": namespaces if state == "draining" else 2,
+                "namespaces": 2 if state == "active" else namespaces,
                 "streams": streams,
                 "load": 0.5,
             }
@@ -60,8 +60,10 @@ class Nodes:
 
     async def removed(self, node_id: str, force: bool) -> None:
         self.find(node_id)
-        if node_id in self.alive and not force:
+        if node_id in self.alive:
             raise Conflict("node_alive", "the node is alive")
+        if node_id == "n2" and not force:
+            raise Conflict("node_has_roles", "the node still has to serve alpha")
         del self.states[node_id]
 
     def find(self, node_id: str) -> None:
@@ -84,7 +86,7 @@ class NodeCommandTests(CommandCase):
 
     async def test_list(self) -> None:
         """What a node has and carries is in the table."""
-        self.assertRegex(await self.good("node", "list"), r"n1 +active +198.51.100.1 +10.0.0.1 +1.0 +2 +5 +0.5")
+        self.assertRegex(await self.good("node", "list"), r"n1 +active +active +198.51.100.1 +10.0.0.1 +1.0 +2 +5 +0.5")
 
     async def test_drain(self) -> None:
         """A drain says what moves, and does not wait unless it is told to."""
@@ -109,6 +111,7 @@ class NodeCommandTests(CommandCase):
             ],
         )
         self.assertEqual(self.nodes.looks, 4)
+        self.nodes.on_look = lambda: self.nodes.states.update(n2="drained")
         self.assertTrue((await self.data("node", "drain", "n2", "--wait"))["drained"])
 
     async def test_wait_too_long(self) -> None:
@@ -135,9 +138,11 @@ class NodeCommandTests(CommandCase):
         self.assertEqual(self.nodes.states["n1"], "active")
 
     async def test_remove(self) -> None:
-        """A dead node is forgotten, one that lives by force only."""
+        """A dead node is forgotten, one that has something to do by force only, and one that lives not at all."""
         self.assertIn("alive", await self.bad("node", "remove", "n1"))
-        self.nodes.alive.discard("n1")
+        self.assertIn("alive", await self.bad("node", "remove", "n1", "--force"))
+        self.nodes.alive.clear()
+        self.assertIn("alpha", await self.bad("node", "remove", "n2"))
         self.assertEqual(await self.data("node", "remove", "n1"), {"node_id": "n1", "removed": True})
         self.assertEqual(await self.good("node", "remove", "n2", "--force"), "node n2 is removed\n")
         self.assertEqual(self.nodes.states, {})
