@@ -30,7 +30,7 @@ from orama.store.database import Database
 from orama.store.tables import dns_records
 
 #: Heartbeats without a good read after which what we have counts as old: before silence makes a node dead.
-OLD = 1.25
+OLD = 1.1
 #: Times to look for a port that is free for both UDP and TCP, where any will do.
 ATTEMPTS = 20
 
@@ -148,7 +148,8 @@ class DnsService(Service):
 
     def alive(self, node_id: str) -> bool:
         """Whether the addresses of a node are given out: by what was true at the last good read, if that is old."""
-        if self._reactor.seconds() - self._good_at > OLD * self._settings.cluster.heartbeat:
+        age = self._reactor.seconds() - self._good_at
+        if self._error is not None or age > OLD * self._settings.cluster.heartbeat:
             return node_id not in self._dead
         return self._judge(node_id)
 

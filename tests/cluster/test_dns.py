@@ -22,13 +22,13 @@ from orama.cluster.dns import DnsService, listening, stored_records
 from orama.cluster.dns_listeners import BURST, CONNECTIONS, CONNECTIONS_EACH, IDLE, LONGEST_QUERY
 from orama.cluster.zone import DnsRecord
 from orama.errors import StartError, Unavailable
-from orama.settings import DnsSettings, Settings
+from orama.settings import ClusterSettings, DnsSettings, Settings
 from orama.store.tables import dns_records
 from tests.cluster.test_answering import ask
 from tests.cluster.test_zone import BASE, NODES, RECORDS, Node
 from tests.store.databases import DatabaseCase, OnPostgres, OnRqlite, OnSQLite
 
-SETTINGS = Settings(base_domain=BASE, dns=DnsSettings(listen="127.0.0.1:0"))
+SETTINGS = Settings(base_domain=BASE, cluster=ClusterSettings(heartbeat=1.0), dns=DnsSettings(listen="127.0.0.1:0"))
 TURN = f"turn.ns-a.{BASE}"
 
 
@@ -187,6 +187,7 @@ class RefreshTests(ServiceCase):
         self.away = Unavailable("store_unavailable", "the database does not answer")
         self.reactor.advance(1)
         self.dead.update(("two", "three"))  # nobody has been heard of since
+        self.assertEqual(self.addresses(), ["203.0.113.2"])
         self.reactor.advance(1)
         self.assertEqual(self.addresses(), ["203.0.113.2"])
         self.assertEqual(self.service.report()["error"], "the database does not answer")
@@ -203,8 +204,9 @@ class RefreshTests(ServiceCase):
         self.serve()
         self.slow = True
         self.reactor.advance(1)
-        self.reactor.advance(0.5)
+        self.reactor.advance(0.2)
         self.dead.add("two")
+        self.assertEqual(self.addresses(), ["203.0.113.1", "203.0.113.2"])
         self.reactor.pump([1] * 10)
         self.assertEqual(self.addresses(), ["203.0.113.1", "203.0.113.2"])
         self.assertEqual(len(self.reads), 1)
