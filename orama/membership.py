@@ -110,6 +110,7 @@ class Membership:
     report: SelfReport
     everybody: Everybody
     dns: DnsService
+    _challenges: Challenges | None = None
 
     def __init__(
         self,
@@ -256,6 +257,7 @@ class Membership:
                 self._database, settings.base_domain, reactor, self.dns.poke, settings.cluster.heartbeat
             )
             self._stops.append(challenges.stop)
+            self._challenges = challenges
             routes |= acme_routes(self.gate, challenges, self._data.keep(acme.FILE, acme.new_password))
         site = internal_site(
             reactor,
@@ -329,8 +331,12 @@ class Membership:
             raise
 
     async def _repair(self, desired: Mapping[str, DesiredNamespace]) -> None:
-        if self.registry.leads and await self.enablement.repair(tuple(desired.values())):
+        if not self.registry.leads:
+            return
+        if await self.enablement.repair(tuple(desired.values())):
             self.dns.poke()
+        if self._challenges is not None:
+            await self._challenges.forget()
 
     async def _require_ready(self) -> None:
         require(await self._probe())

@@ -26,6 +26,8 @@ DRAINING = "draining"
 DRAINED = "drained"
 #: Heartbeats without a sign of life after which a node is dead: two, less the time that it takes to see it.
 MISSED = 1.8
+#: Heartbeats for which a read tells how things are.
+FRESH = 1.1
 #: Heartbeats between two reads after which we count as blind in between: the others may have lived all the while.
 BLIND = 1.5
 
@@ -138,7 +140,10 @@ class NodeRegistry:
     def silence(self, node_id: str) -> float:
         """Seconds since a node was last heard of; infinite when there is none of that name."""
         seen = self._signs.get(node_id)
-        return float("inf") if seen is None or self.get(node_id) is None else self._clock.seconds() - seen[1]
+        if seen is None or self._read_at is None or self.get(node_id) is None:
+            return float("inf")
+        # While nothing can be read nobody grows silent.
+        return min(self._clock.seconds(), self._read_at + FRESH * self.heartbeat) - seen[1]
 
     def alive(self, node_id: str) -> bool:
         """Whether a node has given a sign of life, and has not left since."""
