@@ -271,7 +271,7 @@ class Rooms:
         return self._end_namespace(namespace, None, "room-closed")
 
     def close_namespace(self, namespace: str, grace: float, reason: str = "room-closed") -> Deferred[None]:
-        """Close its rooms, so that everybody hears ``room-closed``, and the media port when their connections are closed.
+        """Close its rooms, so that everybody hears of it, and the media port when their connections are closed.
 
         Fires when the port is closed: after *grace* seconds at the latest.
         """
