@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import sys
 import time
 from typing import Any
@@ -25,7 +26,7 @@ from tests.lab.node import GATEWAY_PORT
 #: Seconds without a sound, where there has been one, after which the call is made anew.
 SILENCE = 1.5
 #: Seconds that one attempt gets.
-ATTEMPT = 6.0
+ATTEMPT = 4.0
 _PAUSE = 0.05
 _BACK_OFF = 0.2
 #: How an attempt fails.
@@ -107,6 +108,17 @@ class _Call(Caller):
                 lost += entry.packetsLost
         return sent, received, lost
 
+    async def state(self) -> str:
+        """How far the connection has come, for whoever wonders."""
+        try:
+            return f"{self.connection.connectionState} by {await self.relays()} to {self.sfu()}"
+        except (AttributeError, IndexError):
+            return "without a connection"
+
+    def sfu(self) -> list[str]:
+        """Where the SFU is, as it says."""
+        return re.findall(r"^a=candidate:\S+ 1 udp \d+ (\S+ \d+)", self.connection.remoteDescription.sdp, re.M | re.I)
+
     async def relays(self) -> list[str]:
         """Where its relay is."""
         transport = self.connection.getSenders()[0].transport.transport.iceGatherer
@@ -164,7 +176,7 @@ class Phone:
         try:
             await asyncio.wait_for(self._connect(call), ATTEMPT)
         except _LOST as error:
-            self.seen.note(f"failed {type(error).__name__} {str(error)[:300]}")
+            self.seen.note(f"failed {type(error).__name__} {str(error)[:300]} {await call.state()}")
             self._gateways.append(self._gateways.pop(0))
             self._ending.append(asyncio.ensure_future(self._over(call)))
             await asyncio.sleep(_BACK_OFF)

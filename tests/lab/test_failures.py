@@ -70,10 +70,11 @@ class FailureTests(ClusterTestCase):
     def test_turn_killed(self) -> None:
         """A TURN node that has no room is killed: its name goes within three heartbeats, its role moves, and whoever
         was relayed by it is relayed by the other one."""
-        dead, other = self.relaying()
-        apart = next(number for number in addresses.NODES if number != dead and number != other)
+        apart = next(number for number in addresses.NODES if number not in self.relaying())
         phones = self.call(apart, apart)
         self.assertEqual(self.owner(ask=apart), apart)
+        [relay] = phones[0].report().relays
+        dead = next(number for number in self.relaying() if addresses.mesh(number) == relay)
         since = self.nodes[dead].process.kill()
         gone = addresses.public(dead)
         until(lambda: gone not in self.resolve(ask=apart), "the DNS record goes", 10.0, 0.05)
