@@ -371,11 +371,13 @@ class Membership:
 
     def _listeners(self) -> list[dict[str, Any]]:
         settings = self._settings()
-        ports = (
+        ports = [
             ("turn", "udp", settings.turn_port),
             ("turn", "tcp", settings.turn_port),
             ("turns", "tcp", settings.turns_port),
-        )
+        ]
+        if self.dns.port:
+            ports += [("dns", "udp", self.dns.port), ("dns", "tcp", self.dns.port)]
         return [{"name": name, "proto": proto, "port": port} for name, proto, port in ports]
 
     # -- among the nodes ----------------------------------------------------------------------------
@@ -450,7 +452,7 @@ class Membership:
         mine = [any(role.node_id == node.node_id for role in each.roles) for each in self.desired.values()]
         return {
             "node_id": node.node_id,
-            "status": ready,
+            "status": node.state if ready == "ready" and node.draining else ready,
             "state": node.state,
             "alive": self.registry.alive(node.node_id),
             "public_ip": node.public_ip,

@@ -181,7 +181,9 @@ class Namespaces:
         :raises Conflict: ``already_enabled``.
         :raises OramaError: as :meth:`Enablement.enable`.
         """
-        await self.require(name)
+        status = await self.status(name)
+        if status.enabled and status.enabled_by != WITH_THE_NAMESPACE:
+            raise Conflict("already_enabled", "WebRTC is enabled in this namespace already")
         if not await self._confirm(name, by):
             await self._enablement.enable(name, by, progress)
 

@@ -199,23 +199,18 @@ class NodeRegistry:
         await self.read()
 
     async def remove(self, node_id: str, force: bool = False) -> None:
-        """Forget a node and all that it was to do.
+        """Forget a node and all that it was to do; others take over its roles where they can.
 
         :raises NotFound: ``node_not_found``.
-        :raises Conflict: ``node_alive``: it would be back with its next heartbeat.
-        :param force: also when it still has roles that nobody has taken over yet.
+        :raises Conflict: ``node_alive``: it would be back, as a new one, with its next heartbeat.
+        :param force: also when it is alive.
         """
         await self.read()
         if self.get(node_id) is None:
             raise NotFound("node_not_found", "there is no such node")
-        if self.alive(node_id):
+        if self.alive(node_id) and not force:
             raise Conflict("node_alive", "the node is running: stop it first, its people are told then")
         roles = tables.webrtc_roles
-        mine = select(roles.c.namespace).where(roles.c.node_id == node_id)
-        if not force and (kept := await self._database.read(lambda connection: connection.execute(mine).first())):
-            raise Conflict(
-                "node_has_roles", f"the node still has to serve {kept.namespace}: drain it first, or remove it by force"
-            )
         every = (roles, tables.webrtc_port_allocations, tables.webrtc_rooms, tables.dns_records)
         statements = [delete(table).where(table.c.node_id == node_id) for table in every]
         await self._database.write(*statements, delete(tables.nodes).where(tables.nodes.c.id == node_id))
