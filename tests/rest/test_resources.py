@@ -8,7 +8,9 @@ from hmac import digest
 
 from attrs import evolve
 
+from orama.cluster.rooms import LocalNode, RoomDirectory
 from orama.settings import AuthSettings, Settings, WebSettings
+from tests.cluster.test_rooms import Nodes
 from tests.rest.service import ServiceCase
 
 
@@ -95,6 +97,20 @@ class RoomsTests(ServiceCase):
         await self.call("POST", self.path, self.owner, json={"room_id": "r"})
         answer = await self.call("POST", self.path, self.owner, json={"room_id": "r"})
         self.assertEqual(answer.outcome, (409, "room_exists"))
+
+    async def test_on_another_node(self) -> None:
+        """The rooms are the whole cluster's: one of another node is shown with its count, and closed there."""
+        nodes = Nodes("node-1", sfus=("node-2",))
+        self.node.directory = RoomDirectory(self.database, nodes, self.clock, 100, nodes.places)
+        self.serve(self.make_site())
+        made = await self.call("POST", self.path, self.owner, json={"room_id": "r"})
+        self.assertEqual((made.status, made.json["node_id"]), (201, "node-2"))
+        self.assertEqual(self.rooms.here, {})
+        await RoomDirectory(self.database, LocalNode("node-2"), self.clock, 100).count("tenant", "r", 4)
+        (shown,) = (await self.call("GET", self.path, self.member)).json["rooms"]
+        self.assertEqual((shown["node_id"], shown["participants"]), ("node-2", 4))
+        await self.call("DELETE", self.path + "?room_id=r", self.owner)
+        self.assertEqual(self.rooms.closed, [("tenant", "r", "room-closed")])
 
     async def test_not_there(self) -> None:
         """A room that is not there cannot be closed."""
