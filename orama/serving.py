@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, Protocol
 
 from attrs import define, evolve
 from twisted.internet.defer import maybeDeferred
@@ -109,7 +109,7 @@ class ServedNamespaces:
         if config.blocks.relay is None:
             self._tenants.remove(namespace)
         else:
-            self._tenants.put(self._tenant(config, config.blocks.relay))
+            self._tenants.put(tenant_of(config, self._settings))
         await self._apply_sfu(namespace, config)
 
     async def _apply_sfu(self, namespace: str, config: WebRtcConfig) -> None:
@@ -145,7 +145,7 @@ class ServedNamespaces:
             served.site.adopt(self._site(namespace))
         for config in self._configs.values():
             if config.blocks.relay is not None:
-                self._tenants.put(self._tenant(config, config.blocks.relay))
+                self._tenants.put(tenant_of(config, self._settings))
 
     async def stop(self) -> None:
         """Serve nobody any more, at once."""
@@ -171,15 +171,6 @@ class ServedNamespaces:
         site.noisy = False
         return site
 
-    def _tenant(self, config: WebRtcConfig, relay: tuple[int, int]) -> Tenant:
-        return Tenant(
-            config.namespace,
-            config.turn_secrets,
-            relay,
-            tuple((place.ip, *place.media) for place in config.sfus),
-            tuple(map(ip_network, self._settings.turn.allowed_peers)),
-        )
-
     async def _stop_sfu(self, namespace: str, grace: float = CLOSING) -> None:
         served = self._sfus.pop(namespace, None)
         if served is None:
@@ -201,6 +192,27 @@ class ServedNamespaces:
         _log.info("{namespace} is served no more", namespace=namespace)
 
 
+def tenant_of(config: WebRtcConfig, settings: Settings) -> Tenant:
+    """What TURN has to know of a namespace that has a relay block here."""
+    assert config.blocks.relay is not None
+    return Tenant(
+        config.namespace,
+        config.turn_secrets,
+        config.blocks.relay,
+        tuple((place.ip, *place.media) for place in config.sfus),
+        tuple(map(ip_network, settings.turn.allowed_peers)),
+    )
+
+
+class SfuRooms(Protocol):
+    """The rooms of this node, in this process (``sfu.room.Rooms``) or in others (``cluster.workers.Workers``)."""
+
+    def serves(self, namespace: str) -> bool: ...
+    def create(self, namespace: str, room_id: str, max_participants: int) -> object: ...
+    def get(self, namespace: str, room_id: str) -> Any: ...
+    def close(self, namespace: str, room_id: str, reason: str) -> object: ...
+
+
 def _nothing(namespace: str) -> None:
     """Nobody is told."""
 
@@ -211,7 +223,7 @@ class LiveRooms:
     :param elsewhere: closes a room that this process's SFU does not have.
     """
 
-    def __init__(self, rooms: Rooms, elsewhere: Callable[[RoomRecord, str], Awaitable[None]] | None = None) -> None:
+    def __init__(self, rooms: SfuRooms, elsewhere: Callable[[RoomRecord, str], Awaitable[None]] | None = None) -> None:
         self._rooms = rooms
         self._elsewhere = elsewhere
 
