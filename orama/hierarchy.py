@@ -8,7 +8,7 @@ then the sockets close, then the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -16,16 +16,19 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
-from twisted.logger import Logger
+from twisted.logger import Logger, globalLogPublisher
 
 from orama import __version__
 from orama.boot import wait_for_database, wait_for_prerequisites, waiting_site
+from orama.cluster.desired import WebRtcConfig
 from orama.cluster.keyring import Keyring
 from orama.cluster.namespaces import DEFAULT_KEY_FILE
 from orama.cluster.nodes import Capacity, machine
 from orama.cluster.prerequisites import Prerequisite, probe
+from orama.cluster.processes import processes
+from orama.cluster.runner import InlineRunner
 from orama.cluster.turn_access import TurnAccess
-from orama.errors import StartError
+from orama.errors import StartError, Unavailable
 from orama.listening import busy, listen, page_url, require_local, server_endpoints
 from orama.membership import Membership, Monitoring, Parts
 from orama.metrics import LoopLag, Metrics
@@ -36,7 +39,7 @@ from orama.rest.control import control_site, listen_control
 from orama.rest.site import Site, make_site
 from orama.rest.tokens import Tokens
 from orama.rest.tokens import new_key as new_token_key
-from orama.serving import LiveRooms, Require, ServedNamespaces
+from orama.serving import LiveRooms, Require, ServedNamespaces, tenant_of
 from orama.settings import Settings, reloaded
 from orama.sfu.room import Rooms
 from orama.signaling.resource import SignalResource
@@ -47,6 +50,7 @@ from orama.store.directory import DataDirectory
 from orama.store.sealing import BrokenSeal, Seal
 from orama.turn.listeners import TurnService
 from orama.turn.tenants import Tenants
+from orama.units import Units
 
 _PORTS = ("turn_port", "turns_port")
 #: The file with the key that sealed secrets before there was a cluster key.
@@ -68,6 +72,8 @@ class Node:
         self.url = ""
         #: Actual ports of the HTTP endpoints, in the order of the settings.
         self.http: list[IListeningPort] = []
+        #: Namespaces that run as units of systemd; None when they run in here.
+        self.units: Units | None = None
         self._running: list[tuple[str, Callable[[], Any]]] = []
         self._changing = DeferredLock()
 
@@ -136,6 +142,12 @@ class Node:
         self._watch()
         self.unready = ""
         _log.info("orama is ready: {url}", url=self.url)
+        if self.units is not None:
+            # systemd starts no unit before we have said that we are ready.
+            self._later(self._first_start())
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        Deferred.fromCoroutine(work).addErrback(lambda failure: _log.failure("the first start is incomplete", failure))
 
     async def _wait(self) -> None:
         """Until everything is there that the node needs."""
@@ -212,6 +224,26 @@ class Node:
         self._started("rooms", self.rooms.stop)
         # With port 0 the kernel chose; what clients are told is what is.
         self.settings = evolve(settings, turn_port=self.turn.udp_port, turns_port=self.turn.tls_port)
+        if settings.cluster.runner == "systemd":
+            self._start_units()
+
+    def _start_units(self) -> None:
+        """Namespaces are processes of their own: be there for them."""
+        self.units = Units(
+            self._reactor,
+            self._settings_now,
+            self.directory,
+            self.tenants,
+            self.turn,
+            self.membership.config_of,
+            lambda config: tenant_of(config, self.settings),
+            self.membership.reconnect_url,
+            globalLogPublisher,
+            processes(self._reactor),
+        )
+        self.units.workers.on_secured = self.metrics.join_time.observe
+        self.units.startService()
+        self._started("units", self.units.stopService)
 
     def _start_signaling(self) -> None:
         settings, reactor = self.settings, self._reactor
@@ -225,25 +257,33 @@ class Node:
         self._started("namespaces", self.served.stop)
         # Stopped before the rooms are, so that clients hear that the node goes, not that their room was closed.
         self._run(self.signaling)
-        self.live = LiveRooms(self.rooms, self.membership.close_elsewhere)
+        sfus = self.rooms if self.units is None else self.units.workers
+        self.live = LiveRooms(sfus, self.membership.close_elsewhere)
 
-    async def _join(self) -> None:
-        """Be one of the nodes, and what this node was when it was here last."""
-        parts = Parts(
-            self.served.apply,
-            self.served.config,
+    def _parts(self) -> Parts:
+        units, inline = self.units, InlineRunner(self.served.apply, self._config_to_run)
+        return Parts(
+            inline if units is None else units.runner,
+            units is not None,
             self.certificates,
             self.live.close_here,
-            self._live_rooms,
-            self.signaling.lose_room,
+            self._live_rooms if units is None else units.workers.live,
+            self.signaling.lose_room if units is None else units.workers.lose,
             self.turn.allocations,
             self._capacity,
             self._empty,
             self.signaling.undrain,
         )
+
+    async def _join(self) -> None:
+        """Be one of the nodes, and what this node was when it was here last."""
         monitoring = Monitoring(self.health, self.ready, self.metrics.text)
         self._started("membership", self.membership.stop)
-        await self.membership.start(parts, monitoring, self._own_url())
+        await self.membership.start(self._parts(), monitoring, self._own_url())
+        if self.units is None:
+            await self._first_start()
+
+    async def _first_start(self) -> None:
         if await self.namespaces.start() is not None:
             _log.info("the owner key of default is in {file}", file=str(self.data / DEFAULT_KEY_FILE))
 
@@ -257,7 +297,7 @@ class Node:
             self.authenticator.tokens,
             self.access,
             observed=self.membership.everybody.observed,
-            calls=self.membership.control_calls(),
+            calls=self.membership.control_calls({} if self.units is None else self.units.resources()),
         )
         control.noisy = False
         socket = listen_control(self._reactor, self.data.path, control)
@@ -288,6 +328,8 @@ class Node:
     def _watch(self) -> None:
         for source in (self.turn.samples, self.rooms.samples, self.signaling.samples, self.membership.dns.samples):
             self.metrics.add(source)
+        if self.units is not None:
+            self.metrics.add(self.units.workers.samples)
         self._run(LoopLag(self._reactor, self.metrics.loop_lag.observe))
 
     # -- what the parts are asked -----------------------------------------------------------------
@@ -305,7 +347,15 @@ class Node:
         return {"status": "ok", "version": __version__, "node_id": self.node_id}
 
     def _capacity(self) -> Capacity:
-        return machine(len(self.served.names), self.rooms.peers() + self.turn.allocations())
+        peers = self.rooms.peers() if self.units is None else self.units.workers.peers()
+        return machine(len(self.tenants), peers + self.turn.allocations())
+
+    async def _config_to_run(self, namespace: str) -> WebRtcConfig:
+        """What runs has a configuration, and so has what is to run."""
+        found = self.membership.reconciler.configs.get(namespace) or self.served.config(namespace)
+        if found is None:
+            raise Unavailable("node_failed", f"it is not known how {namespace} is to be served")
+        return found
 
     def _live_rooms(self) -> Mapping[tuple[str, str], int]:
         return {

@@ -16,6 +16,7 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
+from twisted.web.resource import IResource
 
 from orama import __version__
 from orama.attending import Names, Surroundings
@@ -38,11 +39,11 @@ from orama.cluster.pulse import Pulse
 from orama.cluster.reconciler import Reconciler, Wanted
 from orama.cluster.rooms import RoomDirectory, RoomRecord
 from orama.cluster.rotation import Rotation, change_key, rotate_cluster_key
-from orama.cluster.runner import InlineRunner
+from orama.cluster.runner import Runner
 from orama.cluster.settling import Settling
 from orama.cluster.signing import Verifier, sign
 from orama.cluster.statefile import StateFile
-from orama.errors import StartError, Unavailable
+from orama.errors import NotFound, StartError, Unavailable
 from orama.listening import busy
 from orama.net.tls import ServerCertificates
 from orama.reporting import Everybody, SelfReport
@@ -68,8 +69,8 @@ _log = Logger()
 class Parts:
     """What carries media and signalling on this node.
 
-    :param apply: serve a namespace so, or (None) no more.
-    :param applied: what a namespace is served with.
+    :param runner: starts and stops the roles of namespaces.
+    :param outlives: what the runner has started goes on when this process ends.
     :param close_room: (namespace, room id, reason) → whether it was here.
     :param rooms: the live rooms, with how many are in each.
     :param lose_room: the room is another node's now.
@@ -78,8 +79,8 @@ class Parts:
     :param refill: take people again.
     """
 
-    apply: Callable[[str, WebRtcConfig | None], Awaitable[None]]
-    applied: Callable[[str], WebRtcConfig | None]
+    runner: Runner
+    outlives: bool
     certificates: ServerCertificates
     close_room: Callable[[str, str, str], bool]
     rooms: Callable[[], Mapping[RoomName, int]]
@@ -161,7 +162,8 @@ class Membership:
         await self.registry.join(self._record(url, self._listen(monitoring)))
         await self._reseal()
         await self.ports.forget_elsewhere()
-        await self.directory.start()
+        if not parts.outlives:
+            await self.directory.start()
         await self.reconciler.run()
         self._pulse = self._make_pulse()
         for service in (self._claims(), self._pulse, self.dns):
@@ -179,7 +181,12 @@ class Membership:
         await self.leave()
 
     async def leave(self) -> None:
-        """Let the others know at once that this node takes nobody any more."""
+        """Let the others know at once that this node takes nobody any more.
+
+        Nobody is told where the SFUs go on without it: the node is being restarted, and its rooms stay where they are.
+        """
+        if hasattr(self, "parts") and self.parts.outlives:
+            return
         try:
             await self.registry.leave()
         except Unavailable as error:
@@ -226,7 +233,7 @@ class Membership:
         self.reconciler = Reconciler(
             reactor,
             self.node_id,
-            InlineRunner(self.parts.apply, self._config_to_run),
+            self.parts.runner,
             Wanted(self._read_desired, self.namespaces.config_of, self.enablement.stopped, self._repair),
             {
                 "names": names.attend,
@@ -311,12 +318,16 @@ class Membership:
         self.desired = await self.namespaces.desired()
         return self.desired
 
-    async def _config_to_run(self, namespace: str) -> WebRtcConfig:
-        """What runs has a configuration, and so has what is to run."""
-        found = self.reconciler.configs.get(namespace) or self.parts.applied(namespace)
-        if found is None:
-            raise Unavailable("node_failed", f"it is not known how {namespace} is to be served")
-        return found
+    async def config_of(self, namespace: str) -> WebRtcConfig:
+        """What this node has to know of a namespace, as the last pass found it.
+
+        :raises NotFound: ``webrtc_not_enabled``.
+        :raises Unavailable: ``secret_unreadable``.
+        """
+        each = self.desired.get(namespace)
+        if each is None or not each.enabled:
+            raise NotFound("webrtc_not_enabled", "WebRTC is not enabled in this namespace")
+        return self.reconciler.configs.get(namespace) or self.namespaces.config_of(each)
 
     async def config(self, name: str) -> WebRtcConfig:
         """What clients of a namespace need to know: as it is now, or as it last was while the database is away.
@@ -412,7 +423,8 @@ class Membership:
 
     # -- what the command line asks -----------------------------------------------------------------
 
-    def control_calls(self) -> ControlCalls:
+    def control_calls(self, more: Mapping[str, IResource]) -> ControlCalls:
+        """:param more: name → what answers below ``/v1/control`` besides."""
         return ControlCalls(
             nodes=self._list_nodes,
             drain=self._drain_node,
@@ -420,6 +432,7 @@ class Membership:
             reports=self._reports,
             keyring=self._keyring,
             rotate_key=self._rotate_key,
+            more=more,
         )
 
     async def _reports(self) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.web.resource import IResource
@@ -25,6 +25,7 @@ from orama.errors import BadRequest, StartError
 from orama.rest.auth import PERMISSIONS, Authenticator, Principal
 from orama.rest.control_cluster import ClusterKeyResource
 from orama.rest.control_nodes import Drained, Listed, Removed, Reported, ReportResource, nodes_resource
+from orama.rest.internal import REQUEST_BURST, REQUEST_RATE
 from orama.rest.json_resource import JsonResource, Reply, json_object, query
 from orama.rest.origins import Origins
 from orama.rest.resources import EnablementResource, Observed, StatusResource, timestamp
@@ -235,7 +236,9 @@ def control_site(
     tree.putChild(b"report", ReportResource(calls.reports))
     for address, resource in calls.more.items():
         tree.putChild(address.encode(), resource)
-    return Site(root, settings, reactor)
+    # All units of this host have one address between them.
+    limits = evolve(settings.limits, request_rate=REQUEST_RATE, request_burst=REQUEST_BURST)
+    return Site(root, evolve(settings, limits=limits), reactor)
 
 
 def listen_control(reactor: Any, data_dir: Path, site: Site) -> IListeningPort:
