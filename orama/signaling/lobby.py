@@ -189,6 +189,11 @@ class Lobby:
         if self.drain_of(namespace) is None:
             self._empty(namespace, SERVICE_RESTART, "the room is on another node", room_id)
 
+    def lose_namespace(self, namespace: str) -> None:
+        """All rooms of *namespace* leave this node: everybody is to join them where they are then."""
+        self._empty(namespace, SERVICE_RESTART, "the rooms of this node are on another one")
+        self._drained()
+
     def close(self, reason: str) -> None:
         """Everybody out, now."""
         for session in self:

@@ -125,6 +125,10 @@ class SignalingService(Service):
         """The room has gone to another node: send everybody in it after it (1012)."""
         self.lobby.lose_room(namespace, room_id)
 
+    def lose_namespace(self, namespace: str) -> None:
+        """The SFU of *namespace* ends here and goes on elsewhere: send everybody after it (1012)."""
+        self.lobby.lose_namespace(namespace)
+
     @property
     def draining(self) -> bool:
         return self.lobby.draining is not None

@@ -271,6 +271,15 @@ class NamespaceDrainTests(SynchronousTestCase):
         self.node.lobby.lose_room("default", "elsewhere")
         self.assertIsNone(other.socket.code)
 
+    def test_lost_namespace(self) -> None:
+        """When the SFU of a namespace goes on elsewhere its people are told to join again; nobody's room was closed."""
+        one, away, other = self.node.join(), self.node.join("b"), self.node.join(visitor=Somebody(namespace="other"))
+        away.drop()
+        self.node.lobby.lose_namespace("default")
+        self.assertEqual((one.socket.code, other.socket.code), (1012, None))
+        self.assertNotIn("room-closed", one.socket.types)
+        self.assertTrue(one.peer.left and away.peer.left)
+
 
 class VisitorTests(SynchronousTestCase):
     texts = st.text(max_size=20)
