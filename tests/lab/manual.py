@@ -45,13 +45,16 @@ def blocks(page: Path = PAGE) -> list[Block]:
 
 
 def furnish(machine: Machine) -> None:
-    """Let the machine have /etc and /var/lib of its own, which begin as the host's."""
+    """Let the machine have /etc and /var/lib of its own, which begin as the host's but for names."""
+    names = {file: machine.run("cat", file) for file in ("/etc/hosts", "/etc/resolv.conf")}
     for place in _OWN:
         own = machine.directory / place.strip("/").replace("/", "_")
         for part in ("upper", "work"):
             (own / part).mkdir(parents=True)
         layers = f"lowerdir={place},upperdir={own}/upper,workdir={own}/work"
         machine.run("mount", "-t", "overlay", "overlay", "-o", layers, place)
+    for file, content in names.items():
+        machine.run("sh", "-c", 'rm -f "$0" && cat > "$0"', file, stdin=content)
 
 
 def missing(directory: Path) -> str:

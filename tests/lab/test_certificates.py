@@ -98,6 +98,7 @@ class CertificateTests(ClusterTestCase):
         """Put it where the node looks, and wait until it is served; its serial number."""
         began = time.monotonic()
         for suffix in (".key", ".crt"):
+            self.addCleanup((place / f"{HOST}{suffix}").unlink, missing_ok=True)
             fresh = place / f".{HOST}{suffix}"
             fresh.write_bytes(certificate.with_suffix(suffix).read_bytes())
             fresh.rename(place / f"{HOST}{suffix}")

@@ -30,10 +30,18 @@ class ManualTests(LabTestCase):
         for host in self.lab.hosts:
             manual.furnish(host)
         programs = {str(Path(servers.program(name)).parent) for name in ("rqlited", "olric-server")}
-        path = os.pathsep.join([str(Path(sys.executable).parent), *programs, os.environ["PATH"]])
+        path = os.pathsep.join([str(self.commands()), str(Path(sys.executable).parent), *programs, os.environ["PATH"]])
         self.reader = manual.Reader(
             self.lab.hosts, path, {"PYTHONPATH": environment()["PYTHONPATH"], "HOME": "/var/lib"}
         )
+
+    def commands(self) -> Path:
+        """A directory with the ``orama`` of what is being tested, also where that is not installed."""
+        place = self.lab.directory / "bin"
+        place.mkdir()
+        (place / "orama").write_text(f'#!/bin/sh\nexec {sys.executable} -m orama.cli.main "$@"\n')
+        (place / "orama").chmod(0o755)
+        return place
 
     def ready(self, name: str) -> None:
         """Return once what has just been started is of use to what comes next."""
