@@ -254,6 +254,7 @@ class Node:
             reactor, settings, self.node_id, self.tenants, self.rooms, self._signal, self.namespaces.require_webrtc
         )
         self.served.drain_tenant = self.turn.drain_tenant
+        self.served.lose_namespace = self._moved
         self._started("namespaces", self.served.stop)
         # Stopped before the rooms are, so that clients hear that the node goes, not that their room was closed.
         self._run(self.signaling)
@@ -364,6 +365,12 @@ class Node:
             if self.rooms.serves(namespace)
             for room in self.rooms.all(namespace)
         }
+
+    def _moved(self, namespace: str) -> None:
+        """The SFU of *namespace* ends here: where it goes on elsewhere, its people go there; else their rooms close."""
+        each = self.membership.desired.get(namespace)
+        if each is not None and each.enabled:
+            self.signaling.lose_namespace(namespace)
 
     def _emptied(self, namespace: str, room_id: str) -> None:
         """A room has been empty for too long: its claim goes too, unless somebody joins it anew by then."""

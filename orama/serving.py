@@ -74,6 +74,8 @@ class ServedNamespaces:
         self._configs: dict[str, WebRtcConfig] = {}
         #: Called when the TURN part of a namespace is about to end: nobody new, please.
         self.drain_tenant: Callable[[str], None] = _nothing
+        #: Called when the SFU part of a namespace goes elsewhere: whoever is in its rooms is sent after it.
+        self.lose_namespace: Callable[[str], None] = _nothing
 
     @property
     def names(self) -> list[str]:
@@ -116,6 +118,7 @@ class ServedNamespaces:
         blocks, running = config.blocks, self._sfus.get(namespace)
         wanted = blocks.signaling, blocks.media
         if running is not None and (running.blocks.signaling, running.blocks.media) != wanted:
+            self.lose_namespace(namespace)
             await self._stop_sfu(namespace)
             running = None
         relays = [
