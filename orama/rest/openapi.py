@@ -258,7 +258,16 @@ def _schemas(max_participants: int) -> dict[str, _Schema]:
         ),
         "NodeState": {
             "type": "object",
-            "properties": {"node_id": text, "sfu_up": flag, "turn_up": flag},
+            "properties": {
+                "node_id": text,
+                "state": {"enum": ["active", "draining", "drained", "unknown"]},
+                "roles": {"type": "array", "items": {"enum": ["sfu", "turn"]}},
+                "sfu_up": flag,
+                "turn_up": flag,
+                "rooms": {"type": "integer"},
+                "participants": {"type": "integer"},
+                "error": {"type": ["string", "null"]},
+            },
             "required": ["node_id", "sfu_up", "turn_up"],
         },
         "Observed": _object({"nodes": {"type": "array", "items": _ref("NodeState")}}),
