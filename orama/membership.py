@@ -342,6 +342,7 @@ class Membership:
             raise
 
     async def _repair(self, desired: Mapping[str, DesiredNamespace]) -> None:
+        await self.enablement.finish()
         if not self.registry.leads:
             return
         if await self.enablement.repair(tuple(desired.values())):
@@ -403,6 +404,7 @@ class Membership:
 
     async def _reconcile(self, namespace: str | None) -> Mapping[str, Any]:
         await self.reconciler.run(namespace)
+        await self.dns.refresh()  # whoever waits for this namespace waits for its names too
         return self.report.observed(namespace) if namespace is not None else {"settled": self.reconciler.settled}
 
     async def _close_room(self, namespace: str, room_id: str, reason: str) -> bool:

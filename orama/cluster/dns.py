@@ -81,6 +81,7 @@ class DnsService(Service):
         self._error: str | None = None
         self._reading: Deferred[None] | None = None
         self._again = False
+        self._waiting: list[Deferred[None]] = []
         self._ports: list[IListeningPort] = []
         self._datagrams = Datagrams(self._answering, reactor)
         self._streams = Streams(self._answering, reactor)
@@ -146,6 +147,14 @@ class DnsService(Service):
         self._reading.addErrback(_failed)
         self._reading.addBoth(self._finished)
 
+    async def refresh(self) -> None:
+        """Read the database now, and return when what is served is no older than this call, or cannot be newer."""
+        self.poke()
+        if self._reading is not None:
+            read: Deferred[None] = Deferred()
+            self._waiting.append(read)
+            await read
+
     def alive(self, node_id: str) -> bool:
         """Whether the addresses of a node are given out: by what was true at the last good read, if that is old."""
         age = self._reactor.seconds() - self._good_at
@@ -157,6 +166,10 @@ class DnsService(Service):
         self._reading = None
         if self._again:
             self.poke()
+            return
+        waiting, self._waiting = self._waiting, []
+        for read in waiting:
+            read.callback(None)
 
     async def _refresh(self) -> None:
         try:

@@ -226,6 +226,24 @@ class RefreshTests(ServiceCase):
         self.reads[1].callback(None)
         self.assertEqual(len(self.reads), 2)
 
+    def test_refresh(self) -> None:
+        """Who wants to know waits until what has been there when they asked is served, also beside a read before it."""
+        service = self.serve()
+        self.slow = True
+        service.poke()
+        self.records[:] = RECORDS[:1]
+        done = Deferred.fromCoroutine(service.refresh())
+        self.reads[0].callback(None)
+        self.assertNoResult(done)
+        self.reads[1].callback(None)
+        self.successResultOf(done)
+        self.slow, self.away = False, Unavailable("store_unavailable", "the database does not answer")
+        self.successResultOf(Deferred.fromCoroutine(service.refresh()))
+        self.away, self.slow = None, True
+        stopped = Deferred.fromCoroutine(service.refresh())
+        service.stopService()
+        self.successResultOf(stopped)
+
     def test_nothing_known(self) -> None:
         """SERVFAIL until the database has answered for the first time."""
         self.away = Unavailable("store_unavailable", "the database does not answer")
