@@ -19,9 +19,11 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from orama.cluster.nodes import ACTIVE
 from orama.errors import Conflict, NotFound, Unavailable
 from orama.store.database import Database
 from orama.store.tables import namespace_webrtc_config as config
+from orama.store.tables import nodes
 from orama.store.tables import webrtc_rooms as table
 
 #: Times that a claim is tried again because others were faster.
@@ -63,6 +65,9 @@ class Registry(Protocol):
     def active(self) -> Sequence[Node]:
         """Those that are alive and not draining."""
 
+    async def read(self) -> None:
+        """Look anew."""
+
 
 class SfuPlace(Protocol):
     """Where a namespace's SFU answers on one node (``cluster.namespaces.SfuPlace``)."""
@@ -90,6 +95,9 @@ class LocalNode:
 
     def active(self) -> tuple[Node, ...]:
         return ()
+
+    async def read(self) -> None:
+        """There is nothing to see."""
 
 
 class RoomDirectory:
@@ -165,6 +173,8 @@ class RoomDirectory:
             return await self._make(namespace, room_id, limit, explicit, gone)
         if explicit:
             raise Conflict("room_exists", "there is a room of that name")
+        if existing.node_id != self.node_id and await self._has_turned_away(existing.node_id):
+            await self._registry.read()
         if self._may_keep(existing, gone):
             return existing
         return await self._take_over(existing, gone)
@@ -201,6 +211,17 @@ class RoomDirectory:
             new=heir,
         )
         return evolve(room, node_id=heir, participants=0)
+
+    async def _has_turned_away(self, node_id: str) -> bool:
+        """Whether a node that we take for a good one drains by now, or has left.
+
+        Its people are told to come to us before the next heartbeat tells us.
+        """
+        if all(node.node_id != node_id for node in self._registry.active()):
+            return False
+        one = select(nodes.c.state, nodes.c.last_seen).where(nodes.c.id == node_id)
+        row = await self._database.read(lambda connection: connection.execute(one).first())
+        return row is not None and (row.state != ACTIVE or row.last_seen == 0.0)
 
     def _may_keep(self, room: RoomRecord, gone: Collection[str]) -> bool:
         """Whether the room stays with its node."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import define, field, frozen
-from sqlalchemy import insert, text
+from sqlalchemy import String, insert, text, update
 from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 
 from orama.cluster.rooms import LocalNode, Registry, RoomDirectory
@@ -39,6 +39,8 @@ class Nodes:
     dead: set[str] = field(factory=set)
     draining: set[str] = field(factory=set)
     streams: dict[str, int] = field(factory=dict)
+    #: Nodes that have begun to drain since we looked.
+    late: set[str] = field(factory=set)
     #: Nodes with an SFU for the namespace.
     sfus: tuple[str, ...] = ("node-1", "node-2", "node-3")
 
@@ -48,6 +50,9 @@ class Nodes:
     def active(self) -> tuple[Somewhere, ...]:
         up = (name for name in self.all if name not in self.dead | self.draining)
         return tuple(Somewhere(name, Load(self.streams.get(name, 0))) for name in up)
+
+    async def read(self) -> None:
+        self.draining |= self.late
 
     def places(self, namespace: str) -> tuple[Somewhere, ...]:
         return tuple(map(Somewhere, self.sfus))
@@ -239,6 +244,22 @@ class OwnerTests(RoomsCase):
         self.nodes.draining.add("node-1")
         self.assertEqual(await self.owner("new"), "node-2")
         self.assertEqual(await self.owner("old"), "node-2")
+
+    async def test_drains_since(self) -> None:
+        """So does another node that drains, or has left, since the last heartbeat told us of it."""
+        for number, left in enumerate(({"state": "draining"}, {"last_seen": 0.0})):
+            owner = f"node-{2 + number}"
+            _, other = self.member(owner)
+            await other.claim("tenant", owner)
+            row: dict[str, Any] = {column.name: "" for column in tables.nodes.c}
+            row |= {column.name: 1 for column in tables.nodes.c if not isinstance(column.type, String)}
+            row |= {"id": owner, "state": "active"}
+            await self.database.write(insert(tables.nodes).values(**row))
+            self.assertEqual(await self.owner(owner), owner)
+            self.nodes.late.add(owner)
+            self.assertEqual(await self.owner(owner), owner)
+            await self.database.write(update(tables.nodes).where(tables.nodes.c.id == owner).values(**left))
+            self.assertEqual(await self.owner(owner), "node-1")
 
     async def test_nobody_else(self) -> None:
         """When no other node could have a room, it stays where its people are, and no new one is made."""
