@@ -340,8 +340,7 @@ class Node:
 
     def ready(self) -> str:
         """Why the node takes nobody new, for ``/ready``; empty when it does."""
-        away = "the database does not answer" if self.membership.away else ""
-        return self.unready or away
+        return self.unready or self.membership.unready
 
     def health(self) -> Mapping[str, Any]:
         """For ``/health``."""

@@ -193,9 +193,12 @@ class Membership:
             _log.warn("the others find out by themselves that this node goes: {why}", why=error.message)
 
     @property
-    def away(self) -> bool:
-        """The database does not answer: what runs goes on, and nobody new can be let in."""
-        return self._pulse is not None and self._pulse.away
+    def unready(self) -> str:
+        """Why nobody new can be let in, whatever runs here; empty when there is no reason."""
+        if self._pulse is not None and self._pulse.away:
+            return "the database does not answer"
+        me = self.registry.get(self.node_id)
+        return f"the node is {me.state}: nobody new comes to it" if me is not None and me.draining else ""
 
     def _record(self, url: str, port: int) -> NodeRecord:
         settings = self._settings()
