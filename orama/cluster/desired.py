@@ -168,7 +168,8 @@ def read_desired(connection: Connection, default_ttl: int, only: str | None = No
     found = {}
     for row in connection.execute(some(config).order_by(config.c.namespace)):
         name = row.namespace
-        if row.enabled or name in given or name in blocks:
+        secret = row.turn_secret_encrypted or row.turn_secret_previous_encrypted
+        if row.enabled or secret or name in given or name in blocks:
             found[name] = _desired(row, tuple(given.get(name, ())), blocks.get(name, {}), default_ttl)
     return found
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 from base64 import b64encode
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Literal, Protocol
 
 from sqlalchemy import Executable, and_, delete, exists, literal, select, update
@@ -21,11 +21,22 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from orama.cluster.desired import KINDS, DesiredNamespace
-from orama.cluster.grants import clear, grant, holds, is_disabled, names_of, publish, revoke, unpublish
+from orama.cluster.grants import (
+    clear,
+    give_ports,
+    grant,
+    holds,
+    is_disabled,
+    names_of,
+    publish,
+    reclaim,
+    revoke,
+    unpublish,
+)
 from orama.cluster.nodes import NodeRecord, NodeRegistry
 from orama.cluster.placement import ROLES, SFU, TURN, Change, Role, best, place, repair, wanted
 from orama.cluster.ports import Allocation, PortBlocks, Taken, read_taken
-from orama.errors import Conflict, InsufficientStorage, OramaError, PreconditionFailed
+from orama.errors import Conflict, InsufficientStorage, OramaError, PreconditionFailed, Unavailable
 from orama.settings import Settings
 from orama.store import tables
 from orama.store.database import Database
@@ -85,6 +96,10 @@ class Enablement:
         self._clock = clock
         self.settle = settle
         self._require_ready = require_ready
+        #: Enablings that failed and could not be taken back yet, by namespace.
+        self._unfinished: dict[str, str] = {}
+        #: Namespaces for which there are no ports, of which somebody has been told.
+        self._short: set[str] = set()
 
     # -- on ---------------------------------------------------------------------------------------
 
@@ -96,6 +111,7 @@ class Enablement:
         :raises OramaError: what kept a node from doing its part; then nothing is left.
         """
         await self._require_ready()
+        await self.finish()
         progress("prerequisites", "done", "what WebRTC needs is there")
         enablement, roles = await self._write(namespace, by)
         where = {role: sum(each.role == role for each in roles) for role in ROLES}
@@ -125,6 +141,9 @@ class Enablement:
                 changed, *_ = await self._database.write(*statements)
             except IntegrityError:  # another namespace has taken one of the blocks since we looked
                 continue
+            except Unavailable:  # it may have been written all the same
+                await self._take_back(namespace, enablement, roles)
+                raise
             if not changed:
                 raise Conflict("already_enabled", "WebRTC is enabled in this namespace already")
             return enablement, roles
@@ -159,7 +178,7 @@ class Enablement:
         statements: list[Executable] = [off.values(**on), *clear(namespace, condition)]
         nodes = {node.node_id: node for node in active}
         for role in roles:
-            allocations = self._allocate(taken, nodes[role.node_id], role.role)
+            allocations = self._allocate(taken, nodes[role.node_id], KINDS[role.role])
             statements += grant(namespace, enablement, role, allocations, now)
         for node in active:
             mine = {role.role for role in roles if role.node_id == node.node_id}
@@ -175,21 +194,32 @@ class Enablement:
             TURN: wanted(self._settings.cluster.turn_nodes, usable),
         }
 
-    def _allocate(self, taken: Taken, node: NodeRecord, role: str) -> list[Allocation]:
+    def _allocate(self, taken: Taken, node: NodeRecord, kinds: Iterable[str]) -> list[Allocation]:
         def free(kind: str) -> Callable[[int], bool]:
             if node.node_id != self._registry.node_id:
                 return lambda port: True
             return lambda port: self._ports.probe(kind, port)
 
-        return [taken.take(node.node_id, node.internal_ip, kind, free(kind)) for kind in KINDS[role]]
+        return [taken.take(node.node_id, node.internal_ip, kind, free(kind)) for kind in kinds]
 
     async def _take_back(self, namespace: str, enablement: str, roles: Collection[Role]) -> None:
+        self._unfinished[namespace] = enablement
         try:
-            if await self._switch_off(namespace, config_table.c.enablement == enablement):
-                await self.settle.down(namespace, roles, nobody_looks)
-                await self._forget(namespace)
+            await self.finish()
+            await self.settle.down(namespace, roles, nobody_looks)
+            await self._forget(namespace)
         except OramaError as error:
             _log.warn("{namespace} is taken back later: {why}", namespace=namespace, why=error.message)
+
+    async def finish(self) -> None:
+        """Take back what could not be taken back when it failed; asked again and again.
+
+        :raises Unavailable: the database still does not answer.
+        """
+        for namespace, enablement in list(self._unfinished.items()):
+            await self._switch_off(namespace, config_table.c.enablement == enablement)
+            if self._unfinished.get(namespace) == enablement:
+                del self._unfinished[namespace]
 
     # -- off --------------------------------------------------------------------------------------
 
@@ -295,7 +325,8 @@ class Enablement:
                 continue
             counts = self.counts(registry.nodes)
             changes = repair(counts, each.roles, registry.nodes, best(registry.active(), pending), self._gone)
-            if changes or (each.sfu_nodes, each.turn_nodes) != (counts[SFU], counts[TURN]):
+            same = (each.sfu_nodes, each.turn_nodes) == (counts[SFU], counts[TURN])
+            if changes or not same or self._lacking(each, changes) or _stray(each):
                 changed += await self._change(each, counts, changes)
                 pending.update(change.after for change in changes if change.after is not None)
         await self._unpublish_gone(known)
@@ -303,6 +334,18 @@ class Enablement:
 
     def _gone(self, node_id: str) -> bool:
         return self._registry.silence(node_id) > max(self._settings.cluster.replace_after, self._registry.patience)
+
+    def _lacking(self, each: DesiredNamespace, changes: Collection[Change]) -> list[Role]:
+        """Roles that stay where they are and have lost their ports."""
+        active = {node.node_id for node in self._registry.active()}
+        moving = {(change.role, change.slot) for change in changes}
+        return [
+            role
+            for role in each.roles
+            if role.node_id in active
+            and (role.role, role.slot) not in moving
+            and not each.blocks.get(role.node_id, {}).keys() >= set(KINDS[role.role])
+        ]
 
     async def _change(self, each: DesiredNamespace, counts: dict[str, int], changes: Collection[Change]) -> bool:
         namespace = each.namespace
@@ -314,32 +357,50 @@ class Enablement:
         numbers = {"sfu_node_count": counts[SFU], "turn_node_count": counts[TURN], "enablement": enablement}
         statements: list[Executable] = [same.values(**numbers)]
         condition, now = holds(namespace, enablement), self._clock.seconds()
-        for change in changes:
-            if change.before is not None:
-                statements += revoke(namespace, change.role, change.before, condition)
-            node = self._registry.get(change.after) if change.after is not None else None
-            if node is None:
-                continue
-            role = Role(change.role, change.slot, node.node_id)
-            held = each.blocks.get(node.node_id, {})
-            allocations = [
-                allocation for allocation in self._allocate(taken, node, change.role) if allocation.kind not in held
-            ]
-            statements += grant(namespace, enablement, role, allocations, now)
-            for name in names_of(namespace, {change.role}, node, self._settings.base_domain):
-                statements.append(publish(name, condition, now))
-            _log.info(
-                "{role} of {namespace} goes to {after} (was {before})",
-                role=change.role,
-                namespace=namespace,
-                after=change.after,
-                before=change.before or "nobody",
-            )
+        try:
+            for change in changes:
+                statements += self._moving(each, enablement, change, taken)
+            for role in self._lacking(each, changes):
+                allocations = self._missing(each, taken, role)
+                statements += give_ports(namespace, enablement, allocations, now)
+        except InsufficientStorage as error:
+            if namespace not in self._short:
+                _log.error("{namespace} has too few nodes: {why}", namespace=namespace, why=error.message)
+            self._short.add(namespace)
+            return False
+        self._short.discard(namespace)
+        statements += reclaim(namespace, condition)
         try:
             await self._database.write(*statements)
         except IntegrityError:  # somebody else was at it; the next look will show
             return False
+        for change in changes:
+            _log.info(
+                "{role} of {namespace} goes to {after} (was {before})",
+                role=change.role,
+                namespace=namespace,
+                after=change.after or "nobody",
+                before=change.before or "nobody",
+            )
         return True
+
+    def _moving(self, each: DesiredNamespace, enablement: str, change: Change, taken: Taken) -> list[Executable]:
+        namespace, statements = each.namespace, []
+        condition, now = holds(namespace, enablement), self._clock.seconds()
+        if change.before is not None:
+            statements += revoke(namespace, change.role, change.before, condition)
+        node = self._registry.get(change.after) if change.after is not None else None
+        if node is not None:
+            role = Role(change.role, change.slot, node.node_id)
+            statements += grant(namespace, enablement, role, self._missing(each, taken, role), now)
+            for name in names_of(namespace, {change.role}, node, self._settings.base_domain):
+                statements.append(publish(name, condition, now))
+        return statements
+
+    def _missing(self, each: DesiredNamespace, taken: Taken, role: Role) -> list[Allocation]:
+        """Ports that *role* needs, beside those that its node still has of an earlier time."""
+        node, held = self._registry.get(role.node_id), each.blocks.get(role.node_id, {})
+        return [] if node is None else self._allocate(taken, node, [k for k in KINDS[role.role] if k not in held])
 
     async def _unpublish_gone(self, known: Collection[str]) -> None:
         """Names of nodes that are dead, draining or unknown."""
@@ -351,3 +412,9 @@ class Enablement:
         statements = [unpublish(column == node_id) for node_id in rows if node_id not in here]
         if statements:
             await self._database.write(*statements)
+
+
+def _stray(each: DesiredNamespace) -> bool:
+    """Whether a node has ports for a role that it has not."""
+    roles = {(role.node_id, kind) for role in each.roles for kind in KINDS[role.role]}
+    return any((node_id, kind) not in roles for node_id, held in each.blocks.items() for kind in held)

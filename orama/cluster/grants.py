@@ -79,9 +79,14 @@ def grant(
     namespace: str, enablement: str, role: Role, allocations: Iterable[Allocation], now: float
 ) -> list[Executable]:
     """Give *role* to its node, with ports."""
-    condition = holds(namespace, enablement)
     row = {"namespace": namespace, "role": role.role, "slot": role.slot, "node_id": role.node_id, "created_at": now}
-    statements = [_insert_if(_roles, row, condition)]
+    given = _insert_if(_roles, row, holds(namespace, enablement))
+    return [given, *give_ports(namespace, enablement, allocations, now)]
+
+
+def give_ports(namespace: str, enablement: str, allocations: Iterable[Allocation], now: float) -> list[Executable]:
+    """Ports for a role."""
+    statements = []
     for each in allocations:
         ports = {
             "node_id": each.node_id,
@@ -93,7 +98,7 @@ def grant(
             "last_port": each.last_port,
             "allocated_at": now,
         }
-        statements.append(_insert_if(_ports, ports, condition))
+        statements.append(_insert_if(_ports, ports, holds(namespace, enablement)))
     return statements
 
 
@@ -134,6 +139,20 @@ def revoke(namespace: str, role: str, node_id: str, *conditions: ColumnElement[b
     if role == TURN:
         mine = _records.c.namespace == namespace, _records.c.node_id == node_id, _records.c.fqdn.like("turn.%")
         statements.insert(0, unpublish(*mine, *conditions))
+    return statements
+
+
+def reclaim(namespace: str, *conditions: ColumnElement[bool]) -> list[Executable]:
+    """Take ports away from nodes that have not the role which they are for."""
+    statements: list[Executable] = []
+    for role, kinds in KINDS.items():
+        holder = exists(
+            select(literal(1)).where(
+                _roles.c.namespace == _ports.c.namespace, _roles.c.node_id == _ports.c.node_id, _roles.c.role == role
+            )
+        )
+        stray = _ports.c.namespace == namespace, _ports.c.kind.in_(kinds), ~holder
+        statements.append(delete(_ports).where(*stray, *conditions))
     return statements
 
 

@@ -8,7 +8,7 @@ somebody has removed and a database that was away are all this loop.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ class Wanted:
     :param desired: reads what is wanted.
     :param config_of: what follows for this node; raises OramaError when a secret cannot be read.
     :param stopped: this node has ended its part of a namespace that is disabled.
-    :param repair: what the leading node does for all; asked in every pass, and answers at once elsewhere.
+    :param repair: what is unfinished, and what the leading node does for all; asked in every pass.
     """
 
     desired: Callable[[], Awaitable[Mapping[str, DesiredNamespace]]]
@@ -129,10 +129,14 @@ class Reconciler:
         configs, roles = self._mine(desired)
         self.configs, self.roles = configs, roles
         held = await self._runner.survey()
-        for namespace in sorted({namespace for namespace, _ in held} | set(roles)):
-            if self.backoff.due(namespace):
-                there = {role for name, role in held if name == namespace}
-                await self._tend(namespace, partial(self._serve, namespace, there))
+        names = sorted({namespace for namespace, _ in held} | set(roles))
+        due = [namespace for namespace in names if self.backoff.due(namespace)]
+        there = {namespace: {role for name, role in held if name == namespace} for namespace in due}
+        # What begins or moves may have been given the ports of what ends or moves away: one after the other.
+        for step in (self._end, self._adapt):
+            due = [namespace for namespace in due if await self._try(namespace, partial(step, namespace, there))]
+        for namespace in due:
+            await self._tend(namespace, partial(self._begin, namespace))
         for namespace, each in desired.items():
             concerned = self._node_id in {*each.blocks, *(role.node_id for role in each.roles)}
             if concerned and not each.enabled and not self._holds(namespace):
@@ -140,7 +144,8 @@ class Reconciler:
         for name, attend in self._attend.items():
             if self.backoff.due(f"/{name}"):
                 await self._tend(f"/{name}", partial(attend, configs))
-        await self._wanted.repair(desired)
+        if self.backoff.due("/repair"):
+            await self._tend("/repair", partial(self._wanted.repair, desired))
 
     def _mine(
         self, desired: Mapping[str, DesiredNamespace]
@@ -157,23 +162,31 @@ class Reconciler:
                 self._complain(namespace, error)
         return configs, roles
 
-    async def _serve(self, namespace: str, there: Collection[str]) -> None:
-        """Have exactly the roles of *namespace* that are wanted; *there* are those that run or are about to."""
-        wanted, config = self.roles.get(namespace, ()), self.configs.get(namespace)
-        if wanted and config is None:
-            return  # its secret cannot be read: what runs goes on
+    async def _end(self, namespace: str, there: Mapping[str, set[str]]) -> None:
+        """Stop what is not wanted of what runs, or is about to, of *namespace*."""
+        wanted = self.roles.get(namespace, ())
         for role in (SFU, TURN):
-            if role in there and role not in wanted:
+            if role in there[namespace] and role not in wanted:
                 await self._runner.stop(namespace, role)
-        if config is None:
+
+    async def _adapt(self, namespace: str, there: Mapping[str, set[str]]) -> None:
+        """Tell what runs on what has changed. Without a secret that can be read it goes on as it is."""
+        wanted, config = self.roles.get(namespace, ()), self.configs.get(namespace)
+        if not wanted:
             self._told.pop(namespace, None)
-            return
-        if config != self._told.get(namespace) and there:
+        elif config is not None and config != self._told.get(namespace) and there[namespace] & set(wanted):
             await self._runner.refresh(namespace)
+            self._told[namespace] = config
+
+    async def _begin(self, namespace: str) -> None:
+        """Start what is wanted and does not run."""
+        config = self.configs.get(namespace)
+        if config is None:
+            return
         for role in (TURN, SFU):
-            if role in wanted and not self._runner.running(namespace, role):
+            if role in self.roles[namespace] and not self._runner.running(namespace, role):
                 await self._start(namespace, role)
-        self._told[namespace] = self.configs[namespace]
+        self._told[namespace] = config  # if it has moved meanwhile, what runs already is told in the next pass
 
     async def _start(self, namespace: str, role: str) -> None:
         try:
@@ -191,6 +204,11 @@ class Reconciler:
         return any(self._runner.running(namespace, role) for role in (SFU, TURN))
 
     async def _tend(self, key: str, work: Callable[[], Awaitable[None]]) -> None:
+        if await self._try(key, work) and self.backoff.succeeded(key):
+            _log.info("{key} is as it should be again", key=key.lstrip("/"))
+
+    async def _try(self, key: str, work: Callable[[], Awaitable[None]]) -> bool:
+        """Whether it went well; otherwise it is tried again later."""
         try:
             await work()
         except OramaError as error:
@@ -199,8 +217,8 @@ class Reconciler:
             _log.failure("{key} cannot be made what it should be", key=key)
             self.backoff.failed(key, f"{type(error).__name__}: {error}")
         else:
-            if self.backoff.succeeded(key):
-                _log.info("{key} is as it should be again", key=key.lstrip("/"))
+            return True
+        return False
 
     def _complain(self, key: str, error: OramaError) -> None:
         if self.backoff.failed(key, error.message):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, FirstError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -76,7 +76,10 @@ class Settling:
         waits = []
         for node_id, mine in wanted.items():
             waits.append(Deferred.fromCoroutine(self._one(namespace, node_id, mine, progress, done, seconds, says)))
-        return [result for _, result in await DeferredList(waits, fireOnOneErrback=True)]
+        try:
+            return [result for _, result in await DeferredList(waits, fireOnOneErrback=True, consumeErrors=True)]
+        except FirstError as error:
+            error.subFailure.raiseException()
 
     async def _one(
         self,

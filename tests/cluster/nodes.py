@@ -122,7 +122,7 @@ class StoredNode:
         self.namespaces = Namespaces(
             database, self.data, self.seal, self.registry, self.enablement, self.settings, clock
         )
-        self.runner = MemoryRunner(lambda namespace: self.reconciler.configs.get(namespace))
+        self.runner = self.make_runner()
         self.reconciler = Reconciler(
             clock,
             node_id,
@@ -131,6 +131,10 @@ class StoredNode:
             attend or {},
             self.ports.move_sfu,
         )
+
+    def make_runner(self) -> MemoryRunner:
+        """What the reconciler starts and stops services with."""
+        return MemoryRunner(lambda namespace: self.reconciler.configs.get(namespace))
 
     async def join(self, capacity: Capacity | None = None) -> StoredNode:
         """Be one of the nodes."""
@@ -161,6 +165,7 @@ class StoredNode:
         return {role for name, role in self.runner.up if name == namespace}
 
     async def _repair(self, desired: Mapping[str, DesiredNamespace]) -> None:
+        await self.enablement.finish()
         if self.registry.leads:
             await self.enablement.repair(tuple(desired.values()))
 
