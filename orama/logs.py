@@ -27,8 +27,8 @@ _OURS = frozenset(
     {"log_level", "log_namespace", "log_time", "log_failure", "isError", "why", "failure", "message", "time"}
 )
 
-#: Says that it begins and ends, for every question that we ask another process.
-_CHATTY = ("twisted.web.client._HTTP11ClientFactory",)
+#: Say that they begin and end, for every question that we ask another process.
+_CHATTY = ("twisted.web.client._HTTP11ClientFactory", "twisted.internet.endpoints.OneShotFactory")
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """The commands of docs/operate.rst, read from the page: each literal block that has a comment ``.. lab: …`` before it.
 
 ``first`` is run on node 1, ``each`` on every node with its number in ``N``, both line by line as a shell reads them;
-``in the background: NAME`` leaves it running; ``copy FILE`` takes a file of node 1 to the others.
+``in the background: NAME`` leaves it running; ``copy FILE`` takes a file of node 1 to the others. What else a
+label says is for whoever reads the blocks.
 """
 
 from __future__ import annotations

@@ -59,6 +59,8 @@ class ManualTests(LabTestCase):
         for block in manual.blocks():
             if block.label.endswith("at the end"):
                 self.call(key)
+            if block.label.endswith("in a moment"):
+                until_true("the cluster has settled", 30.0, lambda block=block: self.reader.do(block))
             said = self.reader.do(block, NODE=node)
             if block.background:
                 self.ready(block.background)
