@@ -90,12 +90,14 @@ class Reconciler:
             async with self._lock:
                 await self._pass()
             return
-        self._waiting = Deferred()
+        waiting = self._waiting = Deferred()
         try:
             async with self._lock:
-                waiting, self._waiting = self._waiting, None
+                self._waiting = None
                 await self._pass()
         except BaseException as error:
+            if self._waiting is waiting:  # we were cancelled before it was our turn
+                self._waiting = None
             waiting.errback(error)
             waiting.addErrback(lambda failure: None)  # whoever waited has had it
             raise
