@@ -1,6 +1,7 @@
 """``python -m tests.lab up|down|status|exec``: the lab for people.
 
-``up`` returns when everything runs, ``exec MACHINE COMMAND …`` runs a command in it, ``down`` leaves nothing.
+``up`` returns when everything runs, ``exec MACHINE COMMAND …`` runs a command in it (a shell without), ``down`` leaves
+nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def main(arguments: list[str]) -> int:
     if not machine.pid:
         print(f"{machine.name} is off", file=sys.stderr)
         return 1
-    return subprocess.run([*machine.enter(), *(asked.words or ["bash"])]).returncode
+    given = {**lab.environment(), "ORAMA_DATA_DIR": str(machine.directory / "data")}
+    place = ["env", f"--chdir={machine.directory}", *(f"{name}={value}" for name, value in given.items())]
+    return subprocess.run([*machine.enter(), *place, *(asked.words or ["bash"])]).returncode
 
 
 def _up(lab: Lab) -> int:
@@ -46,6 +49,11 @@ def _up(lab: Lab) -> int:
     if "machines" in lacking or "WireGuard" in lacking:
         return 1
     lab.up()
+    try:
+        lab.start_nodes()
+    except BaseException:
+        lab.down()
+        raise
     print(f"lab {lab.name} is up, in {lab.directory}")
     return _status(lab)
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tests.lab.caddy import caddy
 from tests.lab.machine import PREFIX, Machine, alive, holders, missing, remains, until
 from tests.lab.node import Node, cluster_key
 from tests.lab.servers import Olric, Rqlite
+from tests.node import environment
 
 _INTERNET = "internet"
 
@@ -109,6 +111,18 @@ class Lab:
             server.start()
         for server in wanted:
             server.wait()
+
+    def environment(self) -> dict[str, str]:
+        """For commands in the machines: they find the ``orama`` of what is being tested, and the servers' programs."""
+        place = self.directory / "bin"
+        if not place.exists():
+            place.mkdir()
+            (place / "orama").write_text(f'#!/bin/sh\nexec {sys.executable} -m orama.cli.main "$@"\n')
+            (place / "orama").chmod(0o755)
+        found = filter(None, map(servers.program, ("rqlited", "olric-server")))
+        programs = [str(Path(program).parent) for program in found]
+        path = [str(place), str(Path(sys.executable).parent), *programs, os.environ["PATH"]]
+        return {"PATH": os.pathsep.join(path), "PYTHONPATH": environment()["PYTHONPATH"]}
 
     def start_nodes(self, database: str = "") -> None:
         """Orama on all three, with Caddy in front where there is one; returns when all are ready.

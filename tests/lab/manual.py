@@ -73,15 +73,12 @@ def missing(directory: Path) -> str:
 
 
 class Reader:
-    """Does what the page says, on these machines.
+    """Does what the page says, on these machines."""
 
-    :param path: where programs are found, before the machine's own PATH.
-    """
-
-    def __init__(self, machines: list[Machine], path: str, environment: dict[str, str]) -> None:
+    def __init__(self, machines: list[Machine], environment: dict[str, str]) -> None:
         self._machines = machines
-        self._environment = [f"PATH={path}", "ORAMA_DATA_DIR=/var/lib/orama"]
-        self._environment += [f"{name}={value}" for name, value in environment.items()]
+        self._environment = [f"{name}={value}" for name, value in environment.items()]
+        self._environment.append("ORAMA_DATA_DIR=/var/lib/orama")
         self.running: dict[str, list[Process]] = {}
 
     def do(self, block: Block, **words: str) -> list[str]:

@@ -77,7 +77,7 @@ class FailureTests(ClusterTestCase):
         dead = next(number for number in self.relaying() if addresses.mesh(number) == relay)
         since = self.nodes[dead].process.kill()
         gone = addresses.public(dead)
-        until(lambda: gone not in self.resolve(ask=apart), "the DNS record goes", 10.0, 0.05)
+        until(lambda: gone not in self.resolve(ask=apart), "the DNS record goes", 6.0, 0.05)
         self.report.milliseconds("Killing a TURN node", "its address is out of the DNS", time.monotonic() - since)
         failed = " ".join(self.inspect(apart))
         for check in ("turn_up", "sfu_up", "sfu_coverage"):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from tests.lab import addresses, manual, servers
 from tests.lab.node import until_true
 from tests.lab.people import Phone
 from tests.lab.stage import LabTestCase, fresh
-from tests.node import READY, environment
+from tests.node import READY
 
 
 class ManualTests(LabTestCase):
@@ -29,19 +27,7 @@ class ManualTests(LabTestCase):
         self.addCleanup(self.lab.down)
         for host in self.lab.hosts:
             manual.furnish(host)
-        programs = {str(Path(servers.program(name)).parent) for name in ("rqlited", "olric-server")}
-        path = os.pathsep.join([str(self.commands()), str(Path(sys.executable).parent), *programs, os.environ["PATH"]])
-        self.reader = manual.Reader(
-            self.lab.hosts, path, {"PYTHONPATH": environment()["PYTHONPATH"], "HOME": "/var/lib"}
-        )
-
-    def commands(self) -> Path:
-        """A directory with the ``orama`` of what is being tested, also where that is not installed."""
-        place = self.lab.directory / "bin"
-        place.mkdir()
-        (place / "orama").write_text(f'#!/bin/sh\nexec {sys.executable} -m orama.cli.main "$@"\n')
-        (place / "orama").chmod(0o755)
-        return place
+        self.reader = manual.Reader(self.lab.hosts, {**self.lab.environment(), "HOME": "/var/lib"})
 
     def ready(self, name: str) -> None:
         """Return once what has just been started is of use to what comes next."""
