@@ -60,9 +60,8 @@ class SecretsTests(SynchronousTestCase):
         self.secrets["TURN password from the control socket"] = granted["password"]
         control.post("namespaces", {"name": "passing"})
         control.delete("namespaces", {"name": "passing"})
-        for name in ("node.key", "token.key", "certificates/self-signed.key"):
-            content = (self.node.data / name).read_bytes()
-            self.secrets[name] = content.hex() if name == "node.key" else content.decode().splitlines()[1]
+        for name, line in (("cluster.key", 0), ("token.key", 1), ("certificates/self-signed.key", 1)):
+            self.secrets[name] = (self.node.data / name).read_text().splitlines()[line]
 
     def use_rest(self) -> None:
         for name in ("owner key", "member key"):

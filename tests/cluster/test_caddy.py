@@ -262,7 +262,7 @@ class RealCaddyTests(TestCase):
 
     async def test_the_example(self) -> None:
         """``etc/Caddyfile`` is good for the Caddy that is installed, also with a block of ours."""
-        example = Path(tests.__file__).parent.parent / "etc" / "Caddyfile"
+        example = Path(tests.__file__).resolve().parent.parent / "etc" / "Caddyfile"
         self.caddyfile.write_text(caddyfile.put(example.read_text(), self.host, "issuer internal"))
         status, output = await self.run(["caddy", "adapt", "--config", str(self.caddyfile)])
         self.assertEqual(status, 0, output)
