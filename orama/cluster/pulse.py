@@ -1,6 +1,7 @@
 """What a node does with every heartbeat: it says that it lives, sees who else does, and makes itself what it should be.
 
-Living and tending are two loops, so that a node which has much to do is not taken for dead.
+Living and tending are two loops, so that a node which has much to do is not taken for dead. A third one looks for the
+others several times a heartbeat, so that a node which is gone is missed early, and one that is slow not too early.
 
 While the database is away the heart goes on beating into the void: what runs goes on, and one line of the log says when
 that begins and one when it ends.
@@ -17,9 +18,12 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from orama.cluster.nodes import Capacity, NodeRegistry
+from orama.cluster.nodes import DRAINED, Capacity, NodeRegistry
 from orama.cluster.reconciler import Reconciler
 from orama.errors import Unavailable
+
+#: Times that it is looked who lives, while one heartbeat passes.
+LOOKS = 4
 
 _log = Logger()
 
@@ -47,15 +51,19 @@ class Pulse(Service):
         self._capacity = capacity
         self._drained = drained
         self._activated = activated
-        self._away = False
+        self._away = self._beating = False
         self._draining: Deferred[None] | None = None
         self._emptied = False
-        self._loops = (self._every(self.beat, clock), self._every(self.tend, clock))
+        beat = registry.heartbeat
+        self._loops = tuple(
+            (self._every(work, clock), seconds)
+            for work, seconds in ((self.beat, beat), (self.tend, beat), (self.look, beat / LOOKS))
+        )
 
     def startService(self) -> None:
         super().startService()
-        for loop in self._loops:
-            beating = loop.start(self._registry.heartbeat, now=False)
+        for loop, seconds in self._loops:
+            beating = loop.start(seconds, now=False)
             beating.addErrback(lambda failure: _log.failure("the heart stands still", failure))
 
     def stopService(self) -> Deferred[None]:
@@ -63,7 +71,7 @@ class Pulse(Service):
         super().stopService()
         if self._draining is not None:
             self._draining.cancel()
-        for loop in self._loops:
+        for loop, _ in self._loops:
             if loop.running:
                 loop.stop()
         return Deferred.fromCoroutine(self._reconciler.stop())
@@ -75,6 +83,7 @@ class Pulse(Service):
 
     async def beat(self) -> None:
         """Say that we live, and see who else does. Never raises."""
+        self._beating = True
         try:
             await self._registry.beat(self._capacity())
             self._follow()
@@ -88,6 +97,20 @@ class Pulse(Service):
             if self._away:
                 _log.info("the database is back")
             self._away = False
+        finally:
+            self._beating = False
+
+    async def look(self) -> None:
+        """See who else lives, but not while nobody can say so: where we cannot write, nobody can. Never raises."""
+        if self._away or self._beating:
+            return
+        try:
+            await self._registry.read()
+            self._follow()
+        except Unavailable:
+            pass  # the next beat finds out
+        except Exception:
+            _log.failure("it cannot be seen who lives")
 
     async def tend(self) -> None:
         """Be what we should be, however long that takes. Never raises."""
@@ -116,18 +139,26 @@ class Pulse(Service):
                 self._draining, self._emptied = None, False
                 _log.info("the node takes people again")
                 self._activated()
-        elif self._draining is None and not self._emptied:
+        elif self._draining is None and not (self._emptied and self._told_drained()):
             self._draining = Deferred.fromCoroutine(self._empty())
-            self._draining.addErrback(self._not_drained)
+            self._draining.addErrback(self._not_drained).addBoth(self._drain_over)
 
     async def _empty(self) -> None:
-        _log.info("the node is to be empty")
-        await self._drained()
-        self._emptied, self._draining = True, None
+        if not self._emptied:
+            _log.info("the node is to be empty")
+            await self._drained()
+            self._emptied = True
         await self._registry.drained()
         _log.info("the node is empty")
 
+    def _told_drained(self) -> bool:
+        me = self._registry.get(self._registry.node_id)
+        return me is not None and me.state == DRAINED
+
     def _not_drained(self, failure: Failure) -> None:
-        self._draining = None
+        """While the database is away nobody is told: then a later heartbeat does that."""
         if failure.check(CancelledError, Unavailable) is None:
             _log.failure("the node cannot be emptied", failure)
+
+    def _drain_over(self, _: object) -> None:
+        self._draining = None

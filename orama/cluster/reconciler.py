@@ -67,6 +67,7 @@ class Reconciler:
         self._moved = moved
         self._lock = DeferredLock()
         self._waiting: Deferred[None] | None = None
+        self._urgent: set[str] = set()
         self._told: dict[str, WebRtcConfig] = {}
         self._stopped = False
         self.backoff = Backoff(clock)
@@ -82,7 +83,7 @@ class Reconciler:
         :raises Unavailable: the database does not answer; what runs goes on.
         """
         if urgent is not None:
-            self.backoff.retry(urgent)
+            self._urgent.add(urgent)
         if self._waiting is not None:
             await _same(self._waiting)
             return
@@ -128,6 +129,8 @@ class Reconciler:
         if self._stopped:
             return
         desired = await self._wanted.desired()
+        while self._urgent:
+            self.backoff.retry(self._urgent.pop())
         configs, roles = self._mine(desired)
         self.configs, self.roles = configs, roles
         held = await self._runner.survey()
