@@ -24,8 +24,8 @@ ACTIVE = "active"
 #: To be emptied, and emptied.
 DRAINING = "draining"
 DRAINED = "drained"
-#: Heartbeats without a sign of life after which a node is dead: two, less the time that it takes to see it.
-MISSED = 1.8
+#: Heartbeats after which a node is dead that we saw no sign of: two, less the time that it takes to see one.
+MISSED = 1.7
 #: Heartbeats for which a read tells how things are.
 FRESH = 1.1
 #: Heartbeats between two reads after which we count as blind in between: the others may have lived all the while.
@@ -91,6 +91,8 @@ class NodeRegistry:
         #: Node → its ``last_seen`` and when we first saw that.
         self._signs: dict[str, tuple[float, float]] = {}
         self._read_at: float | None = None
+        #: Numbers of the last look that began, and of the last one that counts.
+        self._asked = self._answered = 0
 
     async def join(self, me: NodeRecord) -> None:
         """Be one of the nodes from now on; whoever was draining before still is."""
@@ -118,7 +120,12 @@ class NodeRegistry:
 
     async def read(self) -> None:
         """Look who lives."""
+        self._asked += 1
+        asked = self._asked
         rows = await self._database.read(_all)
+        if asked < self._answered:
+            return  # somebody who asked later has had an answer
+        self._answered = asked
         now = self._clock.seconds()
         if self._read_at is None or now - self._read_at > BLIND * self.heartbeat:
             self._signs.clear()  # we have been blind: nobody is judged for that time
