@@ -157,6 +157,15 @@ class Lab:
                 os.kill(pid, signal.SIGKILL)
         return not left
 
+    def keep_logs(self, directory: Path) -> None:
+        """Copy what everything has said to *directory*, in the place of what is there of a lab of that kind."""
+        place = directory / self.name.rstrip("0123456789")
+        for machine in self.machines:
+            shutil.rmtree(place / machine.name, ignore_errors=True)
+            for log in machine.directory.glob("*.log"):
+                (place / machine.name).mkdir(parents=True, exist_ok=True)
+                shutil.copy(log, place / machine.name)
+
     @property
     def owner(self) -> int:
         """The process that brought it up."""

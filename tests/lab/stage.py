@@ -15,7 +15,7 @@ from tests.lab import addresses
 from tests.lab.lab import Lab, labs
 from tests.lab.node import Node, until_true
 from tests.lab.people import Phone
-from tests.lab.report import report
+from tests.lab.report import DIRECTORY, report
 
 #: The namespace that the scenarios are about.
 NAMESPACE = "myapp"
@@ -34,10 +34,16 @@ def fresh(name: str, bare: bool = False) -> Lab:
     for left in map(Lab, labs()):
         if left.abandoned():
             left.down()
-    made = Lab(f"test{os.getpid()}{name}")
-    atexit.register(made.down)
+    made = Lab(f"test{name}{os.getpid()}")
+    atexit.register(_end, made)
     made.up(bare)
     return made
+
+
+def _end(made: Lab) -> None:
+    """Its logs stay in ``build/lab/logs``, until the next run."""
+    made.keep_logs(DIRECTORY / "logs")
+    made.down()
 
 
 @cache
@@ -134,9 +140,9 @@ class ClusterTestCase(LabTestCase):
                 _node_ids[number] = node.node_id
         return {node_id: number for number, node_id in _node_ids.items()}
 
-    def relaying(self) -> list[int]:
+    def relaying(self, namespace: str = NAMESPACE) -> list[int]:
         """The nodes with TURN."""
-        return sorted(number for number, (_, turn) in self.up().items() if turn)
+        return sorted(number for number, (_, turn) in self.up(namespace).items() if turn)
 
     def phone(self, client: int, *gateways: int, namespace: str = NAMESPACE, room: str = "", secret: str = "") -> Phone:
         """Somebody at *client* who calls by way of these nodes; hangs up at the end of the test."""

@@ -24,7 +24,6 @@ class ManualTests(LabTestCase):
         if reason := manual.missing(Path(tempfile.mkdtemp(prefix="orama-"))):
             raise SkipTest(reason)
         self.lab = fresh("manual", bare=True)
-        self.addCleanup(self.lab.down)
         for host in self.lab.hosts:
             manual.furnish(host)
         self.reader = manual.Reader(self.lab.hosts, {**self.lab.environment(), "HOME": "/var/lib"})
