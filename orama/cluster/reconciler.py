@@ -128,9 +128,10 @@ class Reconciler:
     async def _pass(self) -> None:
         if self._stopped:
             return
+        urgent, self._urgent = self._urgent, set()
         desired = await self._wanted.desired()
-        while self._urgent:
-            self.backoff.retry(self._urgent.pop())
+        for namespace in urgent:
+            self.backoff.retry(namespace)
         configs, roles = self._mine(desired)
         self.configs, self.roles = configs, roles
         held = await self._runner.survey()
