@@ -21,7 +21,7 @@ from tests.contract.cluster import (
     until,
 )
 from tests.contract.rest import ask
-from tests.contract.signalling import connect
+from tests.contract.signalling import connect, join
 
 
 class EnablementTests(ClusterTestCase):
@@ -85,6 +85,31 @@ class EnablementTests(ClusterTestCase):
         for node in self.nodes:
             self.assertEqual(node.ask("POST", CREDENTIALS, key).status, 401)
             until("it is served no more", lambda node=node: name not in node.state()["namespaces"])  # type: ignore[misc]
+
+    def test_people_are_told(self) -> None:
+        """Disabling ends the rooms with ``room-closed`` and the relays; another namespace does not notice."""
+        _, key = self.namespace()
+        mine = [join(node, "told", key) for node in self.nodes]
+        others = [join(node, "undisturbed", self.cluster.key) for node in self.nodes]
+        for client in mine + others:
+            self.addCleanup(client.close)
+        relaying = self.cluster.turns(key)[0]
+        relay = relaying.turn(self.credentials(key))
+        self.addCleanup(relay.socket.close)
+        self.assertEqual(relay.allocate().code, 0)
+        neighbour = self.cluster.turns(self.cluster.key)[0].turn(self.credentials(self.cluster.key))
+        self.addCleanup(neighbour.release)
+        self.assertEqual(neighbour.allocate().code, 0)
+        self.assertEqual(self.nodes[2].ask("POST", DISABLE, key).status, 200)
+        for client in mine:
+            self.assertEqual(client.until("room-closed")["type"], "room-closed")
+            self.assertEqual(client.until_closed(), 1000)
+        self.assertNotEqual(relay.request(turn.REFRESH).code, 0)
+        late = connect(self.nodes[0], "told", key)
+        self.assertEqual(late.until_closed(), 4404)
+        self.assertEqual(neighbour.request(turn.REFRESH).code, 0)
+        for client in others:
+            self.assertLessEqual(set(client.settled()), {"welcome", "turn-credentials", "peer-joined"})
 
     def test_full(self) -> None:
         """Namespaces that are turned on at once from three nodes get blocks of their own, or 507 and nothing."""

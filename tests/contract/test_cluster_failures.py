@@ -77,7 +77,7 @@ class KilledTests(CommandsTestCase):
         # The record goes at the end of the second heartbeat at most; what is more is how long asking takes.
         took = time.monotonic() - began
         print(f"its names are gone {took:.2f} s after it was killed")
-        self.assertLess(took, 2 * HEARTBEAT + 0.7)
+        self.assertLess(took, 2 * HEARTBEAT + 0.3)
         answer = others[0].ask("POST", ENABLE, idle)
         self.assertEqual((answer.status, answer.code), (412, "not_enough_nodes"))
         done = others[0].orama("inspector", "--env", "devnet", "--environments", environments, "--json")
@@ -113,8 +113,7 @@ class KilledTests(CommandsTestCase):
         until("it serves", lambda: self.cluster.serving(self.key) == (3, 2))
 
     def listed(self, node_id: str) -> Any:
-        nodes = self.nodes[0].told("node", "list")["nodes"]
-        return next(each for each in nodes if each["node_id"] == node_id)
+        return next(each for each in self.nodes[0].listed() if each["node_id"] == node_id)
 
 
 class DatabaseTests(ClusterTestCase):
@@ -291,10 +290,6 @@ class SecretTests(ClusterTestCase):
             client.close()
             said += [node.log, node.errors, json.dumps(node.state()), json.dumps(node.report())]
             said += [node.ask("GET", STATUS, key).content.decode(), node.inside("GET", "/metrics").content.decode()]
-            said += [
-                node.orama("monitor", "report").stdout,
-                node.orama("namespace", "webrtc-status", "--namespace", name).stdout,
-            ]
             for path in node.data.iterdir():
                 if not path.is_dir():
                     self.assertEqual(mode(path), 0o600, path)
@@ -307,6 +302,6 @@ class SecretTests(ClusterTestCase):
         for text in said:
             for each in hidden:
                 self.assertNotIn(each, text)
-        self.assertEqual({bool(text) for text in said[0::8]}, {True})
+        self.assertEqual({bool(text) for text in said[::6]}, {True})
         state = self.nodes[0].state()
         self.assertLessEqual({"has_sfu", "has_turn", "namespaces"}, state.keys())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from itertools import count
 from typing import Any
 
@@ -172,8 +173,7 @@ class DrainTests(RoomsTestCase):
         until("DNS names it again", lambda: owner.public in others[0].names("ns-default"))
 
     def state(self, node: Node) -> str:
-        listed = self.nodes[1].told("node", "list")["nodes"]
-        return next(str(each["state"]) for each in listed if each["node_id"] == node.node_id)
+        return next(str(each["state"]) for each in self.nodes[1].listed() if each["node_id"] == node.node_id)
 
     def rejoin(self, client: Client, user: str) -> Client:
         """Do what a client does that is told ``server-draining``."""
@@ -188,8 +188,6 @@ class DrainTests(RoomsTestCase):
 
     def test_node_goes_down(self) -> None:
         """SIGTERM: everybody is told where to go, the names go from DNS at once, and the node ends with 0."""
-        import signal
-
         node, other = self.nodes[1], self.nodes[0]
         self.addCleanup(self.cluster.settle)
         here = self.join(node)
