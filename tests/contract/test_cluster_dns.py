@@ -43,17 +43,17 @@ class NameTests(ClusterTestCase):
         database = self.cluster.database
         if database is None:
             raise SkipTest("there is no rqlited: etc/lab/build makes it")
-        before = self.cluster.rows("SELECT fqdn, value FROM dns_records WHERE namespace = 'default' ORDER BY 1, 2")
+        statement = "SELECT fqdn, value FROM dns_records WHERE namespace = 'default' ORDER BY 1, 2"
+        before = self.cluster.rows(statement)
         self.assertEqual(len(before), 5)
         database.execute("DELETE FROM dns_records WHERE namespace = 'default'")
+        until("they are back", lambda: self.cluster.rows(statement) == before, 5 * HEARTBEAT)
         for node in self.nodes:
-            until(f"{node.public} has them", lambda node=node: len(node.names("turn.ns-default")) == 2, 5 * HEARTBEAT)  # type: ignore[misc]
-            until(f"{node.public} has them", lambda node=node: len(node.names("ns-default")) == 3, 5 * HEARTBEAT)  # type: ignore[misc]
-        after = self.cluster.rows("SELECT fqdn, value FROM dns_records WHERE namespace = 'default' ORDER BY 1, 2")
-        self.assertEqual(after, before)
+            until(f"{node.public} has them", lambda node=node: len(node.names("turn.ns-default")) == 2, 2 * HEARTBEAT)  # type: ignore[misc]
+            until(f"{node.public} has them", lambda node=node: len(node.names("ns-default")) == 3, 2 * HEARTBEAT)  # type: ignore[misc]
 
     def test_gone_when_disabled(self) -> None:
-        """The name of a TURN host goes before the services do: the answer to ``disable`` finds none anywhere."""
+        """A TURN host has its name from ``enable`` to ``disable``, give or take two heartbeats, on every node."""
         name, key = self.namespace()
         for node in self.nodes:
             until("it has a name", lambda node=node: len(node.names(f"turn.ns-{name}")) == 2, 2 * HEARTBEAT)  # type: ignore[misc]
