@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, DeferredLock, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
 from twisted.logger import Logger, globalLogPublisher
+from twisted.python.failure import Failure
 
 from orama import __version__
 from orama.boot import wait_for_database, wait_for_prerequisites, waiting_site
@@ -28,7 +29,7 @@ from orama.cluster.prerequisites import Prerequisite, probe
 from orama.cluster.processes import processes
 from orama.cluster.runner import InlineRunner
 from orama.cluster.turn_access import TurnAccess
-from orama.errors import StartError, Unavailable
+from orama.errors import OramaError, StartError, Unavailable
 from orama.listening import busy, listen, page_url, require_local, server_endpoints
 from orama.membership import Membership, Monitoring, Parts
 from orama.metrics import LoopLag, Metrics
@@ -116,7 +117,13 @@ class Node:
         """Tell everybody where to go, and wait until they have gone."""
         deadline = self.settings.signaling.drain_deadline
         _log.info("draining: {peers} peers have {deadline} s", peers=self.rooms.peers(), deadline=deadline)
+        self.turn.drain()
         await self.signaling.drain(reason, deadline, self.membership.reconnect_url())
+
+    def _refill(self) -> None:
+        """Take people again."""
+        self.turn.undrain()
+        self.signaling.undrain()
 
     def _started(self, name: str, stop: Callable[[], Any]) -> None:
         """Remember how to stop what has just been started."""
@@ -147,7 +154,7 @@ class Node:
             self._later(self._first_start())
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        Deferred.fromCoroutine(work).addErrback(lambda failure: _log.failure("the first start is incomplete", failure))
+        Deferred.fromCoroutine(work).addErrback(_not_later)
 
     async def _wait(self) -> None:
         """Until everything is there that the node needs."""
@@ -199,7 +206,11 @@ class Node:
         self.url = page_url(self.settings.http[0], self.http[0], self.settings.public_ip)
 
     async def _probe(self) -> Sequence[Prerequisite]:
-        return await probe(self.settings, self._reactor, self._own_url(), self.database)
+        return await probe(self.settings, self._reactor, self._local_url(), self.database)
+
+    def _local_url(self) -> str:
+        """Our own gateway, as this machine reaches it: behind it there may be a proxy that is not up yet."""
+        return page_url(self.settings.http[0], self.http[0], "127.0.0.1").partition("/?")[0]
 
     def _own_url(self) -> str:
         """Our own gateway, as browsers reach it."""
@@ -273,7 +284,7 @@ class Node:
             self.turn.allocations,
             self._capacity,
             self._empty,
-            self.signaling.undrain,
+            self._refill,
         )
 
     async def _join(self) -> None:
@@ -406,3 +417,11 @@ class Node:
 
 def _same(name: str, one: Settings, other: Settings) -> bool:
     return bool(getattr(one, name) == getattr(other, name))
+
+
+def _not_later(failure: Failure) -> None:
+    """What was left for later did not work out; the next start tries it again."""
+    if failure.check(OramaError) is None:
+        _log.failure("the first start is incomplete", failure)
+    else:
+        _log.error("the first start is incomplete: {why}", why=failure.getErrorMessage())

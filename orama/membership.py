@@ -15,6 +15,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.web.resource import IResource
 
@@ -26,7 +27,7 @@ from orama.cluster.certificates import TurnCertificates
 from orama.cluster.claims import RoomClaims, RoomName
 from orama.cluster.desired import DesiredNamespace, SfuPlace, WebRtcConfig
 from orama.cluster.dns import DnsService, stored_records
-from orama.cluster.enablement import Enablement
+from orama.cluster.enablement import Enablement, Progress
 from orama.cluster.firewall import Firewall
 from orama.cluster.keyring import Keyring
 from orama.cluster.namespaces import Namespaces
@@ -59,6 +60,8 @@ from orama.store.sealing import BrokenSeal, Seal
 INTERNAL_PORT = 6002
 #: Seconds that a run of ufw gets.
 UFW = 20.0
+#: Seconds between two looks whether a draining node still relays for somebody.
+LOOK = 0.25
 #: Seconds that another node gets for a pass that somebody waits for.
 PASS = 10.0
 
@@ -74,7 +77,7 @@ class Parts:
     :param close_room: (namespace, room id, reason) → whether it was here.
     :param rooms: the live rooms, with how many are in each.
     :param lose_room: the room is another node's now.
-    :param allocations: how many a namespace has.
+    :param allocations: how many a namespace has, or all have.
     :param empty: tell everybody why and where to go, and wait until they have gone.
     :param refill: take people again.
     """
@@ -85,7 +88,7 @@ class Parts:
     close_room: Callable[[str, str, str], bool]
     rooms: Callable[[], Mapping[RoomName, int]]
     lose_room: Callable[[str, str], object]
-    allocations: Callable[[str], int]
+    allocations: Callable[[str | None], int]
     capacity: Callable[[], Capacity]
     empty: Callable[[str], Awaitable[None]]
     refill: Callable[[], None]
@@ -304,7 +307,13 @@ class Membership:
 
     def _make_pulse(self) -> Pulse:
         async def empty() -> None:
+            until = self._reactor.seconds() + self._settings().signaling.drain_deadline
+            # Nobody finds the way here any more before the first one is told to go.
+            await self.reconciler.run()
+            self.dns.poke()
             await self.parts.empty("the node is taken out of use")
+            while self.parts.allocations(None) and self._reactor.seconds() < until:
+                await deferLater(self._reactor, LOOK, lambda: None)
 
         return Pulse(
             self._reactor, self.registry, self.reconciler, self.parts.capacity, empty, lambda: self.parts.refill()
@@ -355,8 +364,11 @@ class Membership:
         if self._challenges is not None:
             await self._challenges.forget()
 
-    async def _require_ready(self) -> None:
-        require(await self._probe())
+    async def _require_ready(self, progress: Progress) -> None:
+        found = await self._probe()
+        for each in found:
+            progress(each.name, "done" if each.ok or not each.required else "failed", f"{each.name}: {each.detail}")
+        require(found)
 
     def places(self, namespace: str) -> Sequence[SfuPlace]:
         """Where the SFUs of *namespace* are."""

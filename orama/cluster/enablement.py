@@ -75,7 +75,7 @@ def nobody_looks(step: str, state: State, text: str) -> None:
 
 
 class Enablement:
-    """:param require_ready: raises PreconditionFailed while what WebRTC needs is not there."""
+    """:param require_ready: tells of each thing that WebRTC needs; raises PreconditionFailed while one is not there."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Enablement:
         settings: Settings,
         clock: IReactorTime,
         settle: Settle,
-        require_ready: Callable[[], Awaitable[None]],
+        require_ready: Callable[[Progress], Awaitable[None]],
     ) -> None:
         self._database = database
         self._seal = seal
@@ -110,9 +110,8 @@ class Enablement:
         :raises InsufficientStorage: ``no_free_ports``.
         :raises OramaError: what kept a node from doing its part; then nothing is left.
         """
-        await self._require_ready()
+        await self._require_ready(progress)
         await self.finish()
-        progress("prerequisites", "done", "what WebRTC needs is there")
         enablement, roles = await self._write(namespace, by)
         where = {role: sum(each.role == role for each in roles) for role in ROLES}
         progress("wanted", "done", f"secret, ports, SFU on {where[SFU]} and TURN on {where[TURN]} nodes are written")

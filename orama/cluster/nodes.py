@@ -88,6 +88,7 @@ class NodeRegistry:
         self._database = database
         self._clock = clock
         self._me: NodeRecord | None = None
+        self._left = False
         #: Node → its ``last_seen`` and when we first saw that.
         self._signs: dict[str, tuple[float, float]] = {}
         self._read_at: float | None = None
@@ -114,7 +115,7 @@ class NodeRegistry:
     async def leave(self) -> None:
         """We stop on purpose: everybody may know at once. From now on :meth:`beat` only reads."""
         if self._me is not None:
-            self._me = None
+            self._me, self._left = None, True
             gone = update(tables.nodes).where(tables.nodes.c.id == self.node_id)
             await self._database.write(gone.values(last_seen=0.0))
 
@@ -155,7 +156,7 @@ class NodeRegistry:
     def alive(self, node_id: str) -> bool:
         """Whether a node has given a sign of life, and has not left since."""
         if node_id == self.node_id:
-            return True
+            return not self._left
         left = self._signs.get(node_id, (0.0, 0.0))[0] == 0.0
         return not left and self.silence(node_id) <= self.patience
 

@@ -101,7 +101,7 @@ class ControlTestCase(CommandCase):
         port = listen_control(reactor, self.dir, self.site)
         self.addCleanup(port.stopListening)
 
-    async def ready(self) -> None:
+    async def ready(self, progress: Progress) -> None:
         """All that WebRTC needs is there."""
 
     async def observed(self, namespace: str) -> Iterable[Mapping[str, Any]]:

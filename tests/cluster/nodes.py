@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 
 from orama.cluster.desired import DesiredNamespace, WebRtcConfig
-from orama.cluster.enablement import Enablement
+from orama.cluster.enablement import Enablement, Progress
 from orama.cluster.namespaces import Namespaces
 from orama.cluster.nodes import Capacity, NodeRecord, NodeRegistry
 from orama.cluster.ports import PortBlocks
@@ -169,7 +169,7 @@ class StoredNode:
         if self.registry.leads:
             await self.enablement.repair(tuple(desired.values()))
 
-    async def _require_ready(self) -> None:
+    async def _require_ready(self, progress: Progress) -> None:
         if self.missing is not None:
             raise self.missing
 
