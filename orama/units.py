@@ -54,7 +54,7 @@ class Units:
         self.leases = Leases(
             reactor, tenants, turn, config, tenant, publisher, lambda: settings().signaling.drain_deadline
         )
-        self.runner = SystemdRunner(run, self.serves, self.refresh, self._leave)
+        self.runner = SystemdRunner(run, self.serves, self.refresh, self._leave, self._taken)
 
     def startService(self) -> None:
         self.leases.startService()
@@ -84,6 +84,9 @@ class Units:
         # For the SFU every relay is another process's, ours as well.
         blocks = evolve(config.blocks, relay=None)
         return Assignment(self._directory.node_id, settings, evolve(config, blocks=blocks), self._reconnect_url())
+
+    def _taken(self, namespace: str, role: str) -> str | None:
+        return self.workers.taken(namespace) if role == SFU else None
 
     async def _leave(self, namespace: str, role: str) -> None:
         if role == SFU:

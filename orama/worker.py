@@ -191,12 +191,20 @@ class Worker:
                 self.rooms.set_relays(self._namespace, _relays(assignment.config))
             self._adopt(assignment.settings)
         except CannotListenError as error:
+            await self._say_taken(busy(error))
             self._failed(StartError(busy(error)))
         except OramaError as error:
             self._failed(error)
         else:
             if not self._served.called:
                 self._served.callback(None)
+
+    async def _say_taken(self, why: str) -> None:
+        """Let the node know that somebody has our port: it gives us another."""
+        try:
+            await self._attachment.post("worker/taken", {"namespace": self._namespace, "why": why})
+        except OramaError as error:
+            _log.warn("the node is not told of a port that is taken: {why}", why=error.message)
 
     def _adopt(self, settings: Settings) -> None:
         """What can change while we run; ports of TURN do when the node comes back with others."""

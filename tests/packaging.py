@@ -20,7 +20,11 @@ INSTALLED = (
 SOURCE = (
     *INSTALLED,
     *("README.rst", "NEWS.rst", "LICENSE", "CONTRIBUTING.rst", "Makefile", "tox.ini", "setup.cfg", "pyproject.toml"),
-    *("etc/orama.toml", "etc/systemd/orama-webrtc.service", "docs/index.rst", "tests/__main__.py"),
+    *("etc/orama.toml", "docs/index.rst", "tests/__main__.py"),
+    "etc/systemd/orama-webrtc.service",
+    "etc/systemd/orama-namespace-sfu@.service",
+    "etc/systemd/orama-namespace-turn@.service",
+    "etc/systemd/orama-units.rules",
 )
 #: What has no place in site-packages.
 OUTSIDE = ("tests/", "bench/", "docs/", "etc/", "twisted/__init__.py", "twisted/plugins/__init__.py")

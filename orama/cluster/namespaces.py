@@ -109,6 +109,7 @@ class Namespaces:
         try:
             await self._enablement.enable(DEFAULT, WITH_THE_NAMESPACE)
         except OramaError:
+            file.unlink(missing_ok=True)
             await self._delete(DEFAULT)
             raise
         return key.text

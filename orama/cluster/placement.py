@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import count, islice
 
 from attrs import frozen
 
@@ -92,25 +93,37 @@ def repair(
     """What has to change so that every role has its number of nodes that can fill it.
 
     A node is replaced when it is *gone* (dead for long, or removed) or drained. Where nobody can take over, a drained
-    node loses the role all the same, and a dead one keeps it: it may come back. A place that a node can fill again is
-    given to the best that has it not yet. There is at most one change a place.
+    node loses the role all the same, and a dead one keeps it: it may come back. Where more have it than are wanted, as
+    when a node is taken out of use, those that cannot fill the role lose it first, then those that are being emptied:
+    whoever stays is left in peace. A place that a node can fill again is given to the best that has it not yet. There
+    is at most one change a place.
     """
     changes: list[Change] = []
     known = {node.node_id: node for node in nodes}
+
+    def rank(node_id: str) -> int:
+        """Who loses a role that too many have: 0 first."""
+        node = known.get(node_id)
+        if node is None or node.state == DRAINED or gone(node_id):
+            return 0
+        return 1 if node.draining else 2
+
     for role in ROLES:
         held = {each.slot: each.node_id for each in roles if each.role == role}
         free = [node for node in best(active) if node.node_id not in held.values()]
+        spare = sorted(held, key=lambda slot: (rank(held[slot]), -slot))[: max(0, len(held) - counts[role])]
         for slot, node_id in sorted(held.items()):
-            node = known.get(node_id)
-            if slot >= counts[role]:
+            node, fitness = known.get(node_id), rank(node_id)
+            if slot in spare:
                 changes.append(Change(role, slot, node_id, None))
-            elif node is None or node.state == DRAINED or gone(node_id):
+            elif fitness == 0:
                 if free:
                     changes.append(Change(role, slot, node_id, free.pop(0).node_id))
                 elif node is None or node.state == DRAINED:
                     changes.append(Change(role, slot, node_id, None))
-        for slot in range(counts[role]):
-            if slot not in held and free:
+        vacant = (slot for slot in count() if slot not in held)
+        for slot in islice(vacant, max(0, counts[role] - len(held))):
+            if free:
                 changes.append(Change(role, slot, None, free.pop(0).node_id))
     return changes
 

@@ -112,6 +112,7 @@ class SystemdRunner:
     :param serves: whether the process of a role has come to us and serves.
     :param tell: takes over what is to be known of a namespace now; called with each refresh.
     :param leave: called with namespace and role before a unit is stopped, to say what is to become of its people.
+    :param taken: why the process of a role could not open its ports, if that is what it has said; once.
     """
 
     def __init__(
@@ -120,19 +121,24 @@ class SystemdRunner:
         serves: Callable[[str, str], bool],
         tell: Callable[[str], Awaitable[None]],
         leave: Callable[[str, str], Awaitable[None]],
+        taken: Callable[[str, str], str | None] = lambda namespace, role: None,
     ) -> None:
         self._run = run
         self._serves = serves
         self._tell = tell
         self._leave = leave
+        self._taken = taken
 
     async def start(self, namespace: str, role: str) -> None:
         """Ask systemd for the unit and do not wait: :meth:`running` says when it is there.
 
         A unit waits for the node by itself, and may not be waited for by a node that is starting.
 
-        :raises Unavailable: ``unit_failed``: it was started and failed, and systemd will try again.
+        :raises Unavailable: ``unit_failed``: it was started and failed, and systemd will try again; or ``port_in_use``.
         """
+        why = self._taken(namespace, role)
+        if why is not None:
+            raise Unavailable("port_in_use", f"{namespace} cannot be served: {why}")
         unit, state = unit_name(namespace, role), await self.state(namespace, role)
         if state.sub == "auto-restart":
             raise Unavailable("unit_failed", f"{unit} fails ({state.result}); journalctl -u {unit} says why")
@@ -140,6 +146,8 @@ class SystemdRunner:
             await self._systemctl("reset-failed", unit)
         if state.active not in ("active", "activating", "reloading"):
             await self._systemctl("start", "--no-block", unit)
+        elif state.active == "active":
+            await self._tell(namespace)  # it runs and does not serve: it may know other ports than we do
 
     async def stop(self, namespace: str, role: str) -> None:
         """Ask systemd to stop the unit and do not wait: :meth:`survey` has it for as long as its drain takes.

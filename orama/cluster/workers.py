@@ -146,6 +146,8 @@ class Workers:
         self._directory = directory
         self._assign = assign
         self._workers: dict[str, Worker] = {}
+        #: Namespace → why its worker could not open its ports.
+        self._taken: dict[str, str] = {}
         #: As ``sfu.room.Rooms.on_secured``.
         self.on_secured: Callable[[float], object] = _ignore
 
@@ -185,6 +187,11 @@ class Workers:
         for seconds in report.secured:
             self.on_secured(seconds)
 
+    def cannot_listen(self, namespace: str, why: str) -> None:
+        """A port of the namespace is somebody else's."""
+        self._worker(namespace)
+        self._taken[namespace] = why
+
     async def claim(self, namespace: str, room_id: str) -> Any:
         """The record of a room that somebody joins.
 
@@ -206,6 +213,10 @@ class Workers:
         if worker is None or worker.reported is None:
             return False
         return self._clock.seconds() - worker.reported <= SILENCE
+
+    def taken(self, namespace: str) -> str | None:
+        """Why the worker of *namespace* could not open its ports; it is said once."""
+        return self._taken.pop(namespace, None)
 
     async def refresh(self, namespace: str) -> None:
         """Tell the worker of *namespace* what it has to know now, if it is there."""

@@ -3,6 +3,7 @@
 ============================== =================================== ==================================================
 ``GET  …/control/worker``      ``?namespace=``                      the SFU's stream: what it has to know and do
 ``POST …/control/worker/report``  ``{namespace, report}``           ``{}``
+``POST …/control/worker/taken``   ``{namespace, why}``              ``{}``; a port is somebody else's
 ``POST …/control/worker/claim``   ``{namespace, room_id}``          the room's record
 ``POST …/control/worker/release`` ``{namespace, room_id}``          ``{"released": bool}``
 ``GET  …/control/lease``       ``?namespace=``                      TURN's stream: registered while it is open
@@ -168,6 +169,19 @@ class _ReportResource(JsonResource):
         return Reply(body={})
 
 
+class _TakenResource(JsonResource):
+    """``/v1/control/worker/taken``"""
+
+    def __init__(self, workers: Workers) -> None:
+        super().__init__(Origins(()))
+        self._workers = workers
+
+    async def post(self, request: Request) -> Reply:
+        body = json_object(request)
+        self._workers.cannot_listen(_namespace(body), str(body.get("why", "")))
+        return Reply(body={})
+
+
 class _ClaimResource(JsonResource):
     """``/v1/control/worker/claim``"""
 
@@ -208,6 +222,7 @@ def unit_resources(workers: Workers, leases: Leases) -> dict[str, IResource]:
     """What is to be put under ``/v1/control``: ``worker`` and ``lease``."""
     worker = _StreamResource(workers.attach, workers.detach)
     worker.putChild(b"report", _ReportResource(workers))
+    worker.putChild(b"taken", _TakenResource(workers))
     worker.putChild(b"claim", _ClaimResource(workers))
     worker.putChild(b"release", _ReleaseResource(workers))
     lease = _StreamResource(leases.attach, leases.detach)

@@ -1,4 +1,4 @@
-"""The unit files, as systemd reads them."""
+"""What the unit files promise."""
 
 from __future__ import annotations
 
@@ -6,29 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
-from configparser import RawConfigParser
 from pathlib import Path
 from tempfile import mkdtemp
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-import tests
+from tests.units.files import INSTALLED, NAMES, UNITS, UnitFile
 
-UNITS = Path(tests.__file__).parent.parent / "etc" / "systemd"
-NAMES = ("orama-webrtc.service", "orama-namespace-sfu@.service", "orama-namespace-turn@.service")
-#: What stands in the files, and what is there in its place where the tests run.
-INSTALLED = "/opt/orama/.venv/bin/"
 #: Highest exposure of ``systemd-analyze security``; up to 2 it says OK, up to 1 SAFE.
 EXPOSURE = {NAMES[0]: 2.0, NAMES[1]: 2.0, NAMES[2]: 1.0}
-
-
-class _Unit(RawConfigParser):
-    """Repeated keys are joined by a blank."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(strict=False, interpolation=None, delimiters=("=",), comment_prefixes=("#",))
-        self.optionxform = str  # type: ignore[method-assign,assignment]
-        self.read(UNITS / name)
 
 
 class UnitTests(SynchronousTestCase):
@@ -62,7 +48,7 @@ class UnitTests(SynchronousTestCase):
     def test_restart_of_the_node(self) -> None:
         """A restart of the node stops no unit of a namespace: they want it and come after it, and nothing else."""
         for name in NAMES[1:]:
-            unit = _Unit(name)["Unit"]
+            unit = UnitFile(name)["Unit"]
             self.assertEqual(unit["Wants"], NAMES[0])
             self.assertIn(NAMES[0], unit["After"].split())
             binding = {
@@ -79,7 +65,7 @@ class UnitTests(SynchronousTestCase):
     def test_signs_of_life(self) -> None:
         """All three say when they are ready, are watched, and come again when they fail, however often."""
         for name in NAMES:
-            unit = _Unit(name)
+            unit = UnitFile(name)
             self.assertEqual(unit["Service"]["Type"], "notify")
             self.assertGreater(int(unit["Service"]["WatchdogSec"]), 0)
             self.assertEqual(unit["Service"]["Restart"], "on-failure")
@@ -88,6 +74,6 @@ class UnitTests(SynchronousTestCase):
     def test_one_data_directory(self) -> None:
         """All three mean the same data directory, and the namespace is the instance as it stands."""
         for name in NAMES:
-            self.assertIn("--data-dir /var/lib/orama", _Unit(name)["Service"]["ExecStart"])
+            self.assertIn("--data-dir /var/lib/orama", UnitFile(name)["Service"]["ExecStart"])
         for name in NAMES[1:]:
-            self.assertIn("--namespace %i ", _Unit(name)["Service"]["ExecStart"])
+            self.assertIn("--namespace %i ", UnitFile(name)["Service"]["ExecStart"])

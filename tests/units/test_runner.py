@@ -87,8 +87,13 @@ class SystemdTests(SynchronousTestCase):
         self.systemctl = Systemctl()
         self.attached: set[tuple[str, str]] = set()
         self.told: list[tuple[str, ...]] = []
+        self.taken: list[str] = []
         self.runner = SystemdRunner(
-            self.systemctl, lambda namespace, role: (namespace, role) in self.attached, self.tell, self.leave
+            self.systemctl,
+            lambda namespace, role: (namespace, role) in self.attached,
+            self.tell,
+            self.leave,
+            lambda namespace, role: self.taken.pop() if self.taken else None,
         )
 
     async def tell(self, namespace: str) -> None:
@@ -123,6 +128,20 @@ class SystemdTests(SynchronousTestCase):
             error.message,  # type: ignore[attr-defined]
             f"{name} fails (exit-code); journalctl -u {name} says why",
         )
+
+    def test_taken_port(self) -> None:
+        """A process that could not open its ports is an error of its own, once: other ports may help."""
+        self.taken = ["30000 is taken"]
+        error = self.failureResultOf(Deferred.fromCoroutine(self.runner.start("demo", SFU)), Unavailable).value
+        self.assertEqual(error.code, "port_in_use")  # type: ignore[attr-defined]
+        self.now(self.runner.start("demo", SFU))
+
+    def test_runs_and_does_not_serve(self) -> None:
+        """A process that has come and does not serve is told what it has to know once more."""
+        self.now(self.runner.start("demo", SFU))
+        self.systemctl.unit(unit_name("demo", SFU)).active = "active"
+        self.now(self.runner.start("demo", SFU))
+        self.assertEqual(self.told, [("tell", "demo")])
 
     def test_failed_before(self) -> None:
         """A unit that systemd has given up is started all the same."""
