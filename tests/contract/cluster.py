@@ -323,12 +323,16 @@ class Cluster:
             if not node.alive:
                 node.launch()
         for node in self.nodes:
-            until(f"{node.public} is ready", lambda node=node: not node.ready)  # type: ignore[misc]
+            until(f"{node.public} is ready", lambda node=node: self._up(node))  # type: ignore[misc]
         for each in self.nodes[0].listed():
             if each["state"] != "active":
                 self.nodes[0].told("node", "activate", each["node_id"])
         until("all nodes are alive and active", self._whole)
         until("default is served", lambda: self.serving(self.key) == (3, 2))
+
+    def _up(self, node: Node) -> bool:
+        assert node.alive, f"{node.public} has ended: {node.errors}"
+        return not node.ready
 
     def _whole(self) -> bool:
         listed = [node.listed() for node in self.nodes]
