@@ -162,11 +162,15 @@ class Membership:
         """
         self.parts = parts
         self._make_reconciler(monitoring.ready)
-        await self.registry.join(self._record(url, self._listen(monitoring)))
+        port = self._listen(monitoring)
         await self._reseal()
         await self.ports.forget_elsewhere()
         if not parts.outlives:
             await self.directory.start()
+        # What we were to do when we were here last runs before anybody counts on it.
+        await self.registry.read()
+        await self.reconciler.run()
+        await self.registry.join(self._record(url, port))
         await self.reconciler.run()
         self._pulse = self._make_pulse()
         for service in (self._claims(), self._pulse, self.dns):
@@ -242,9 +246,10 @@ class Membership:
             self.parts.runner,
             Wanted(self._read_desired, self.namespaces.config_of, self.enablement.stopped, self._repair),
             {
-                "names": names.attend,
+                # In this order: nobody is to find TURN here before he can get to it.
                 "firewall": around.firewall,
                 "certificates": around.certificates,
+                "names": names.attend,
                 "state file": around.save,
             },
             self.ports.move_sfu,

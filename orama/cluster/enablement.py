@@ -392,7 +392,8 @@ class Enablement:
         if node is not None:
             role = Role(change.role, change.slot, node.node_id)
             statements += grant(namespace, enablement, role, self._missing(each, taken, role), now)
-            for name in names_of(namespace, {change.role}, node, self._settings.base_domain):
+            # Where it relays is told by the node itself, when its firewall lets people in.
+            for name in names_of(namespace, (), node, self._settings.base_domain):
                 statements.append(publish(name, condition, now))
         return statements
 
