@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from orama.errors import BadRequest, Forbidden, NotAuthenticated, NotFound, OramaError
+from orama.errors import BadRequest, Forbidden, NotAuthenticated, NotFound, OramaError, Unavailable
 from orama.rest.internal import Gate
 from orama.rest.json_resource import Reply, error_reply, failure_reply, header, headers, query, send
 from orama.rest.origins import Origins
@@ -120,6 +120,8 @@ class SignalResource(Resource):
             return Refused(FORBIDDEN, error.message)
         except NotFound as error:
             return Refused(NOT_FOUND, error.message)
+        except Unavailable as error:
+            return Refused(TRY_AGAIN_LATER, error.message)
         try:
             room_id = _room_of(request)
         except BadRequest as error:
