@@ -159,7 +159,9 @@ class HostNode(StoredNode):
         await self.reconciler.run()
 
     async def _ask(self, node: NodeRecord, namespace: str) -> Mapping[str, Any]:
-        answer = Deferred.fromCoroutine(super()._ask(node, namespace))
+        # Who gives up waiting does not end what he has asked for.
+        answer: Deferred[Mapping[str, Any]] = Deferred()
+        Deferred.fromCoroutine(super()._ask(node, namespace)).addBoth(answer.callback)
         answer.addTimeout(ANSWER, self.machine.clock)
         try:
             return await answer
