@@ -97,7 +97,10 @@ class Namespaces:
 
         :return: the key, which stands in ``DATA/default.api-key`` too, or None when nothing was made.
         """
-        if await self.list():
+        found = await self.list()
+        if found:
+            if [namespace.name for namespace in found] == [DEFAULT] and await self._unfinished():
+                await self._enablement.enable(DEFAULT, WITH_THE_NAMESPACE)
             return None
         key = new_key(DEFAULT, "owner")
         file = self._data.write(DEFAULT_KEY_FILE, key.text.encode() + b"\n")
@@ -113,6 +116,12 @@ class Namespaces:
             await self._delete(DEFAULT)
             raise
         return key.text
+
+    async def _unfinished(self) -> bool:
+        """Whether a first start of ours ended before :data:`DEFAULT` was ever enabled."""
+        status = await self.status(DEFAULT)
+        never = not status.enabled and status.enabled_at is None
+        return never and (self._data / DEFAULT_KEY_FILE).exists()
 
     async def list(self) -> list[Namespace]:
         """All namespaces, by name."""

@@ -62,6 +62,18 @@ class NamespacesTests(DatabaseCase):
         self.assertEqual(await again.config("default"), before)
         self.assertEqual(await again.role_of(key or ""), ("default", "owner"))
 
+    async def test_first_start_cut_short(self) -> None:
+        """A first start that ended before ``default`` was enabled is finished by the next; a choice is kept."""
+        await self.namespaces.create("default", webrtc=False)
+        self.assertIsNone(await self.namespaces.start())
+        self.assertFalse((await self.namespaces.status("default")).enabled)
+        (self.node.data / "default.api-key").write_text("a key\n")
+        self.assertIsNone(await self.namespaces.start())
+        self.assertTrue((await self.namespaces.status("default")).enabled)
+        await self.namespaces.disable("default")
+        self.assertIsNone(await self.namespaces.start())
+        self.assertFalse((await self.namespaces.status("default")).enabled)
+
     async def test_first_start_without_ports(self) -> None:
         """A first start that finds no port leaves nothing, so that the next one is the first again."""
         self.node.busy.update(("turn-relay", 49152 + 800 * block) for block in range(21))
