@@ -47,7 +47,7 @@ from orama.cluster.statefile import StateFile
 from orama.errors import NotFound, StartError, Unavailable
 from orama.listening import busy
 from orama.net.tls import ServerCertificates
-from orama.reporting import Everybody, SelfReport
+from orama.reporting import Everybody, SelfReport, listed
 from orama.rest.acme import acme_routes
 from orama.rest.control import ControlCalls
 from orama.rest.internal import Gate, NodeCalls, internal_routes, internal_site
@@ -481,24 +481,7 @@ class Membership:
     async def _list_nodes(self) -> Iterable[Mapping[str, Any]]:
         """For ``orama node list``."""
         answers = {each["node_id"]: each for each in await self.everybody.reports()}
-        return [self._listed(node, answers.get(node.node_id, {})) for node in self.registry.nodes]
-
-    def _listed(self, node: NodeRecord, answer: Mapping[str, Any]) -> Mapping[str, Any]:
-        report, capacity = answer.get("report"), node.capacity
-        ready = answer.get("error") or "unknown" if report is None else report["node"]["ready"] or "ready"
-        mine = [any(role.node_id == node.node_id for role in each.roles) for each in self.desired.values()]
-        return {
-            "node_id": node.node_id,
-            "status": node.state if ready == "ready" and node.draining else ready,
-            "state": node.state,
-            "alive": self.registry.alive(node.node_id),
-            "public_ip": node.public_ip,
-            "internal_ip": node.internal_ip,
-            "version": node.version,
-            "cpus": capacity.cpus,
-            "load": round(capacity.load, 2),
-            "memory_mb": capacity.memory_mb,
-            "memory_free_mb": capacity.memory_free_mb,
-            "namespaces": sum(mine),
-            "streams": capacity.streams,
-        }
+        return [
+            listed(node, self.registry.alive(node.node_id), answers.get(node.node_id, {}), self.desired.values())
+            for node in self.registry.nodes
+        ]

@@ -181,6 +181,27 @@ class Everybody:
         return found
 
 
+def listed(node: NodeRecord, alive: bool, answer: Report, desired: Iterable[DesiredNamespace]) -> Report:
+    """One node for ``orama node list``; *answer* is what :meth:`Everybody.reports` has of it."""
+    report, capacity = answer.get("report"), node.capacity
+    ready = answer.get("error") or "unknown" if report is None else report["node"]["ready"] or "ready"
+    return {
+        "node_id": node.node_id,
+        "status": node.state if ready == "ready" and node.draining else ready,
+        "state": node.state,
+        "alive": alive,
+        "public_ip": node.public_ip,
+        "internal_ip": node.internal_ip,
+        "version": node.version,
+        "cpus": capacity.cpus,
+        "load": round(capacity.load, 2),
+        "memory_mb": capacity.memory_mb,
+        "memory_free_mb": capacity.memory_free_mb,
+        "namespaces": sum(any(role.node_id == node.node_id for role in each.roles) for each in desired),
+        "streams": capacity.streams,
+    }
+
+
 def fingerprint(config: WebRtcConfig) -> str:
     """What shows that two nodes have the same TURN secret, and nothing else of it."""
     return sha256(b"orama turn secret\n" + config.turn_secret.encode()).hexdigest()[:8]

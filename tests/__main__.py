@@ -22,7 +22,7 @@ ROOM = TOP / "build" / "trial"
 #: Packages whose tests need the machine for themselves.
 ALONE = ("browser", "interop", "lab")
 #: Of the rest, what takes long and therefore goes first.
-LONG = ("fuzz", "sfu", "turn", "signaling", "rest")
+LONG = ("cluster", "contract", "fuzz", "sfu", "store", "turn", "signaling", "rest", "units")
 #: How many trials share the rest.
 WORKERS = 2
 
