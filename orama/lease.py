@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +23,9 @@ from threading import Thread
 from typing import Any, TextIO
 from urllib.parse import urlencode
 
+from orama.cli.control import SOCKET, UnixConnection
 from orama.notify import Notifier
 
-SOCKET = "control.sock"
 #: Seconds for the node to take a question; the stream itself has no limit.
 TIMEOUT = 15.0
 #: Seconds between two looks for the node: the first pause, and the longest that it grows to.
@@ -39,17 +38,6 @@ Event = Mapping[str, Any]
 
 class Away(Exception):
     """The node is not there, or does not let us in; the text says why."""
-
-
-class _UnixConnection(HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
-        self.sock.connect(str(self._path))
 
 
 class NodeSocket:
@@ -76,7 +64,7 @@ class NodeSocket:
         connection.close()
 
     def _ask(self, method: str, target: str, body: str | None) -> tuple[_UnixConnection, HTTPResponse]:
-        connection = _UnixConnection(self._path)
+        connection = UnixConnection(self._path, TIMEOUT)
         try:
             connection.request(method, target, body, {"Content-Type": "application/json"})
             response = connection.getresponse()

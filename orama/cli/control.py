@@ -30,14 +30,16 @@ class Failed(Exception):
         self.code = code
 
 
-class _UnixConnection(HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT)
+class UnixConnection(HTTPConnection):
+    """HTTP to the socket at *path*; *timeout* is in seconds, for each wait."""
+
+    def __init__(self, path: Path, timeout: float = TIMEOUT) -> None:
+        super().__init__("localhost", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
@@ -121,7 +123,7 @@ class Control:
             if not namespace.isascii() or not namespace.isprintable():
                 raise Failed("namespace_not_found", "there is no such namespace")
             headers["X-Namespace"] = namespace
-        connection = _UnixConnection(self._path)
+        connection = UnixConnection(self._path)
         try:
             connection.request(method, target, None if body is None else json.dumps(body), headers)
             yield connection.getresponse()
