@@ -63,7 +63,7 @@ class NodeSocket:
         response.read()
         connection.close()
 
-    def _ask(self, method: str, target: str, body: str | None) -> tuple[_UnixConnection, HTTPResponse]:
+    def _ask(self, method: str, target: str, body: str | None) -> tuple[UnixConnection, HTTPResponse]:
         connection = UnixConnection(self._path, TIMEOUT)
         try:
             connection.request(method, target, body, {"Content-Type": "application/json"})
