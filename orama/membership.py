@@ -144,7 +144,9 @@ class Membership:
             database, seal, self.registry, self.ports, now, reactor, settling, self._require_ready
         )
         self.namespaces = Namespaces(database, data, seal, self.registry, self.enablement, now, reactor)
-        self.directory = RoomDirectory(database, self.registry, reactor, now.sfu.max_participants, self.places)
+        self.directory = RoomDirectory(
+            database, self.registry, reactor, now.sfu.max_participants, self.places, self._look_again
+        )
         #: What is wanted, as last read.
         self.desired: Mapping[str, DesiredNamespace] = {}
         self._pulse: Pulse | None = None
@@ -336,6 +338,11 @@ class Membership:
     async def _read_desired(self) -> Mapping[str, DesiredNamespace]:
         self.desired = await self.namespaces.desired()
         return self.desired
+
+    async def _look_again(self) -> None:
+        """See who is there and what is wanted, now and not when it is time."""
+        await self.registry.read()
+        await self._read_desired()
 
     async def config_of(self, namespace: str) -> WebRtcConfig:
         """What this node has to know of a namespace, as the last pass found it.

@@ -8,7 +8,7 @@ has it; what an SFU has to do when it has lost a room is in :mod:`orama.cluster.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -106,6 +106,7 @@ class RoomDirectory:
     :param registry: who lives; a node id stands for a node that is alone.
     :param max_participants: of a room that nobody gave a limit.
     :param places: which nodes have an SFU for a namespace.
+    :param refresh: has *registry* and *places* tell how things are now.
     """
 
     def __init__(
@@ -115,12 +116,14 @@ class RoomDirectory:
         clock: IReactorTime,
         max_participants: int,
         places: Places = lambda namespace: None,
+        refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._database = database
         self._registry = LocalNode(registry) if isinstance(registry, str) else registry
         self._clock = clock
         self._max_participants = max_participants
         self._places = places
+        self._refresh = _nothing if refresh is None else refresh
         self._locks: dict[tuple[str, str], DeferredLock] = {}
 
     @property
@@ -175,6 +178,10 @@ class RoomDirectory:
             raise Conflict("room_exists", "there is a room of that name")
         if existing.node_id != self.node_id and await self._has_turned_away(existing.node_id):
             await self._registry.read()
+        if self._may_keep(existing, gone):
+            return existing
+        # What we know may be older than what made that node the owner.
+        await self._refresh()
         if self._may_keep(existing, gone):
             return existing
         return await self._take_over(existing, gone)
@@ -347,6 +354,10 @@ class RoomDirectory:
         finally:
             if not lock.locked:
                 self._locks.pop(key, None)
+
+
+async def _nothing() -> None:
+    """Things are as they are known."""
 
 
 def _insert(room: RoomRecord, explicit: bool) -> Executable:

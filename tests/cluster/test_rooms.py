@@ -107,6 +107,18 @@ class RoomDirectoryTests(RoomsCase):
         await self.refused(Conflict, "room_exists", self.rooms.claim("tenant", "r", explicit=True))
         self.assertEqual((await self.rooms.claim("tenant", "r")).max_participants, 5)
 
+    async def test_new_owner(self) -> None:
+        """A node that has been given the SFU since we looked keeps its rooms: who would take one over looks first."""
+        _, its = self.member("node-3")
+        room = await its.claim("tenant", "r")
+        nodes = Nodes("node-1", sfus=("node-1", "node-2"))
+
+        async def look() -> None:
+            nodes.sfus = ("node-1", "node-2", "node-3")
+
+        ours = self.directory(nodes, places=nodes.places, refresh=look)
+        self.assertEqual(await ours.claim("tenant", "r"), room)
+
     async def test_one_node_wins(self) -> None:
         """Whoever joins first, on whichever node: all are sent to the same one."""
         members = [self.member(name)[1] for name in ("node-1", "node-2", "node-3")]
