@@ -118,10 +118,12 @@ class DnsService(Service):
     def _listen(self, host: str, port: int) -> None:
         for attempt in range(ATTEMPTS, 0, -1):
             try:
-                datagrams = self._reactor.listenUDP(port, self._datagrams, host, maxPacketSize=LONGEST_QUERY)
+                # TCP first: a protocol for datagrams that has had a port takes no other (twisted.internet.protocol).
+                streams = self._reactor.listenTCP(port, self._streams, interface=host)
+                self._ports.append(streams)
+                self.port = streams.getHost().port
+                datagrams = self._reactor.listenUDP(self.port, self._datagrams, host, maxPacketSize=LONGEST_QUERY)
                 self._ports.append(datagrams)
-                self.port = datagrams.getHost().port
-                self._ports.append(self._reactor.listenTCP(self.port, self._streams, interface=host))
                 return
             except CannotListenError as error:
                 self._close()

@@ -55,7 +55,7 @@ class MemoryPort:
 
 
 class MemoryReactor(Clock):
-    """A clock that listens, for UDP and TCP, on ports that other programs may have."""
+    """A clock that listens on ports that other programs may have; ``ports`` has UDP first, then TCP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,8 +65,9 @@ class MemoryReactor(Clock):
         self.next = 1000
 
     def listenUDP(self, port: int, protocol: Any, interface: str = "", maxPacketSize: int = 0) -> MemoryPort:
-        self.next += 0 if port else 1
-        found = self._listen("udp", port or self.next, protocol)
+        found = self._listen("udp", port, protocol)
+        # As Twisted has it, which lets go of a protocol only some time after its port was closed.
+        assert protocol.transport is None, "this protocol has had a port already"
         protocol.transport = found
         return found
 
@@ -74,10 +75,13 @@ class MemoryReactor(Clock):
         return self._listen("tcp", port, factory)
 
     def _listen(self, proto: str, port: int, protocol: Any) -> MemoryPort:
-        if (proto, port) in self.taken:
-            raise CannotListenError("127.0.0.1", port, OSError(98, "Address already in use"))
-        self.ports.append(MemoryPort(self, port, protocol))
-        return self.ports[-1]
+        self.next += 0 if port else 1
+        number = port or self.next
+        if (proto, number) in self.taken:
+            raise CannotListenError("127.0.0.1", number, OSError(98, "Address already in use"))
+        found = MemoryPort(self, number, protocol)
+        self.ports.insert(0 if proto == "udp" else len(self.ports), found)
+        return found
 
 
 class ServiceCase(SynchronousTestCase):
