@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.interfaces import IConsumer, IStreamClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseNeverReceived, readBody
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
+from twisted.web.iweb import IAgentEndpointFactory, IResponse
 from zope.interface import implementer
 
+from orama.cluster.exchange import SentBody
 from orama.errors import Conflict, NotFound, OramaError, PreconditionFailed, Unavailable
 from orama.rest.control import SOCKET
 
@@ -77,7 +78,7 @@ class Attachment:
 
     async def _ask(self, method: str, address: str, body: bytes | None) -> IResponse:
         url = f"http://localhost/v1/control/{address}".encode()
-        producer = None if body is None else _Sent(body)
+        producer = None if body is None else SentBody(body)
         try:
             response: IResponse = await self._agent.request(
                 method.encode(), url, Headers({b"Content-Type": [b"application/json"]}), producer
@@ -96,28 +97,6 @@ class _OneSocket:
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         return self._endpoint
-
-
-@implementer(IBodyProducer)
-class _Sent:
-    """A body that leaves at once."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.length = len(content)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        consumer.write(self._content)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """There is nothing left to hold back."""
-
-    def resumeProducing(self) -> None:
-        """Nothing was held back."""
-
-    def stopProducing(self) -> None:
-        """It has left already."""
 
 
 class _Lines(LineOnlyReceiver):

@@ -76,7 +76,7 @@ class Exchange:
 
         :raises NoAnswer: nothing came, or too much.
         """
-        sent = None if body is None else _Sent(body)
+        sent = None if body is None else SentBody(body)
         raw = Headers({name: [value] for name, value in headers.items()})
         asking = self._whole(self._agent.request(method.encode(), url.encode(), raw, sent))
         return await within(limit, self._reactor, Deferred.fromCoroutine(asking))
@@ -153,7 +153,7 @@ class _Places:
 
 
 @implementer(IBodyProducer)
-class _Sent:
+class SentBody:
     """A body that leaves at once."""
 
     def __init__(self, content: bytes) -> None:
