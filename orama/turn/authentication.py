@@ -6,43 +6,13 @@ at no other time, so that a call outlives the credentials that it began with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from attrs import field, frozen
-
 from orama.net.fabric import Address
-from orama.turn.credentials import CredentialError, Username, parse_username, password
+from orama.turn.credentials import CredentialError, parse_username, password
 from orama.turn.nonce import Nonces
-from orama.turn.tenants import Tenant, Tenants
+from orama.turn.request import Attributes, Identity, Refused
+from orama.turn.tenants import Tenants
 from orama.wire import stun
-from orama.wire.stun import Attribute, Message, Method
-
-
-@frozen
-class Identity:
-    """Who sent a request, proven."""
-
-    username: Username
-    tenant: Tenant
-    #: Signs the answer.
-    key: bytes = field(repr=False)
-
-
-class Refused(Exception):
-    """The request gets an error response with this code.
-
-    :param challenge: whether realm and nonce go with it.
-    :param attributes: what else does.
-    """
-
-    def __init__(
-        self, code: int, *, challenge: bool = False, attributes: Sequence[tuple[Attribute[Any], Any]] = ()
-    ) -> None:
-        super().__init__(code)
-        self.code = code
-        self.challenge = challenge
-        self.attributes = attributes
+from orama.wire.stun import Message, Method
 
 
 class Authenticator:
@@ -57,7 +27,7 @@ class Authenticator:
         self._realm = realm
         self._default_namespace = default_namespace
 
-    def challenge(self, client: Address, now: float) -> list[tuple[Attribute[Any], Any]]:
+    def challenge(self, client: Address, now: float) -> Attributes:
         """The attributes that ask *client* for credentials."""
         return [(stun.REALM, self._realm), (stun.NONCE, self._nonces.issue(client, now))]
 

@@ -11,47 +11,34 @@ from __future__ import annotations
 import random as _random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
-from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from orama.net.fabric import Address, Buffer, Burst, Fabric
 from orama.settings import TurnSettings
-from orama.turn.allocation import Allocation, ChannelConflict, Full
-from orama.turn.allocations import Allocations, NoPort, OverQuota
-from orama.turn.authentication import Authenticator, Identity, Refused
+from orama.turn.allocating import Allocating
+from orama.turn.allocation import Allocation
+from orama.turn.allocations import Allocations
+from orama.turn.authentication import Authenticator
 from orama.turn.nonce import Nonces
 from orama.turn.peers import Peers
+from orama.turn.permitting import Permitting
 from orama.turn.ratelimit import RateLimit
-from orama.turn.relay import Link, OpenSocket, RelayUnavailable
-from orama.turn.tenants import Tenant, Tenants
+from orama.turn.relay import Link, OpenSocket
+from orama.turn.request import Attributes, MethodOf, Refused, Request
+from orama.turn.tenants import Tenants
 from orama.wire import stun
-from orama.wire.channeldata import FIRST_CHANNEL, HEADER, LAST_CHANNEL
+from orama.wire.channeldata import FIRST_CHANNEL, HEADER
 from orama.wire.indications import unpack_send
-from orama.wire.stun import Attribute, Class, Family, Message, Method, StunError
+from orama.wire.stun import Class, Family, Message, Method, StunError
 
-#: RFC 8656, 3.2: what an allocation gets that asks for less.
-DEFAULT_LIFETIME = 600
-#: The protocol number of UDP, for REQUESTED-TRANSPORT.
-UDP = 17
 _FIRST_CHANNEL_BYTE = FIRST_CHANNEL >> 8
 _NONCE_KEY_BITS = 256
 
-_Attributes = list[tuple[Attribute[Any], Any]]
-
-
-@frozen
-class Request:
-    """An authenticated request and where it came from."""
-
-    message: Message
-    link: Link
-    client: Address
-    identity: Identity
-    #: The one of this five-tuple.
-    allocation: Allocation | None
-    now: float
+_log = Logger()
 
 
 class Server:
@@ -75,17 +62,11 @@ class Server:
         open_socket: OpenSocket,
     ) -> None:
         self._clock = clock
-        self._settings = settings
-        self._family = Family.IPV6 if ":" in relay_ip else Family.IPV4
-        self._peers = peers
-        self._fabric = fabric
         nonce_key = random.getrandbits(_NONCE_KEY_BITS).to_bytes(_NONCE_KEY_BITS // 8, "big")
         nonces = Nonces(nonce_key, settings.nonce_lifetime)
         self._authenticator = Authenticator(tenants, nonces, realm, settings.default_namespace)
         self._strangers = RateLimit(settings.unauthenticated_rate, settings.unauthenticated_burst)
-        self._draining = False
         self._tenants = tenants
-        self._drained_tenants: set[str] = set()
         tenants.watch(self._tenant_changed)
         #: Packets lost, by reason.
         self.drops: Counter[str] = Counter()
@@ -103,6 +84,20 @@ class Server:
             open_socket=open_socket,
             drops=self.drops,
         )
+        family = Family.IPV6 if ":" in relay_ip else Family.IPV4
+        self._allocating = Allocating(self._allocations, settings, family)
+        permitting = Permitting(peers, fabric, family)
+        #: What credentials have to stand behind, and what nobody answers.
+        self._requests: Mapping[int, MethodOf] = {
+            Method.ALLOCATE: self._allocating.allocate,
+            Method.REFRESH: self._allocating.refresh,
+            Method.CREATE_PERMISSION: permitting.create_permission,
+            Method.CHANNEL_BIND: permitting.channel_bind,
+        }
+        self._indications: Mapping[int, Callable[[Message, Allocation | None, float], None]] = {
+            Method.BINDING: self._kept_alive,
+            Method.SEND: self._send,
+        }
 
     # ---- from clients -----------------------------------------------------------------------
 
@@ -163,35 +158,81 @@ class Server:
             self.drops["malformed"] += 1
             return
         if message.cls == Class.INDICATION:
-            self._indication(message, allocation, now)
-            return
-        if message.cls != Class.REQUEST:
-            self.drops["unexpected"] += 1
-            return
-        authenticated = False
-        try:
-            if message.method in _METHODS:
-                held = b"" if allocation is None else allocation.key
-                identity = self._authenticator.identify(message, client, now, held)
-                authenticated = True
-                answer = self._obey(Request(message, link, client, identity, allocation, now))
+            obey = self._indications.get(message.method)
+            if obey is None:
+                self.drops["malformed"] += 1
             else:
-                answer = self._binding(message, client)
+                obey(message, allocation, now)
+        elif message.cls != Class.REQUEST:
+            self.drops["unexpected"] += 1
+        elif message.method in self._requests:
+            self._request(message, link, client, allocation, now, verified)
+        else:
+            self._unproven(link, self._binding(message, client), client, allocation, now, verified)
+
+    # ---- requests ---------------------------------------------------------------------------
+
+    def _request(
+        self, message: Message, link: Link, client: Address, allocation: Allocation | None, now: float, verified: bool
+    ) -> None:
+        """Authenticate a request and have its method answer it."""
+        held = b"" if allocation is None else allocation.key
+        try:
+            identity = self._authenticator.identify(message, client, now, held)
         except Refused as refused:
             answer = self._refusal(message, client, refused, now)
-        if not authenticated:
-            if not (verified or allocation is not None or self._strangers.take(client[0], now)):
-                self.drops["rate_limited"] += 1
-                return
-            self.unauthenticated += 1
-        link.send((answer,), client)
+            self._unproven(link, answer, client, allocation, now, verified)
+            return
+        request = Request(message, link, client, identity, allocation, now, verified)
+        try:
+            if message.unknown:  # RFC 8489, 6.3.1
+                raise Refused(420, attributes=[(stun.UNKNOWN_ATTRIBUTES, message.unknown)])
+            if message.malformed:
+                raise Refused(400)
+            outcome = self._requests[message.method](request)
+        except Refused as refused:
+            self._refuse(request, refused)
+            return
+        if isinstance(outcome, Deferred):
+            outcome.addCallback(lambda attributes: self._answer(request, Class.SUCCESS, attributes))
+            outcome.addErrback(lambda failure: self._failed(request, failure))
+        else:
+            self._answer(request, Class.SUCCESS, outcome)
+
+    def _answer(self, request: Request, kind: Class, attributes: Attributes) -> None:
+        """Send an answer that is signed as its request was."""
+        message = request.message
+        answer = stun.build(
+            message.method,
+            kind,
+            message.transaction_id,
+            attributes,
+            key=request.identity.key,
+            sha256=stun.MESSAGE_INTEGRITY not in message,
+            fingerprint=stun.FINGERPRINT in message,
+        )
+        request.link.send((answer,), request.client)
+
+    def _refuse(self, request: Request, refused: Refused) -> None:
+        self.refusals[refused.code] += 1
+        self._answer(request, Class.ERROR, [(stun.ERROR_CODE, (refused.code, "")), *refused.attributes])
+
+    def _failed(self, request: Request, failure: Failure) -> None:
+        """What an answer that comes later fails with: a refusal, or a fault of ours (RFC 8489, 14.8: 500)."""
+        if isinstance(failure.value, Refused):
+            self._refuse(request, failure.value)
+        else:
+            _log.failure("a request of method {method} failed", failure, method=request.message.method)
+            self._refuse(request, Refused(500))
+
+    # ---- strangers --------------------------------------------------------------------------
 
     def _binding(self, message: Message, client: Address) -> bytes:
         """Binding (RFC 8489, 12); 400 for a method that we do not have."""
         if message.method != Method.BINDING or message.malformed:
-            raise Refused(400)
+            return self._refusal(message, client, Refused(400))
         if message.unknown:
-            raise Refused(420, attributes=[(stun.UNKNOWN_ATTRIBUTES, message.unknown)])
+            return self._refusal(message, client, Refused(420, attributes=[(stun.UNKNOWN_ATTRIBUTES, message.unknown)]))
         return stun.build(
             message.method,
             Class.SUCCESS,
@@ -200,193 +241,38 @@ class Server:
             fingerprint=stun.FINGERPRINT in message,
         )
 
-    def _obey(self, request: Request) -> bytes:
-        """Run an authenticated request; every answer from here on is signed."""
-        message, key = request.message, request.identity.key
-        sha256 = stun.MESSAGE_INTEGRITY not in message
-        kind = Class.SUCCESS
-        try:
-            if message.unknown:  # RFC 8489, 6.3.1
-                raise Refused(420, attributes=[(stun.UNKNOWN_ATTRIBUTES, message.unknown)])
-            if message.malformed:
-                raise Refused(400)
-            attributes = _METHODS[Method(message.method)](self, request)
-        except Refused as refused:
-            kind, attributes = Class.ERROR, [(stun.ERROR_CODE, (refused.code, "")), *refused.attributes]
-            self.refusals[refused.code] += 1
-        return stun.build(
-            message.method,
-            kind,
-            message.transaction_id,
-            attributes,
-            key=key,
-            sha256=sha256,
-            fingerprint=stun.FINGERPRINT in message,
-        )
-
-    def _refusal(self, message: Message, client: Address, refused: Refused, now: float) -> bytes:
+    def _refusal(self, message: Message, client: Address, refused: Refused, now: float = 0.0) -> bytes:
         """The answer to a stranger: short, unsigned, without a reason phrase."""
         self.refusals[refused.code] += 1
-        attributes: _Attributes = [(stun.ERROR_CODE, (refused.code, "")), *refused.attributes]
+        attributes: Attributes = [(stun.ERROR_CODE, (refused.code, "")), *refused.attributes]
         if refused.challenge:
             attributes += self._authenticator.challenge(client, now)
         return stun.build(message.method, Class.ERROR, message.transaction_id, attributes)
 
-    # ---- the methods of TURN ----------------------------------------------------------------
+    def _unproven(
+        self, link: Link, answer: bytes, client: Address, allocation: Allocation | None, now: float, verified: bool
+    ) -> None:
+        """Send an answer that nobody's credentials stand behind, within the limit."""
+        if verified or allocation is not None or self._strangers.take(client[0], now):
+            self.unauthenticated += 1
+            link.send((answer,), client)
+        else:
+            self.drops["rate_limited"] += 1
 
-    def _allocate(self, request: Request) -> _Attributes:
-        """RFC 8656, 7.2; the numbers are its steps. Authentication, 1, is behind us."""
-        message, now = request.message, request.now
-        there = request.allocation
-        if there is not None:  # 2
-            if there.transaction_id == message.transaction_id and _same_user(there, request.identity):
-                return there.answer
-            raise Refused(437)
-        transport = message.get(stun.REQUESTED_TRANSPORT)
-        if transport is None:  # 3
-            raise Refused(400)
-        if transport != UDP:
-            raise Refused(442)
-        # 4: DONT-FRAGMENT is granted as it is; the kernel sets DF on what a relay sends.
-        even = message.get(stun.EVEN_PORT)
-        token = message.get(stun.RESERVATION_TOKEN)
-        family = message.get(stun.REQUESTED_ADDRESS_FAMILY)
-        additional = message.get(stun.ADDITIONAL_ADDRESS_FAMILY)
-        if token is not None and (even is not None or family is not None or additional is not None):  # 5, 6
-            raise Refused(400)
-        if family is not None and family != self._family:  # 7
-            raise Refused(440)
-        if additional is not None and (family is not None or even or additional != Family.IPV6):  # 9, 10
-            raise Refused(400)
-        if self._draining or request.identity.tenant.namespace in self._drained_tenants:
-            raise Refused(508)
-        try:
-            allocation = self._allocations.make(
-                request.link,
-                request.client,
-                request.identity.tenant,
-                request.identity.username.user,
-                now,
-                even=even is not None,
-                pair=bool(even),
-                token=token,
-            )
-        except OverQuota:  # 11
-            raise Refused(486) from None
-        except NoPort:  # 5, 8
-            raise Refused(508) from None
-        lifetime = self._lifetime(allocation, message, now)
-        allocation.expires = now + lifetime
-        answer: _Attributes = [
-            (stun.XOR_RELAYED_ADDRESS, allocation.relay.address),
-            (stun.LIFETIME, lifetime),
-            (stun.XOR_MAPPED_ADDRESS, request.client),
-        ]
-        if even:
-            answer.append((stun.RESERVATION_TOKEN, self._allocations.reserve(allocation, now)))
-        if additional is not None and self._family != Family.IPV6:
-            answer.append((stun.ADDRESS_ERROR_CODE, (Family.IPV6, 440)))
-        allocation.transaction_id, allocation.answer = message.transaction_id, answer
-        allocation.key = request.identity.key
-        return answer
+    # ---- indications ------------------------------------------------------------------------
 
-    def _refresh(self, request: Request) -> _Attributes:
-        """RFC 8656, 8.2."""
-        allocation, now = self._own(request), request.now
-        family = request.message.get(stun.REQUESTED_ADDRESS_FAMILY)
-        if family is not None and family != self._family:
-            raise Refused(443)
-        if request.message.get(stun.LIFETIME) == 0:
-            self._allocations.end(allocation, "released")
-            return [(stun.LIFETIME, 0)]
-        allocation.key = request.identity.key
-        lifetime = self._lifetime(allocation, request.message, now)
-        allocation.expires = now + lifetime
-        return [(stun.LIFETIME, lifetime)]
+    def _kept_alive(self, message: Message, allocation: Allocation | None, now: float) -> None:
+        """A Binding indication only keeps a NAT open (RFC 8445, 11)."""
 
-    def _create_permission(self, request: Request) -> _Attributes:
-        """RFC 8656, 10.2: all of the peers or none."""
-        allocation = self._own(request)
-        peers = request.message.all(stun.XOR_PEER_ADDRESS)
-        if not peers:
-            raise Refused(400)
-        ips = {ip for ip, _ in peers}
-        for ip in ips:
-            self._check_ip(allocation.tenant, ip)
-        try:
-            if any(self._is_elsewhere(allocation.tenant, ip) for ip in ips):
-                allocation.relay.open()
-            allocation.permit(ips, request.now)
-        except (Full, RelayUnavailable):
-            raise Refused(508) from None
-        return []
-
-    def _channel_bind(self, request: Request) -> _Attributes:
-        """RFC 8656, 12.2."""
-        allocation = self._own(request)
-        number = request.message.get(stun.CHANNEL_NUMBER)
-        peer = request.message.get(stun.XOR_PEER_ADDRESS)
-        if number is None or peer is None or not FIRST_CHANNEL <= number <= LAST_CHANNEL:
-            raise Refused(400)
-        self._check_ip(allocation.tenant, peer[0])
-        if not self._peers.may_reach(allocation.tenant, peer):
-            raise Refused(403)
-        try:
-            allocation.check_channel(number, peer, request.now)
-            if not self._fabric.has(peer) or self._is_elsewhere(allocation.tenant, peer[0]):
-                allocation.relay.open()
-            allocation.bind(number, peer, request.now)
-        except ChannelConflict:
-            raise Refused(400) from None
-        except (Full, RelayUnavailable):
-            raise Refused(508) from None
-        return []
-
-    def _indication(self, message: Message, allocation: Allocation | None, now: float) -> None:
-        """Send (RFC 8656, 11.2); a Binding indication only keeps a NAT open (RFC 8445, 11)."""
-        if message.method == Method.BINDING:
-            return
+    def _send(self, message: Message, allocation: Allocation | None, now: float) -> None:
+        """RFC 8656, 11.2."""
         peer, data = message.get(stun.XOR_PEER_ADDRESS), message.get(stun.DATA)
-        if message.method != Method.SEND or peer is None or data is None or message.unknown:
+        if peer is None or data is None or message.unknown:
             self.drops["malformed"] += 1
         elif allocation is None:
             self.drops["no_allocation"] += 1
         else:
             allocation.send((data,), peer, now)
-
-    # ---- what the methods share -------------------------------------------------------------
-
-    def _own(self, request: Request) -> Allocation:
-        """The five-tuple's allocation, when it is the sender's (RFC 8656, 5)."""
-        allocation = request.allocation
-        if allocation is None:
-            raise Refused(437)
-        if not _same_user(allocation, request.identity):
-            raise Refused(441)
-        return allocation
-
-    def _check_ip(self, tenant: Tenant, ip: str) -> None:
-        if (":" in ip) != (self._family == Family.IPV6):
-            raise Refused(403 if self._peers.is_inward(ip) else 443)
-        if not self._peers.may_reach_ip(tenant, ip):
-            raise Refused(403)
-
-    def _is_elsewhere(self, tenant: Tenant, ip: str) -> bool:
-        """Whether a permission for *ip* names peers that the fabric does not have."""
-        if self._peers.is_allowed_ip(tenant, ip):
-            return True
-        return not any(
-            self._fabric.has((ip, port))
-            for media_ip, first, last in tenant.sfu_media
-            if media_ip == ip
-            for port in range(first, last + 1)
-        )
-
-    def _lifetime(self, allocation: Allocation, message: Message, now: float) -> int:
-        """RFC 8656, 7.2: what is asked for, between the default and the maximum, within the total age."""
-        asked = message.get(stun.LIFETIME) or DEFAULT_LIFETIME
-        lifetime = max(DEFAULT_LIFETIME, min(asked, self._settings.max_lifetime))
-        return max(0, min(lifetime, int(allocation.created + self._settings.max_age - now)))
 
     # ---- from outside -----------------------------------------------------------------------
 
@@ -400,19 +286,19 @@ class Server:
 
     def drain(self) -> None:
         """Make no new allocations; the ones that are there go on."""
-        self._draining = True
+        self._allocating.draining = True
 
     def undrain(self) -> None:
         """Make allocations again."""
-        self._draining = False
+        self._allocating.draining = False
 
     def drain_tenant(self, namespace: str) -> None:
         """Make no new allocations for *namespace* (508); the ones that are there go on."""
-        self._drained_tenants.add(namespace)
+        self._allocating.drained.add(namespace)
 
     def undrain_tenant(self, namespace: str) -> None:
         """Make allocations for *namespace* again."""
-        self._drained_tenants.discard(namespace)
+        self._allocating.drained.discard(namespace)
 
     def allocations_of(self, namespace: str) -> int:
         """How many a namespace has."""
@@ -420,7 +306,7 @@ class Server:
 
     def _tenant_changed(self, namespace: str) -> None:
         if self._tenants.get(namespace) is None:
-            self._drained_tenants.discard(namespace)
+            self._allocating.drained.discard(namespace)
 
     def stop(self) -> None:
         """End every allocation."""
@@ -435,16 +321,3 @@ class Server:
         for code, count in sorted(self.refusals.items()):
             yield "orama_turn_refused_total", {"code": str(code)}, count
         yield "orama_turn_unauthenticated_total", {}, self.unauthenticated
-
-
-def _same_user(allocation: Allocation, identity: Identity) -> bool:
-    """Whether they are one's own, with whichever credentials."""
-    return (allocation.tenant.namespace, allocation.user) == (identity.tenant.namespace, identity.username.user)
-
-
-_METHODS: Mapping[int, Callable[[Server, Request], _Attributes]] = {
-    Method.ALLOCATE: Server._allocate,
-    Method.REFRESH: Server._refresh,
-    Method.CREATE_PERMISSION: Server._create_permission,
-    Method.CHANNEL_BIND: Server._channel_bind,
-}
