@@ -46,7 +46,7 @@ class StunError(ValueError):
 
 
 class Method(IntEnum):
-    """The methods of RFC 8489 and RFC 8656 that we speak."""
+    """The methods of RFC 8489, RFC 8656 and RFC 6062 that we speak."""
 
     BINDING = 0x001
     ALLOCATE = 0x003
@@ -55,6 +55,10 @@ class Method(IntEnum):
     DATA = 0x007
     CREATE_PERMISSION = 0x008
     CHANNEL_BIND = 0x009
+    #: The three of RFC 6062, 6.1.
+    CONNECT = 0x00A
+    CONNECTION_BIND = 0x00B
+    CONNECTION_ATTEMPT = 0x00C
 
 
 class Class(IntEnum):
@@ -265,6 +269,8 @@ XOR_MAPPED_ADDRESS = Attribute(0x0020, "XOR-MAPPED-ADDRESS", _XOR_ADDRESS)
 RESERVATION_TOKEN = Attribute(0x0022, "RESERVATION-TOKEN", _octets(8))
 PRIORITY = Attribute(0x0024, "PRIORITY", _U32)
 USE_CANDIDATE = Attribute(0x0025, "USE-CANDIDATE", _FLAG)
+#: RFC 6062, 6.2.1.
+CONNECTION_ID = Attribute(0x002A, "CONNECTION-ID", _U32)
 ADDITIONAL_ADDRESS_FAMILY = Attribute(0x8000, "ADDITIONAL-ADDRESS-FAMILY", _U8)
 ADDRESS_ERROR_CODE = Attribute(0x8001, "ADDRESS-ERROR-CODE", Format(_pack_address_error, _unpack_address_error))
 SOFTWARE = Attribute(0x8022, "SOFTWARE", _text(MAX_TEXT))
@@ -272,6 +278,8 @@ ALTERNATE_SERVER = Attribute(0x8023, "ALTERNATE-SERVER", _ADDRESS)
 FINGERPRINT = Attribute(0x8028, "FINGERPRINT", _U32)
 ICE_CONTROLLED = Attribute(0x8029, "ICE-CONTROLLED", _U64)
 ICE_CONTROLLING = Attribute(0x802A, "ICE-CONTROLLING", _U64)
+#: RFC 8016, 3.3; empty where it asks for one.
+MOBILITY_TICKET = Attribute(0x8030, "MOBILITY-TICKET", _bounded(MAX_TEXT))
 
 _TABLE: Mapping[int, Attribute[Any]] = {
     value.type: value for value in list(globals().values()) if isinstance(value, Attribute)
