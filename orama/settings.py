@@ -33,6 +33,10 @@ class TurnSettings:
     max_age: int = 86400
     #: CIDRs that relays may reach beside the SFU addresses of their own namespace.
     allowed_peers: tuple[str, ...] = ()
+    #: Make TCP allocations (RFC 6062): relays then open TCP connections to their peers, and take theirs.
+    tcp_relays: bool = False
+    #: Let an allocation follow its client to another address (RFC 8016).
+    mobility: bool = True
     #: Namespace of user names that are an expiry alone; empty refuses them.
     default_namespace: str = "default"
     allocations_per_user: int = 32
