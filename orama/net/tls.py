@@ -4,12 +4,17 @@ TLS 1.2 and up (RFC 8446, RFC 9325). A name has the certificate that was added f
 wildcard above it; every other client, and one that names nobody, gets the default: files from the
 configuration, or a self-signed certificate kept in a directory. A file that has changed is read before
 the next handshake; connections that stand are not touched, and files that cannot be used change nothing.
+
+There are two ways in: :meth:`ServerCertificates.context_factory` for Twisted's TLS, which is pyOpenSSL's, and
+:meth:`ServerCertificates.ssl_context` with :meth:`ServerCertificates.refusal` for the standard library's. Protocols
+(RFC 7301), versions, ciphers and certificates are the same on both.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import ssl
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,6 +32,7 @@ from zope.interface import implementer
 
 from orama.errors import ConfigurationError
 from orama.net.certificate import Certificate
+from orama.net.hello import ClientHello
 
 #: The AEAD suites with forward secrecy of RFC 9325, 4.2; TLS 1.3 has its own list.
 CIPHERS = (
@@ -38,6 +44,10 @@ SELF_SIGNED_LIFETIME = timedelta(days=365)
 SELF_SIGNED_MARGIN = timedelta(days=30)
 #: Seconds between two looks at how long the self-signed certificate lasts.
 SELF_SIGNED_LOOK = 3600.0
+#: Seconds that the key for session tickets stays, and connections that may share it. What OpenSSL remembers of
+#: sessions is gone with it.
+TICKET_KEY_LIFETIME = 3600.0
+TICKET_KEY_CONNECTIONS = 4096
 
 _log = Logger()
 #: What tells that a file is another one: inode, size and time of change.
@@ -52,12 +62,23 @@ class _Entry:
     private_key: Path
     stamps: tuple[_Stamp | None, _Stamp | None]
     context: SSL.Context
+    #: The same for the standard library's ssl.
+    standard: ssl.SSLContext
 
     def certificate_served(self) -> Certificate:
         """What the context has, whatever has become of the files since."""
         leaf = SSL.Connection(self.context, None).get_certificate(as_cryptography=True)
         assert leaf is not None
         return Certificate.of(leaf)
+
+
+@define(eq=False)
+class _Front:
+    """What connections of the standard library's way begin with."""
+
+    context: ssl.SSLContext
+    made: float
+    connections: int = 0
 
 
 @frozen
@@ -78,12 +99,22 @@ class ServerCertificates:
     :param hosts: IPs and names for the self-signed certificate, the first is its subject. When they
         change it is made anew.
     :param certificate: PEM file with the chain of the default certificate; empty for the self-signed one.
+    :param protocols: those that the listener speaks (RFC 7301): the first of them that a client offers is taken, a
+        client that offers only others is refused, and one that offers none is served. Without any, ALPN is ignored.
     :raises ConfigurationError: the files of the default certificate cannot be used.
     """
 
     def __init__(
-        self, directory: Path, hosts: Iterable[str], clock: IReactorTime, certificate: str = "", private_key: str = ""
+        self,
+        directory: Path,
+        hosts: Iterable[str],
+        clock: IReactorTime,
+        certificate: str = "",
+        private_key: str = "",
+        *,
+        protocols: Sequence[str] = (),
     ) -> None:
+        self.protocols = tuple(protocols)
         self._directory = directory
         self._hosts = _distinct(hosts)
         self._clock = clock
@@ -96,6 +127,7 @@ class ServerCertificates:
             self._keep_self_signed(*files)
         self._default = self._load(*files)
         self._by_name: dict[str, _Entry] = {}
+        self._front = self._new_front()
 
     def add(self, name: str, certificate: str | Path, private_key: str | Path) -> None:
         """Serve *name* (or ``*.parent`` for all names directly below) with these files from now on.
@@ -136,25 +168,65 @@ class ServerCertificates:
     def reload_if_changed(self) -> bool:
         """Read what has changed on disk; True when something new is served. Bad files change nothing."""
         changed = False
-        if self._self_signed and self._clock.seconds() - self._looked > SELF_SIGNED_LOOK:
-            self._keep_self_signed(self._default.certificate, self._default.private_key)
+        self._renew_self_signed()
         for entry in (self._default, *self._by_name.values()):
-            stamps = _stamp(entry.certificate), _stamp(entry.private_key)
-            if stamps == entry.stamps:
-                continue
-            entry.stamps = stamps
-            try:
-                entry.context = self._read(entry.certificate, entry.private_key)
-            except ConfigurationError as error:
-                _log.error("certificate kept as it was: {error}", error=error.message)
-            else:
-                changed = True
-                _log.info("certificate {file} read again", file=str(entry.certificate))
+            changed = self._reload(entry) or changed
         return changed
+
+    def _renew_self_signed(self) -> None:
+        if self._self_signed and self._clock.seconds() - self._looked > SELF_SIGNED_LOOK:
+            try:
+                self._keep_self_signed(self._default.certificate, self._default.private_key)
+            except OSError as error:
+                _log.error("certificate kept as it was: {error}", error=str(error))
+
+    def _reload(self, entry: _Entry) -> bool:
+        """Read *entry*'s files when they have changed; True when something new is served."""
+        stamps = _stamp(entry.certificate), _stamp(entry.private_key)
+        if stamps == entry.stamps:
+            return False
+        entry.stamps = stamps
+        try:
+            entry.context, entry.standard = self._read(entry.certificate, entry.private_key)
+        except ConfigurationError as error:
+            _log.error("certificate kept as it was: {error}", error=error.message)
+            return False
+        _log.info("certificate {file} read again", file=str(entry.certificate))
+        return True
 
     def context_factory(self) -> ConnectionCreator:
         """What ``reactor.listenSSL`` and ``SSL4ServerEndpoint`` take for a context factory."""
         return ConnectionCreator(self)
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """What the next connection is wrapped with, by the standard library; to be asked for anew for each.
+
+        It has no certificate: each handshake gets the one of the name that its client wants, from files that are
+        read again when they have changed.
+        """
+        now = self._clock.seconds()
+        if self._front.connections >= TICKET_KEY_CONNECTIONS or not 0 <= now - self._front.made < TICKET_KEY_LIFETIME:
+            self._front = self._new_front()
+        self._front.connections += 1
+        return self._front.context
+
+    def refusal(self, hello: ClientHello) -> bytes:
+        """The alert that a client is to get for its *hello* instead of an answer; empty when it is to be answered."""
+        alert = hello.refusal(self.protocols)
+        return b"" if alert is None else alert.record()
+
+    def _new_front(self) -> _Front:
+        context = _standard_context(self.protocols)
+        context.sni_callback = self._wanted
+        return _Front(context, self._clock.seconds())
+
+    def _wanted(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: ssl.SSLContext) -> None:
+        """A client of the standard library's way has said which name it wants, or that it wants none."""
+        entry = (self._entry(name) if name else None) or self._default
+        if entry is self._default:
+            self._renew_self_signed()
+        self._reload(entry)
+        connection.context = entry.standard
 
     def choose(self, name: str | None) -> SSL.Context:
         """The context for the name that a client asked for."""
@@ -171,14 +243,29 @@ class ServerCertificates:
         if name:
             connection.set_context(self.choose(name.decode("ascii", "replace")))
 
-    def _read(self, certificate: Path, private_key: Path) -> SSL.Context:
+    def _offered(self, _: SSL.Connection, offered: list[bytes]) -> bytes:
+        """A client has said which protocols it speaks (RFC 7301, 3.2)."""
+        for protocol in self.protocols:
+            if protocol.encode() in offered:
+                return protocol.encode()
+        # pyOpenSSL goes on without a protocol when it is told that there is none; what is raised becomes the alert.
+        raise SSL.Error([("orama", "alpn", "no application protocol")])
+
+    def _read(self, certificate: Path, private_key: Path) -> tuple[SSL.Context, ssl.SSLContext]:
         context = _context(certificate, private_key)
         context.set_tlsext_servername_callback(self._named)
-        return context
+        if self.protocols:
+            context.set_alpn_select_callback(self._offered)
+        standard = _standard_context(self.protocols)
+        try:
+            standard.load_cert_chain(certificate, private_key, b"")
+        except (OSError, ValueError) as error:  # it was good a moment ago
+            raise ConfigurationError(f"{certificate}: {error}") from None
+        return context, standard
 
     def _load(self, certificate: Path, private_key: Path) -> _Entry:
         stamps = _stamp(certificate), _stamp(private_key)
-        return _Entry(certificate, private_key, stamps, self._read(certificate, private_key))
+        return _Entry(certificate, private_key, stamps, *self._read(certificate, private_key))
 
     def _keep_self_signed(self, certificate: Path, private_key: Path) -> None:
         """Make the self-signed certificate unless there is one that will do."""
@@ -250,6 +337,8 @@ def _context(certificate: Path, private_key: Path) -> SSL.Context:
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION | SSL.OP_CIPHER_SERVER_PREFERENCE)
     context.set_cipher_list(CIPHERS)
+    # Who comes back has a ticket; nothing is remembered here.
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     # A key with a passphrase is refused; OpenSSL would ask for it on the terminal.
     context.set_passwd_cb(lambda *_: b"")
     for file in (certificate, private_key):
@@ -266,6 +355,18 @@ def _context(certificate: Path, private_key: Path) -> SSL.Context:
         context.check_privatekey()
     except SSL.Error:
         raise ConfigurationError(f"{private_key}: no PEM private key for the certificate {certificate}") from None
+    return context
+
+
+def _standard_context(protocols: Sequence[str]) -> ssl.SSLContext:
+    """Without a certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.set_ciphers(CIPHERS.decode())
+    context.num_tickets = 1
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
     return context
 
 
