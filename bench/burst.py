@@ -21,6 +21,7 @@ from twisted.internet import reactor  # noqa: E402
 
 from orama.net.burst import SOL_UDP, UDP_GRO, UDP_SEGMENT, BurstSocket  # noqa: E402
 from orama.net.fabric import Address, Burst, Fabric  # noqa: E402
+from orama.net.poll import Poll  # noqa: E402
 
 SIZE = int(sys.argv[1]) if len(sys.argv) > 1 else 1200
 SECONDS = float(sys.argv[2]) if len(sys.argv) > 2 else 1.5
@@ -40,12 +41,12 @@ class Relay:
     """Two sockets, and a load in front of them for a while."""
 
     def __init__(self, burst: int, offload: bool, to: Address) -> None:
-        fabric = Fabric(reactor)
+        poll = Poll(reactor, Fabric(reactor))
         self.burst = burst
         self.offload = offload
         self.to = to
-        self.front = BurstSocket(reactor, fabric, self.received, offload=offload)
-        self.back = BurstSocket(reactor, fabric, lambda packets, source: None, offload=offload)
+        self.front = BurstSocket(poll, self.received, offload=offload)
+        self.back = BurstSocket(poll, lambda packets, source: None, offload=offload)
 
     def received(self, packets: Burst, source: Address) -> None:
         self.back.send([packet[4:] for packet in packets], self.to)

@@ -105,6 +105,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "turn.unauthenticated_rate": (1, 1_000_000),
     "turn.unauthenticated_burst": (1, 1_000_000),
     "turn.nonce_lifetime": (10, DAY),
+    "turn.coalescing": (0, 0.01),
     "sfu.media_block": (1, 65535),
     "sfu.max_participants": (1, 10_000),
     "sfu.empty_room_timeout": (0, DAY),

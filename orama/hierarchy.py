@@ -34,6 +34,7 @@ from orama.listening import busy, listen, page_url, require_local, server_endpoi
 from orama.membership import Membership, Monitoring, Parts
 from orama.metrics import LoopLag, Metrics
 from orama.net.fabric import Fabric
+from orama.net.poll import Poll
 from orama.net.tls import ServerCertificates
 from orama.rest.auth import Authenticator
 from orama.rest.control import control_site, listen_control
@@ -227,9 +228,10 @@ class Node:
             settings.turn.certificate,
             settings.turn.private_key,
         )
-        self.turn = TurnService(reactor, settings, self.tenants, self.fabric, self.certificates)
+        poll = Poll(reactor, self.fabric, settings.turn.coalescing)
+        self.turn = TurnService(reactor, settings, self.tenants, self.fabric, self.certificates, poll)
         self._run(self.turn)
-        self.rooms = Rooms(reactor, settings, self.fabric)
+        self.rooms = Rooms(reactor, settings, self.fabric, poll=poll)
         self.rooms.on_empty = self._emptied
         self.rooms.on_secured = self.metrics.join_time.observe
         self._started("rooms", self.rooms.stop)

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from attrs import define, field
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IReactorFDSet, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 
 from orama.net.burst import BurstSocket
 from orama.net.fabric import Address, Buffer, Burst, Fabric, Receiver
+from orama.net.poll import Poll
 from orama.wire import stun
 
 if TYPE_CHECKING:
@@ -284,9 +285,8 @@ class MediaPort:
     @classmethod
     def listen(
         cls,
-        reactor: IReactorFDSet,
+        poll: Poll,
         namespace: str,
-        fabric: Fabric,
         host: str,
         ports: Iterable[int],
         accepts: Callable[[Address, bool], bool],
@@ -300,14 +300,14 @@ class MediaPort:
         """
         failure: CannotListenError | None = None
         for port in ports:
-            socket = BurstSocket(reactor, fabric, _ignore_burst, offload=offload)
+            socket = BurstSocket(poll, _ignore_burst, offload=offload)
             try:
                 socket.listen((host, port))
             except CannotListenError as error:
                 failure = error
                 continue
             try:
-                return cls(namespace, fabric, socket, accepts, counters)
+                return cls(namespace, poll.fabric, socket, accepts, counters)
             except BaseException:
                 socket.close()
                 raise

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 
 from orama.errors import Conflict, NotFound, SignalError
 from orama.net.fabric import Fabric
+from orama.net.poll import Poll
 from orama.settings import Settings
 from orama.sfu._aiortc import DtlsCertificate, SctpTransport
 from orama.sfu.connection import Connection, Counters, Listener
@@ -195,6 +196,7 @@ class Rooms:
     """All rooms of this node.
 
     :param certificate: what our side of DTLS shows; one is made when there is none.
+    :param poll: where the media sockets are, beside those of a TURN server in this process.
     """
 
     def __init__(
@@ -205,10 +207,12 @@ class Rooms:
         *,
         random: RandomBits | None = None,
         certificate: DtlsCertificate | None = None,
+        poll: Poll | None = None,
     ) -> None:
         self._reactor = reactor
         self._settings = settings
         self._fabric = fabric
+        self._poll = Poll(reactor, fabric) if poll is None else poll
         self._random: RandomBits = SystemRandom() if random is None else random
         self._certificate = DtlsCertificate() if certificate is None else certificate
         self._namespaces: dict[str, _Namespace] = {}
@@ -242,9 +246,7 @@ class Rooms:
         accepts = RelayOnly(self._own(relay_block), self._others(relays))
         ports = range(media_block[0], media_block[1] + 1)
         offload = settings.turn.offload
-        port = MediaPort.listen(
-            self._reactor, namespace, self._fabric, settings.internal_ip, ports, accepts, offload=offload
-        )
+        port = MediaPort.listen(self._poll, namespace, settings.internal_ip, ports, accepts, offload=offload)
         self._namespaces[namespace] = _Namespace(port, accepts)
         return port.address[1]
 

@@ -23,6 +23,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 
 from orama.net.burst import BurstSocket
 from orama.net.fabric import Address, Burst, Fabric, Receiver
+from orama.net.poll import Poll
 from orama.net.tls import ServerCertificates
 from orama.settings import Settings
 from orama.turn.peers import Peers
@@ -45,16 +46,24 @@ class TurnService(Service):
 
     :param reactor: with descriptors, TCP and time.
     :param fabric: where relays and the SFU of this process meet.
+    :param poll: where the sockets are, beside those of an SFU in this process.
     """
 
     name = "turn"
 
     def __init__(
-        self, reactor: Any, settings: Settings, tenants: Tenants, fabric: Fabric, certificates: ServerCertificates
+        self,
+        reactor: Any,
+        settings: Settings,
+        tenants: Tenants,
+        fabric: Fabric,
+        certificates: ServerCertificates,
+        poll: Poll | None = None,
     ) -> None:
         self._reactor = reactor
         self._settings = settings
         self._fabric = fabric
+        self._poll = Poll(reactor, fabric, settings.turn.coalescing) if poll is None else poll
         self._certificates = certificates
         relay_ip = str(ipaddress.ip_address(settings.relay_ip))
         self._peers = Peers(tenants, relay_ip)
@@ -151,12 +160,12 @@ class TurnService(Service):
         self._clients.tick()
 
     def _open_relay(self, address: Address, received: Receiver) -> BurstSocket:
-        relay = BurstSocket(self._reactor, self._fabric, received, offload=self._settings.turn.offload)
+        relay = BurstSocket(self._poll, received, offload=self._settings.turn.offload)
         relay.listen(address)
         return relay
 
     def _listen_udp(self, address: Address) -> int:
-        front = BurstSocket(self._reactor, self._fabric, _nobody, offload=self._settings.turn.offload)
+        front = BurstSocket(self._poll, _nobody, offload=self._settings.turn.offload)
         front.received = partial(self._server.received, front)
         front.listen(address)
         self._sockets.append(front)

@@ -13,8 +13,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 from twisted.trial.unittest import TestCase
 
-from orama.net.burst import MAX_SEGMENTS, SOL_UDP, UDP_SEGMENT, BurstSocket
+from orama.net.burst import SOL_UDP, UDP_SEGMENT, BurstSocket
 from orama.net.fabric import Address, Burst, Fabric
+from orama.net.poll import Poll
 
 LOOPBACK = ("127.0.0.1", 0)
 
@@ -103,6 +104,7 @@ class BurstTests(TestCase):
 
     def setUp(self) -> None:
         self.fabric = Fabric(reactor)
+        self.poll = Poll(reactor, self.fabric)
 
     def socket(
         self,
@@ -110,7 +112,7 @@ class BurstTests(TestCase):
         address: Address = LOOPBACK,
         **options: Any,
     ) -> BurstSocket:
-        made = BurstSocket(reactor, self.fabric, received, **options)
+        made = BurstSocket(self.poll, received, **options)
         made.listen(address)
         self.addCleanup(made.close)
         return made
@@ -171,7 +173,6 @@ class BurstTests(TestCase):
             packets = [i.to_bytes(2, "big") * (size // 2) for i in range(count)]
             sender.send(packets, receiver.address)
             self.assertEqual(await sink.wait(count), packets)
-            self.assertTrue(all(len(burst) <= MAX_SEGMENTS for burst in sink.bursts))
             self.assertEqual((sender.counters.sends_out, sender.counters.dropped), (sends, 0))
 
     async def test_slices_of_one_buffer(self) -> None:
@@ -226,14 +227,14 @@ class BurstTests(TestCase):
         """A taken port, and an address that is not ours, raise CannotListenError."""
         first = self.socket()
         for address in (first.address, ("192.0.2.1", 0), ("2001:db8::1", 0)):
-            second = BurstSocket(reactor, self.fabric, lambda packets, source: None)
+            second = BurstSocket(self.poll, lambda packets, source: None)
             self.assertRaises(CannotListenError, second.listen, address)
             self.assertEqual(second.fileno(), -1)
 
     def test_reuse_port(self) -> None:
         """With reuse_port two sockets share a port."""
-        first = BurstSocket(reactor, self.fabric, lambda packets, source: None)
-        second = BurstSocket(reactor, self.fabric, lambda packets, source: None)
+        first = BurstSocket(self.poll, lambda packets, source: None)
+        second = BurstSocket(self.poll, lambda packets, source: None)
         self.addCleanup(first.close)
         self.addCleanup(second.close)
         first.listen(LOOPBACK, reuse_port=True)
@@ -262,14 +263,14 @@ class BurstTests(TestCase):
             receiver.close()
             done.callback(None)
 
-        receiver, sender = self.socket(received), self.socket()
-        for size in (10, 20, 30):
-            sender.send([b"x" * size], receiver.address)
+        receiver, sender, other = self.socket(received), self.socket(), self.socket()
+        for source in (sender, other, other):
+            source.send([b"x" * 10], receiver.address)
         await done
         self.assertEqual(seen, [1])
 
     async def test_receiver_that_fails(self) -> None:
-        """An exception of the receiver is logged and costs one burst, not the port."""
+        """An exception of the receiver is logged and costs one burst, not the port nor the burst of another source."""
         sink = Sink()
 
         def received(packets: Burst, source: Address) -> None:
@@ -277,9 +278,9 @@ class BurstTests(TestCase):
                 raise RuntimeError("by the test")
             sink(packets, source)
 
-        receiver, sender = self.socket(received), self.socket()
+        receiver, sender, other = self.socket(received), self.socket(), self.socket()
         sender.send([b"bad"], receiver.address)
-        sender.send([b"good!"], receiver.address)
+        other.send([b"good!"], receiver.address)
         self.assertEqual(await sink.wait(1), [b"good!"])
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
@@ -293,7 +294,7 @@ class BurstTests(TestCase):
             done.callback(None)
 
         def received(packets: Burst, source: Address) -> None:
-            order.append(len(packets[0]))
+            order.extend(map(len, packets))
             self.fabric.later(flush)
 
         receiver, sender = self.socket(received), self.socket()
@@ -363,3 +364,24 @@ class BurstTests(TestCase):
         made[0].send_errors = [errno.ECONNREFUSED]
         receiver.send([b"a" * 50, b"b" * 50], sender.address)
         self.assertEqual((receiver.counters.packets_out, receiver.counters.dropped), (2, 0))
+
+    async def test_one_source_one_burst(self) -> None:
+        """What a source sent in several calls before it was read arrives as one burst, others' packets beside it."""
+        sink = Sink()
+        receiver, sender, other = self.socket(sink), self.socket(), self.socket()
+        sender.send([b"a" * 100] * 2, receiver.address)
+        other.send([b"b"], receiver.address)
+        sender.send([b"c"], receiver.address)
+        await sink.wait(4)
+        self.assertEqual(sink.bursts, [[b"a" * 100, b"a" * 100, b"c"], [b"b"]])
+        self.assertEqual(sink.sources, [sender.address, other.address])
+
+    async def test_more_than_one_visit_reads(self) -> None:
+        """A queue longer than the space of one visit is read in several, complete and in order."""
+        sink = Sink()
+        receiver, sender = self.socket(sink), self.socket()
+        packets = [i.to_bytes(2, "big") * 500 for i in range(400)]
+        for start in range(0, 400, 40):
+            sender.send(packets[start : start + 40], receiver.address)
+        self.assertEqual(await sink.wait(400), packets)
+        self.assertGreater(len(sink.bursts), 1)

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from orama.net.burst import BurstSocket
 from orama.net.fabric import Address, AddressInUse, Buffer, Burst, Fabric, Receiver
+from orama.net.poll import Poll
 from orama.sfu.ice import ICE_CHARS, MAX_SOURCES, IceAgent, IceCounters, MediaPort, RelayOnly
 from orama.wire import stun
 
@@ -449,15 +450,15 @@ class ListenTests(TestCase):
         """The first free port of the block is taken, and a check over the kernel is answered."""
         fabric = Fabric(reactor)
         client_got: Deferred[bytes] = Deferred()
-        client = BurstSocket(reactor, fabric, lambda packets, source: client_got.callback(bytes(packets[0])))
+        client = BurstSocket(Poll(reactor, fabric), lambda packets, source: client_got.callback(bytes(packets[0])))
         client.listen(("127.0.0.1", 0))
         self.addCleanup(client.close)
-        taken = BurstSocket(reactor, fabric, lambda packets, source: None)
+        taken = BurstSocket(Poll(reactor, fabric), lambda packets, source: None)
         taken.listen(("127.0.0.1", 13510))
         self.addCleanup(taken.close)
         rule = RelayOnly(None, (("127.0.0.1", 1, 65535),))
         counters = IceCounters()
-        port = MediaPort.listen(reactor, "default", fabric, "127.0.0.1", range(13510, 13520), rule, counters)
+        port = MediaPort.listen(Poll(reactor, fabric), "default", "127.0.0.1", range(13510, 13520), rule, counters)
         self.addCleanup(port.close)
         self.assertEqual(port.address, ("127.0.0.1", 13511))
         agent = IceAgent(reactor, random.SystemRandom())
@@ -469,9 +470,9 @@ class ListenTests(TestCase):
     def test_no_port_left(self) -> None:
         """A block without a free port, and an empty one, raise CannotListenError."""
         fabric = Fabric(reactor)
-        taken = BurstSocket(reactor, fabric, lambda packets, source: None)
+        taken = BurstSocket(Poll(reactor, fabric), lambda packets, source: None)
         taken.listen(("127.0.0.1", 0))
         self.addCleanup(taken.close)
         for ports in ([taken.address[1]], []):
             with self.assertRaises(CannotListenError):
-                MediaPort.listen(reactor, "default", fabric, "127.0.0.1", ports, RULE)
+                MediaPort.listen(Poll(reactor, fabric), "default", "127.0.0.1", ports, RULE)
