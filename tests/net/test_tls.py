@@ -418,7 +418,8 @@ class CertificateTests(SynchronousTestCase):
             client.do_handshake()
         answer = server.receive(client.bio_read(1 << 16))
         client.bio_write(answer)
-        self.assertRaises(SSL.Error, client.do_handshake)
+        error = self.assertRaises(SSL.Error, client.do_handshake)
+        self.assertIn("no renegotiation", str(error))
 
 
 class StandardCertificateTests(CertificateTests):
