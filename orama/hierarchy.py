@@ -227,6 +227,7 @@ class Node:
             reactor,
             settings.turn.certificate,
             settings.turn.private_key,
+            protocols=("stun.turn", "stun.nat-discovery"),  # RFC 7443, 3
         )
         poll = Poll(reactor, self.fabric, settings.turn.coalescing)
         self.turn = TurnService(reactor, settings, self.tenants, self.fabric, self.certificates, poll)
