@@ -87,9 +87,14 @@ class NodeProcess:
         """Its exit status, once it is gone."""
         status = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
+        self.said()
+        return status
+
+    def said(self) -> list[str]:
+        """What it has said on stdout so far."""
         while not self._lines.empty():
             self.output += filter(None, [self._lines.get()])
-        return status
+        return self.output
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)

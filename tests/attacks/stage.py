@@ -1,0 +1,121 @@
+"""The nodes that are attacked: each is started when it is first needed, and lives until the interpreter ends.
+
+A node that an attack has thrown off its feet is seen after every test: it has to answer, and its log has to be without
+a traceback.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from functools import cache
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.attacks.probe import Probe
+from tests.contract import turn
+from tests.contract.commands import secret
+from tests.contract.stage import end, started, toml
+from tests.contract.turn import Address
+from tests.node import NodeProcess
+
+#: Where relays are: an address of their own for each node, so that no other test has a port of the blocks.
+GUARDED, OPENED, NARROW = "127.0.80.1", "127.0.80.2", "127.0.80.3"
+#: Networks whose last bit is inside a byte; nobody is there.
+WIDE, DEEP = "2600:1230::/29", "2600:2000:0:7f00::/57"
+#: Where we look from after each test, so that nobody else's flood is counted for us.
+SURVIVOR = "127.0.99.99"
+#: What the narrow node allows.
+ALLOCATIONS_OF_USER, ALLOCATIONS_OF_NAMESPACE = 2, 4
+RATE, BURST = 5, 40
+NONCE_LIFETIME = 2
+
+
+def _kept(*options: str, **tables: str) -> NodeProcess:
+    made = started(*options, config=toml(**tables))
+    atexit.register(end, made)
+    return made
+
+
+@cache
+def guarded() -> NodeProcess:
+    """Peers are as nobody has configured them; blocks have the size that they have by default."""
+    return _kept("--internal-ip", GUARDED, turn="relay_block = 800")
+
+
+@cache
+def opened() -> NodeProcess:
+    """Relays may reach loopback; the block of a namespace is sixteen ports."""
+    return _kept(turn=f'relay_ip = "{OPENED}"\nrelay_block = 16\nallowed_peers = ["127.0.0.0/8"]')
+
+
+@cache
+def numbered() -> NodeProcess:
+    """Relays are on IPv6, and may reach networks that end inside a byte."""
+    return _kept(turn=f'relay_ip = "::1"\nallowed_peers = ["{WIDE}", "{DEEP}"]')
+
+
+@cache
+def narrow() -> NodeProcess:
+    """Every limit is low."""
+    return _kept(
+        turn=f'relay_ip = "{NARROW}"\nallocations_per_user = {ALLOCATIONS_OF_USER}\n'
+        f"allocations_per_namespace = {ALLOCATIONS_OF_NAMESPACE}\nnonce_lifetime = {NONCE_LIFETIME}\n"
+        f"unauthenticated_rate = {RATE}\nunauthenticated_burst = {BURST}"
+    )
+
+
+def address(node: NodeProcess, transport: str = "udp") -> Address:
+    return "127.0.0.1", turn.port(node.credentials(), transport)
+
+
+def probe(
+    node: NodeProcess, username: str = "", transport: str = "udp", namespace: str = "default", **more: Any
+) -> Probe:
+    """Somebody with good credentials, made from the secret of *namespace*."""
+    username = username or f"{int(time.time()) + 600}:{namespace}:{os.urandom(4).hex()}"
+    password = turn.password(secret(node, namespace), username)
+    return Probe(address(node, transport), username, password, transport, **more)
+
+
+class AttackTestCase(SynchronousTestCase):
+    """An attack on one of the nodes."""
+
+    def setUp(self) -> None:
+        self.node = self.attacked()
+        self.addCleanup(self.check)
+
+    def attacked(self) -> NodeProcess:
+        return guarded()
+
+    def check(self) -> None:
+        """The node answers, and nothing that came has surprised it."""
+        survivor = Probe(address(self.node), source=SURVIVOR)
+        self.addCleanup(survivor.socket.close)
+        self.assertTrue(survivor.is_alive())
+        self.assertEqual(self.node.errors, "")
+        self.assertEqual([line for line in self.node.said() if "Traceback" in line or "Unhandled" in line], [])
+
+    def client(self, transport: str = "udp", **more: Any) -> Probe:
+        client = probe(self.node, transport=transport, **more)
+        self.addCleanup(client.release)
+        return client
+
+    def allocated(self, transport: str = "udp", **more: Any) -> Probe:
+        """With an allocation; ``self.relayed`` is where."""
+        client = self.client(transport, **more)
+        answer = client.allocate()
+        self.assertEqual(answer.code, 0)
+        self.relayed = answer.address(turn.XOR_RELAYED_ADDRESS)
+        return client
+
+    def silent(self, client: Probe) -> None:
+        """Nothing comes to *client* before the answer to what it asks now."""
+        request = turn.build(turn.BINDING)
+        client.send(request)
+        while (raw := client.receive()) is not None:
+            self.assertEqual(raw[8:20], request[8:20], raw)
+            return
+        self.fail("no answer")
