@@ -1,0 +1,255 @@
+"""What the TURN workers of a node count together, in memory that all of them see: allocations, bandwidth, relay ports.
+
+Quotas are the node's, and its clients are spread over its workers, so that no worker knows by itself how much somebody
+holds. The table is a block of anonymous memory that every worker maps. A change is made under a lock of the kernel,
+which a worker that dies gives back, and is the store of one machine word, so that a death in between leaves nothing
+half done. Each worker counts in a column of its own: that of a dead one is set to zero (:meth:`SharedTable.forget`).
+No name stands in here: owners are keyed hashes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import mmap
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+#: Owners that fit, a power of two: a host has 64,512 relay ports at most, and who has one is a user and a namespace.
+SLOTS = 1 << 17
+#: How far from its own place an owner may stand.
+MAX_PROBES = 256
+#: Slots that one :meth:`SharedTable.sweep` looks at.
+SWEEP = 4096
+#: Workers of one node.
+MAX_WORKERS = 64
+#: Rows of relay ports: one for each family of address.
+ROWS = 2
+_PORTS = 1 << 16
+
+#: (namespace,) or (namespace, user).
+Owner: TypeAlias = tuple[str, ...]
+
+
+def make_memory(workers: int, slots: int = SLOTS) -> int:
+    """The descriptor of a table in which nobody has anything; it goes with the last process that has it.
+
+    Most of it is never touched, and what is not touched takes no memory.
+    """
+    descriptor = os.memfd_create("orama-turn")
+    os.ftruncate(descriptor, _size(workers, slots))
+    return descriptor
+
+
+class SharedTable:
+    """One worker's view of the table.
+
+    An owner has a slot: its hash (0 where none has ever been), the time at which its bucket is full again, and a count
+    for each worker. Owners whose place is the same stand behind each other (open addressing); the slot of one that
+    holds nothing and owes nothing goes to the next who needs it.
+
+    :param descriptor: of the memory; it stays the caller's and has to stay open.
+    :param worker: whose column this is, from 0.
+    :param key: random bytes, the same for all workers; without them nobody can choose who stands in whose way.
+    :param slots: as :func:`make_memory` had it.
+    """
+
+    def __init__(self, descriptor: int, workers: int, worker: int, key: bytes, slots: int = SLOTS) -> None:
+        if not 0 <= worker < workers <= MAX_WORKERS:
+            raise ValueError(f"there is no worker {worker} of {workers}")
+        self._descriptor = descriptor
+        self._worker = worker
+        self._key = key
+        self._slots = slots
+        self._map = mmap.mmap(descriptor, _size(workers, slots))
+        view = memoryview(self._map)
+        counts, ports = 16 * slots, 16 * slots + 4 * slots * workers
+        self._hashes = view[: 8 * slots].cast("Q")
+        self._full_at = view[8 * slots : counts].cast("d")
+        self._columns = [view[start : start + 4 * slots].cast("I") for start in range(counts, ports, 4 * slots)]
+        self._counts = self._columns[worker]
+        #: Which worker has each port, counted from 1; a row for each family.
+        self._ports = view[ports:]
+        self._views: list[memoryview[Any]] = [view, self._hashes, self._full_at, *self._columns, self._ports]
+        self._cursor = 0
+
+    def close(self) -> None:
+        """Map it no more. Nothing happens the second time."""
+        for view in self._views:
+            view.release()
+        self._map.close()
+
+    # ---- allocations
+
+    def take(self, wanted: Sequence[tuple[Owner, int]], now: float) -> bool:
+        """Count one more for each owner, unless one of them has its limit: then nothing is counted.
+
+        :param wanted: owner and limit; 0 is no limit.
+        """
+        hashes = [self._hash(owner) for owner, _ in wanted]
+        with self._locked():
+            for number, (_, limit) in zip(hashes, wanted, strict=True):
+                place = self._find(number)
+                if limit and place is not None and self._total(place) >= limit:
+                    return False
+            for index, number in enumerate(hashes):
+                place = self._find(number)
+                if place is None:
+                    place = self._free(number, now)
+                if place is None:  # there are more owners than slots about here
+                    self._give_back(hashes[:index], now)
+                    return False
+                self._hashes[place] = number
+                self._counts[place] += 1
+            return True
+
+    def release(self, owners: Iterable[Owner], now: float) -> None:
+        """Count one less, of this worker's, for each of *owners*."""
+        hashes = [self._hash(owner) for owner in owners]
+        with self._locked():
+            self._give_back(hashes, now)
+
+    def held(self, owner: Owner) -> int:
+        """How many *owner* has in all workers together."""
+        place = self._find(self._hash(owner))
+        return 0 if place is None else self._total(place)
+
+    # ---- bandwidth
+
+    def draw(self, owner: Owner, amount: int, rate: int, size: int, now: float) -> int:
+        """Take up to *amount* bytes of credit; gives how many there were.
+
+        A bucket is the time at which it is full again (virtual scheduling, ITU-T I.371, annex A): one word, of which a
+        changed rate needs no change.
+
+        :param rate: bytes per second; :param size: bytes that the bucket holds when it is full.
+        """
+        number = self._hash(owner)
+        with self._locked():
+            place = self._find(number)
+            if place is None:
+                return 0
+            level = self._level(place, rate, size, now)
+            granted = min(amount, int(level))
+            if granted > 0:
+                self._full_at[place] = now + (size - level + granted) / rate
+            return max(granted, 0)
+
+    def level(self, owner: Owner, rate: int, size: int, now: float) -> float:
+        """Bytes of credit that are left in the bucket."""
+        place = self._find(self._hash(owner))
+        return float(size) if place is None else self._level(place, rate, size, now)
+
+    # ---- relay ports
+
+    def take_port(self, port: int, row: int = 0) -> bool:
+        """Have *port*, unless some worker has it."""
+        with self._locked():
+            at = row * _PORTS + port
+            if self._ports[at]:
+                return False
+            self._ports[at] = self._worker + 1
+            return True
+
+    def release_port(self, port: int, row: int = 0) -> None:
+        """Give *port* back; nothing happens when it is not this worker's."""
+        with self._locked():
+            at = row * _PORTS + port
+            if self._ports[at] == self._worker + 1:
+                self._ports[at] = 0
+
+    def has_port(self, port: int, row: int = 0) -> bool:
+        """Whether some worker has *port*."""
+        return bool(self._ports[row * _PORTS + port])
+
+    # ---- upkeep
+
+    def __len__(self) -> int:
+        """How many slots are not as new."""
+        return self._slots - self._hashes.tolist().count(0)
+
+    def forget(self, worker: int) -> None:
+        """Worker number *worker* is no more: it holds nothing."""
+        with self._locked():
+            self._columns[worker][:] = memoryview(bytes(4 * self._slots)).cast("I")
+            owned = bytes(self._ports)
+            if worker + 1 in owned:
+                self._ports[:] = owned.replace(bytes([worker + 1]), b"\0")
+
+    def sweep(self, now: float) -> None:
+        """Look at some slots, others each time, and make those new that nobody needs; for once a second, in one worker.
+
+        A slot that was used lengthens the search for all whose place is before it, also when it is free again. It can
+        be made new where a new one follows it, since no search goes on there.
+        """
+        with self._locked():
+            for _ in range(min(SWEEP, self._slots)):
+                self._cursor = (self._cursor or self._slots) - 1
+                self._tidy(self._cursor, now)
+
+    def _give_back(self, hashes: Iterable[int], now: float) -> None:
+        for number in hashes:
+            place = self._find(number)
+            if place is not None and self._counts[place]:
+                self._counts[place] -= 1
+                while self._tidy(place, now):
+                    place = (place or self._slots) - 1
+
+    def _tidy(self, place: int, now: float) -> bool:
+        """Make a slot new if it may be; whether it was."""
+        following = place + 1 if place + 1 < self._slots else 0
+        if not self._hashes[place] or self._hashes[following] or not self._is_idle(place, now):
+            return False
+        self._hashes[place] = 0
+        return True
+
+    def _hash(self, owner: Owner) -> int:
+        """64 bits, of which not all are 0. With a full table two owners are taken for one in one of 10^9 nodes."""
+        text = "\0".join((str(len(owner[0])), *owner)).encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(text, digest_size=8, key=self._key).digest()
+        return int.from_bytes(digest, "little") or 1
+
+    def _find(self, number: int) -> int | None:
+        """Where the owner stands."""
+        mask, hashes = self._slots - 1, self._hashes
+        for step in range(MAX_PROBES):
+            place = (number + step) & mask
+            there = hashes[place]
+            if there == number:
+                return place
+            if not there:
+                return None
+        return None
+
+    def _free(self, number: int, now: float) -> int | None:
+        """Where an owner that is not there can stand."""
+        mask = self._slots - 1
+        for step in range(MAX_PROBES):
+            place = (number + step) & mask
+            if not self._hashes[place] or self._is_idle(place, now):
+                return place
+        return None
+
+    def _is_idle(self, place: int, now: float) -> bool:
+        return self._full_at[place] <= now and not self._total(place)
+
+    def _total(self, place: int) -> int:
+        return sum(column[place] for column in self._columns)
+
+    def _level(self, place: int, rate: int, size: int, now: float) -> float:
+        # More than a whole bucket can only be missing when the clock was set back.
+        return size - min(max(self._full_at[place] - now, 0.0) * rate, float(size))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        fcntl.lockf(self._descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+
+def _size(workers: int, slots: int) -> int:
+    return (16 + 4 * workers) * slots + ROWS * _PORTS

@@ -1,0 +1,269 @@
+"""What the TURN workers of a node count together: exact over processes, and right again when one of them has died."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from twisted.trial.unittest import SynchronousTestCase
+
+from orama.turn.shared import MAX_WORKERS, SLOTS, Owner, SharedTable, make_memory
+
+KEY = bytes(range(32))
+NOW = 1_800_000_000.0
+NAMESPACE = ("myapp",)
+ALICE, BOB = ("myapp", "alice"), ("myapp", "bob")
+
+#: Takes what it can for one user and one namespace, and writes how many that were.
+TAKER = """
+import sys
+from orama.turn.shared import SharedTable
+descriptor, workers, worker, rounds, limit = map(int, sys.argv[1:])
+table = SharedTable(descriptor, workers, worker, bytes(range(32)))
+sys.stdin.read(1)
+taken = sum(table.take([(("myapp",), limit), (("myapp", "alice"), 0)], 0.0) for _ in range(rounds))
+for _ in range(rounds):
+    if table.take([(("other", str(worker)), 0)], 0.0):
+        table.release([("other", str(worker))], 0.0)
+ports = sum(table.take_port(port) for port in range(50000, 51000))
+print(taken, ports, flush=True)
+sys.stdin.read()
+"""
+
+
+class Memory(SynchronousTestCase):
+    """A test with the views of several workers in this process."""
+
+    def tables(self, workers: int = 2, slots: int = SLOTS) -> list[SharedTable]:
+        descriptor = make_memory(workers, slots)
+        self.addCleanup(os.close, descriptor)
+        tables = [SharedTable(descriptor, workers, worker, KEY, slots) for worker in range(workers)]
+        for table in tables:
+            self.addCleanup(table.close)
+        return tables
+
+
+class AllocationsTests(Memory):
+    def test_limit_is_the_nodes(self) -> None:
+        """An owner's limit is reached by what all workers have together, and not before."""
+        one, two = self.tables()
+        for table in (one, two, one):
+            self.assertTrue(table.take([(NAMESPACE, 0), (ALICE, 3)], NOW))
+        for table in (one, two):
+            self.assertFalse(table.take([(NAMESPACE, 0), (ALICE, 3)], NOW))
+            self.assertEqual((table.held(NAMESPACE), table.held(ALICE), table.held(BOB)), (3, 3, 0))
+        self.assertTrue(two.take([(NAMESPACE, 0), (BOB, 3)], NOW))
+        two.release([NAMESPACE, ALICE], NOW)
+        self.assertTrue(one.take([(NAMESPACE, 0), (ALICE, 3)], NOW))
+        self.assertFalse(two.take([(NAMESPACE, 0), (ALICE, 3)], NOW))
+
+    def test_all_or_nothing(self) -> None:
+        """Who is refused for one of its owners is counted for none of them."""
+        one, _ = self.tables()
+        self.assertTrue(one.take([(NAMESPACE, 1), (ALICE, 1)], NOW))
+        self.assertFalse(one.take([(BOB, 5), (NAMESPACE, 1)], NOW))
+        self.assertEqual((one.held(NAMESPACE), one.held(BOB)), (1, 0))
+
+    def test_only_its_own_is_released(self) -> None:
+        """A worker cannot give back what another one has."""
+        one, two = self.tables()
+        one.take([(ALICE, 0)], NOW)
+        two.release([ALICE], NOW)
+        self.assertEqual(two.held(ALICE), 1)
+
+    def test_dead_worker(self) -> None:
+        """What a dead worker held is free again, allocations and ports; what the others hold is not touched."""
+        one, two, three = self.tables(3)
+        for table, port in ((one, 50000), (two, 50001), (three, 50002)):
+            table.take([(NAMESPACE, 0), (ALICE, 0)], NOW)
+            self.assertTrue(table.take_port(port))
+        one.forget(1)
+        self.assertEqual((one.held(NAMESPACE), three.held(ALICE)), (2, 2))
+        self.assertEqual([one.has_port(port) for port in (50000, 50001, 50002)], [True, False, True])
+
+    def test_owners_that_stand_together(self) -> None:
+        """A table that is full refuses one more owner and nobody who is in it; one that leaves makes room."""
+        one, two = self.tables(slots=8)
+        owners = [("myapp", str(number)) for number in range(8)]
+        for owner in owners:
+            self.assertTrue(one.take([(owner, 1)], NOW))
+        self.assertFalse(two.take([(NAMESPACE, 0), (ALICE, 0)], NOW))
+        self.assertEqual([two.held(owner) for owner in (*owners, NAMESPACE)], [1] * 8 + [0])
+        one.release([owners[3]], NOW)
+        self.assertFalse(two.take([(NAMESPACE, 0), (ALICE, 0)], NOW))
+        self.assertEqual(two.held(NAMESPACE), 0)
+        self.assertTrue(two.take([(ALICE, 1)], NOW))
+        self.assertEqual([two.held(owner) for owner in (*owners, ALICE)], [1, 1, 1, 0, 1, 1, 1, 1, 1])
+
+    def test_churn_leaves_nothing(self) -> None:
+        """However many owners come and go, the slots they leave are as new when they have been swept."""
+        one, two = self.tables(slots=64)
+        for number in range(1000):
+            owner = ("myapp", f"user{number}")
+            now = NOW + number
+            self.assertTrue(one.take([(owner, 1)], now), number)
+            one.draw(owner, 1000, 100, 1000, now)  # full again in ten seconds: the slot waits for that
+            one.release([owner], now)
+            two.sweep(now)
+            self.assertLess(len(one), 32)
+        for _ in range(2):
+            two.sweep(NOW + 1010)
+        self.assertEqual(len(one), 0)
+        one.take([(ALICE, 1), (NAMESPACE, 1)], NOW + 1010)
+        one.release([ALICE, NAMESPACE], NOW + 1010)
+        self.assertEqual(len(two), 0)
+
+    def test_workers(self) -> None:
+        """A worker that is not one of them is refused, and so are more workers than a port can name."""
+        descriptor = make_memory(2)
+        self.addCleanup(os.close, descriptor)
+        for workers, worker in ((2, 2), (2, -1), (MAX_WORKERS + 1, 0)):
+            self.assertRaises(ValueError, SharedTable, descriptor, workers, worker, KEY)
+
+
+class BandwidthTests(Memory):
+    def test_one_bucket(self) -> None:
+        """All workers draw from one bucket, which gives what it has and fills with its rate."""
+        one, two = self.tables()
+        for table in (one, two):
+            table.take([(ALICE, 0)], NOW)
+        self.assertEqual(one.draw(ALICE, 600, 100, 1000, NOW), 600)
+        self.assertEqual(two.draw(ALICE, 600, 100, 1000, NOW), 400)
+        self.assertEqual(one.draw(ALICE, 600, 100, 1000, NOW), 0)
+        self.assertEqual(two.level(ALICE, 100, 1000, NOW + 2), 200)
+        self.assertEqual(one.draw(ALICE, 600, 100, 1000, NOW + 2), 200)
+        self.assertEqual(two.level(ALICE, 100, 1000, NOW + 60), 1000)
+
+    def test_no_new_bucket_for_a_new_allocation(self) -> None:
+        """Who releases all and comes again finds the bucket as it was, in another worker, too."""
+        one, two = self.tables()
+        one.take([(ALICE, 0)], NOW)
+        one.draw(ALICE, 1000, 100, 1000, NOW)
+        one.release([ALICE], NOW)
+        two.sweep(NOW)
+        two.take([(ALICE, 0)], NOW + 1)
+        self.assertEqual(two.draw(ALICE, 1000, 100, 1000, NOW + 1), 100)
+
+    def test_clock_set_back(self) -> None:
+        """A clock that was set back stops nobody for longer than an empty bucket takes to fill."""
+        one, _ = self.tables()
+        one.take([(ALICE, 0)], NOW)
+        one.draw(ALICE, 1000, 100, 1000, NOW)
+        self.assertEqual(one.draw(ALICE, 1, 100, 1000, NOW - 3600), 0)
+        self.assertEqual(one.level(ALICE, 100, 1000, NOW - 3600), 0)
+        self.assertEqual(one.draw(ALICE, 1000, 100, 1000, NOW - 3590), 0)
+
+
+class PortsTests(Memory):
+    def test_one_worker_has_it(self) -> None:
+        """A port is one worker's until that one gives it back; the families do not know of each other."""
+        one, two = self.tables()
+        self.assertTrue(one.take_port(50000))
+        self.assertFalse(two.take_port(50000))
+        self.assertFalse(one.take_port(50000))
+        self.assertTrue(two.take_port(50000, row=1))
+        two.release_port(50000)
+        self.assertTrue(two.has_port(50000))
+        one.release_port(50000)
+        self.assertTrue(two.take_port(50000))
+        self.assertFalse(one.has_port(65535))
+
+
+class ProcessesTests(Memory):
+    def test_exact_over_processes(self) -> None:
+        """Processes that take at the same time get the limit together and not one more, and no port twice; one that is
+        killed keeps what it has until it is forgotten."""
+        descriptor = make_memory(4)
+        self.addCleanup(os.close, descriptor)
+        table = SharedTable(descriptor, 4, 0, KEY)
+        self.addCleanup(table.close)
+        root = str(Path(__file__).parents[2])
+        takers = []
+        for worker in (1, 2, 3):
+            command = [sys.executable, "-c", TAKER, *map(str, (descriptor, 4, worker, 400, 1000))]
+            takers.append(
+                subprocess.Popen(
+                    command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=[descriptor], bufsize=0
+                )
+            )
+            self.addCleanup(takers[-1].communicate)
+            self.addCleanup(takers[-1].kill)
+        for taker in takers:
+            taker.stdin.write(b"x")
+        counts = [tuple(map(int, taker.stdout.readline().split())) for taker in takers]
+        self.assertEqual(sum(taken for taken, _ in counts), 1000)
+        self.assertEqual(sum(ports for _, ports in counts), 1000)
+        self.assertEqual((table.held(NAMESPACE), table.held(ALICE)), (1000, 1000))
+        self.assertFalse(table.take([(NAMESPACE, 1000)], NOW))
+        takers[1].kill()
+        takers[1].wait()
+        self.assertEqual(table.held(NAMESPACE), 1000)
+        table.forget(2)
+        self.assertEqual(table.held(NAMESPACE), 1000 - counts[1][0])
+        self.assertEqual(sum(table.has_port(port) for port in range(1 << 16)), 1000 - counts[1][1])
+
+
+class TableMachine(RuleBasedStateMachine):
+    """Any order of what workers do, against plain counters."""
+
+    OWNERS: list[Owner] = [("a",), ("b",), *(("a", str(number)) for number in range(12))]
+
+    @initialize()
+    def begin(self) -> None:
+        self.descriptor = make_memory(3, 16)
+        self.tables = [SharedTable(self.descriptor, 3, worker, KEY, 16) for worker in range(3)]
+        self.held = [Counter[Owner]() for _ in range(3)]
+        self.now = NOW
+
+    def teardown(self) -> None:
+        for table in getattr(self, "tables", ()):
+            table.close()
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+    def total(self, owner: Owner) -> int:
+        return sum(each[owner] for each in self.held)
+
+    @rule(worker=st.integers(0, 2), owner=st.sampled_from(OWNERS), limit=st.integers(0, 4))
+    def take(self, worker: int, owner: Owner, limit: int) -> None:
+        owners = [owner[:1], owner] if len(owner) == 2 else [owner]
+        fits = not limit or all(self.total(each) < limit for each in owners)
+        assert self.tables[worker].take([(each, limit) for each in owners], self.now) == fits
+        self.held[worker].update(owners if fits else ())
+
+    @rule(worker=st.integers(0, 2), owner=st.sampled_from(OWNERS))
+    def release(self, worker: int, owner: Owner) -> None:
+        self.tables[worker].release([owner], self.now)
+        self.held[worker][owner] = max(0, self.held[worker][owner] - 1)
+
+    @rule(worker=st.integers(0, 2), owner=st.sampled_from(OWNERS), amount=st.integers(1, 200))
+    def draw(self, worker: int, owner: Owner, amount: int) -> None:
+        assert 0 <= self.tables[worker].draw(owner, amount, 10, 100, self.now) <= min(amount, 100)
+
+    @rule(worker=st.integers(0, 2))
+    def die(self, worker: int) -> None:
+        self.tables[0].forget(worker)
+        self.held[worker].clear()
+
+    @rule(worker=st.integers(0, 2), seconds=st.integers(0, 30))
+    def sweep(self, worker: int, seconds: int) -> None:
+        self.now += seconds
+        self.tables[worker].sweep(self.now)
+
+    @invariant()
+    def all_agree(self) -> None:
+        for table in getattr(self, "tables", ()):
+            assert [table.held(owner) for owner in self.OWNERS] == [self.total(owner) for owner in self.OWNERS]
+
+
+class MachineTests(SynchronousTestCase):
+    def test_any_order(self) -> None:
+        """Whatever the workers do, each of them sees what all hold together."""
+        TableMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+        TableMachine.TestCase("runTest").debug()
