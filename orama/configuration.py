@@ -28,6 +28,9 @@ _HOSTNAME = pattern(r"(?!-)[a-z0-9-]{1,63}(?<!-)(\.(?!-)[a-z0-9-]{1,63}(?<!-))*"
 _ORIGIN = pattern(r"\*|[a-z][a-z0-9+.-]*://(\[[0-9a-fA-F:]+\]|[^/\s:@?#]+)(:\d{1,5})?")
 _URL = pattern(r"https?://([^/\s:@?#]+:[^/\s@?#]+@)?(\[[0-9a-fA-F:]+\]|[^/\s:@?#]+)(:\d{1,5})?/?")
 _SERVICE = pattern(r"([^\s@]+@)?(\[[0-9a-fA-F:]+\]|[^/\s:@?#]+):\d{1,5}")
+_NAMESPACE = pattern(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+#: Where the keys of ``[turn.namespaces.NAME]`` are.
+_NAMESPACES = "turn.namespaces."
 
 
 class _Wrong(ValueError):
@@ -104,7 +107,9 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "turn.bandwidth_per_namespace": (0, 1 << 40),
     "turn.unauthenticated_rate": (1, 1_000_000),
     "turn.unauthenticated_burst": (1, 1_000_000),
-    "turn.nonce_lifetime": (10, DAY),
+    "turn.unauthenticated_prefix_rate": (1, 1_000_000),
+    "turn.unauthenticated_prefix_burst": (1, 1_000_000),
+    "turn.nonce_lifetime": (1, DAY),
     "turn.coalescing": (0, 0.01),
     "sfu.media_block": (1, 65535),
     "sfu.max_participants": (1, 10_000),
@@ -205,6 +210,12 @@ def _place(value: str) -> None:
         raise _Wrong(f"{value!r} is no address and port (10.0.0.1:53)") from None
 
 
+def _namespaces(value: Mapping[str, Any]) -> None:
+    for name in value:
+        if not _NAMESPACE.fullmatch(name):
+            raise _Wrong(f"{_line(name)!r} is not a name of a namespace")
+
+
 CHECKS: Mapping[str, Callable[[Any], None]] = {
     "http": _some,
     "public_ip": _ip,
@@ -214,6 +225,10 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "turn.relay_ip": _optional(_ip),
     "turn.relay_ports": _ports,
     "turn.allowed_peers": _each(_network),
+    "turn.denied_peers": _each(_network),
+    "turn.namespaces": _namespaces,
+    "turn.proxy_protocol_from": _each(_network),
+    "turn.alternate_servers": _each(_place),
     "sfu.media_ports": _ports,
     "sfu.relay_addresses": _each(_ip),
     "signaling.ports": _ports,
@@ -235,11 +250,18 @@ def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         value = getattr(settings, attribute.name)
         if attrs.has(type(value)):
             yield from _leaves(value, f"{prefix}{attribute.name}.")
-        else:
-            yield prefix + attribute.name, value
+            continue
+        yield prefix + attribute.name, value
+        if isinstance(value, Mapping):
+            for name, inner in value.items():
+                yield from _leaves(inner, f"{prefix}{attribute.name}.{name}.")
 
 
 def _check(key: str, value: Any) -> None:
+    if key.startswith(_NAMESPACES):  # what is None there is as in [turn], and held to the same
+        if value is None:
+            return
+        key = f"turn.{key.rpartition('.')[2]}"
     if key in RANGES:
         least, most = RANGES[key]
         if not least <= value <= most:
@@ -286,8 +308,8 @@ def _first(error: BaseException, path: str = "") -> tuple[str, str]:
     if isinstance(error, (ClassValidationError, IterableValidationError)):
         inner = error.exceptions[0]
         for note in getattr(inner, "__notes__", ()):
-            name = getattr(note, "name", None)
-            if name is not None:
+            name = getattr(note, "name", None) or getattr(note, "index", None)
+            if isinstance(name, str):
                 path = f"{path}.{name}" if path else str(name)
         return _first(inner, path)
     return path, _line(error)
@@ -324,6 +346,12 @@ def _hint(key: str, names: Iterable[str], known: Iterable[str]) -> str:
     return f", did you mean {elsewhere[near[0]]}?" if near else ""
 
 
+def _tables_of(kind: Any) -> type | None:
+    """The kind of the tables in a table of named ones, None where *kind* is none of these."""
+    inner = get_args(kind)[-1] if get_origin(kind) is Mapping else None
+    return inner if isinstance(inner, type) and attrs.has(inner) else None
+
+
 def _spelled(
     table: Mapping[str, Any], kind: type, origin: str, known: Iterable[str], prefix: str = ""
 ) -> dict[str, Any]:
@@ -342,6 +370,13 @@ def _spelled(
             if not isinstance(value, dict):
                 raise ConfigurationError(f"{origin}: {prefix}{name}: must be a table [{name}]")
             value = _spelled(value, inner, origin, known, f"{prefix}{name}.")
+        elif (named := _tables_of(inner)) is not None:
+            if not isinstance(value, dict) or not all(isinstance(each, dict) for each in value.values()):
+                raise ConfigurationError(f"{origin}: {prefix}{name}: must be tables [{prefix}{name}.NAME]")
+            value = {
+                each: _spelled(inside, named, origin, known, f"{prefix}{name}.{_line(each)}.")
+                for each, inside in value.items()
+            }
         result[name] = value
     return result
 

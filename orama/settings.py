@@ -18,6 +18,21 @@ from orama import configuration
 
 
 @frozen
+class NamespaceTurnSettings:
+    """``[turn.namespaces.NAME]``: what is different for one namespace.
+
+    The peers are in addition to those of ``[turn]``; a number of None is the one of ``[turn]``.
+    """
+
+    allowed_peers: tuple[str, ...] = ()
+    denied_peers: tuple[str, ...] = ()
+    allocations_per_user: int | None = None
+    allocations_per_namespace: int | None = None
+    bandwidth_per_user: int | None = None
+    bandwidth_per_namespace: int | None = None
+
+
+@frozen
 class TurnSettings:
     """``[turn]``: the TURN server. Times are in seconds, rates in bytes per second."""
 
@@ -33,6 +48,10 @@ class TurnSettings:
     max_age: int = 86400
     #: CIDRs that relays may reach beside the SFU addresses of their own namespace.
     allowed_peers: tuple[str, ...] = ()
+    #: CIDRs that no relay may reach, whatever else is allowed; SFU addresses too.
+    denied_peers: tuple[str, ...] = ()
+    #: What is different for single namespaces.
+    namespaces: Mapping[str, NamespaceTurnSettings] = field(factory=dict)
     #: Make TCP allocations (RFC 6062): relays then open TCP connections to their peers, and take theirs.
     tcp_relays: bool = False
     #: Let an allocation follow its client to another address (RFC 8016).
@@ -47,7 +66,14 @@ class TurnSettings:
     #: Unauthenticated answers a second to one source address, and how many may come at once.
     unauthenticated_rate: int = 100
     unauthenticated_burst: int = 400
+    #: The same for the sources of one /24 of IPv4 or one /48 of IPv6 together.
+    unauthenticated_prefix_rate: int = 1000
+    unauthenticated_prefix_burst: int = 4000
     nonce_lifetime: int = 3600
+    #: CIDRs of proxies whose TCP and TLS connections begin with a header of the PROXY protocol.
+    proxy_protocol_from: tuple[str, ...] = ()
+    #: TURN servers ("192.0.2.7:3478") that clients are sent to while this node drains, beside those of the cluster.
+    alternate_servers: tuple[str, ...] = ()
     #: PEM files for the TLS listener; empty means a self-signed certificate in the data directory.
     certificate: str = ""
     private_key: str = ""
@@ -253,6 +279,18 @@ LIVE = frozenset(
         "limits.*",
         "web.*",
         "turn.allowed_peers",
+        "turn.denied_peers",
+        "turn.namespaces",
+        "turn.allocations_per_user",
+        "turn.allocations_per_namespace",
+        "turn.bandwidth_per_user",
+        "turn.bandwidth_per_namespace",
+        "turn.unauthenticated_rate",
+        "turn.unauthenticated_burst",
+        "turn.unauthenticated_prefix_rate",
+        "turn.unauthenticated_prefix_burst",
+        "turn.proxy_protocol_from",
+        "turn.alternate_servers",
         "signaling.message_rate",
         "signaling.message_burst",
         "signaling.join_timeout",

@@ -72,6 +72,15 @@ class PrecedenceTests(SettingsTestCase):
         self.assertEqual(settings.internal_ip, "fd00::1")
         self.assertEqual(settings.sfu.relay_addresses, ("2001:db8::",))
 
+    def test_namespaces(self) -> None:
+        """What is different for a namespace stands in a table under its name; what is not told is as it was."""
+        settings = load(
+            self.write('[turn.namespaces.my-app]\nallowed-peers = ["192.0.2.0/24"]\nbandwidth_per_user = 0\n')
+        )
+        mine = settings.turn.namespaces["my-app"]
+        self.assertEqual((mine.allowed_peers, mine.bandwidth_per_user), (("192.0.2.0/24",), 0))
+        self.assertIsNone(mine.allocations_per_user)
+
 
 class RefusalTests(SettingsTestCase):
     def test_unknown_key(self) -> None:
@@ -119,6 +128,32 @@ class RefusalTests(SettingsTestCase):
             ('base_domain = "a b"', "base_domain: 'a b' is not a domain name in lower case"),
             ("[turn]\nrelay_ports = [60000, 50000]", "turn.relay_ports: 60000–50000 is no range of ports"),
             ('[turn]\nallowed_peers = ["10.0.0.1/8"]', "turn.allowed_peers: 10.0.0.1/8 has host bits set"),
+            ('[turn]\ndenied_peers = ["x"]', "turn.denied_peers: 'x' does not appear to be an IPv4 or IPv6 network"),
+            ('[turn]\nproxy_protocol_from = ["::1/64"]', "turn.proxy_protocol_from: ::1/64 has host bits set"),
+            (
+                '[turn]\nalternate_servers = ["turn.example:3478"]',
+                "turn.alternate_servers: 'turn.example:3478' is no address and port (10.0.0.1:53)",
+            ),
+            (
+                '[turn.namespaces.a]\nallowed_peers = ["10.0.0.1/8"]',
+                "turn.namespaces.a.allowed_peers: 10.0.0.1/8 has host bits set",
+            ),
+            (
+                "[turn.namespaces.a]\nallocations_per_user = 0",
+                "turn.namespaces.a.allocations_per_user: 0 is not between 1 and 1000000",
+            ),
+            (
+                '[turn.namespaces.a]\nallocations_per_user = "1"',
+                "turn.namespaces.a.allocations_per_user: must be a whole number",
+            ),
+            (
+                "[turn.namespaces.a]\nallocation_per_user = 1",
+                "turn.namespaces.a.allocation_per_user: unknown key, did you mean "
+                "turn.namespaces.a.allocations_per_user?",
+            ),
+            ("[turn]\nnamespaces = 1", "turn.namespaces: must be tables [turn.namespaces.NAME]"),
+            ("[turn.namespaces]\na = 1", "turn.namespaces: must be tables [turn.namespaces.NAME]"),
+            ('[turn.namespaces."A\\nB"]', "turn.namespaces: 'A B' is not a name of a namespace"),
             ('[limits]\norigins = ["a.b"]', "limits.origins: 'a.b' is not an origin (scheme://host[:port]) or *"),
         ):
             self.assertEqual(self.refused(text), why)
