@@ -16,15 +16,11 @@ UDP = 17
 
 
 class Allocating:
-    """The two methods, and the drain that makes them refuse.
+    """The two methods, and the drain that makes the first one refuse."""
 
-    :param family: of the relay addresses.
-    """
-
-    def __init__(self, allocations: Allocations, settings: TurnSettings, family: Family) -> None:
+    def __init__(self, allocations: Allocations, settings: TurnSettings) -> None:
         self._allocations = allocations
         self._settings = settings
-        self._family = family
         #: Make no new allocations: at all, or for these namespaces.
         self.draining = False
         self.drained: set[str] = set()
@@ -42,17 +38,10 @@ class Allocating:
             raise Refused(400)
         if transport != UDP:
             raise Refused(442)
-        # 4: DONT-FRAGMENT is granted as it is; the kernel sets DF on what a relay sends.
+        # 4: DONT-FRAGMENT is understood, and there is nothing to refuse.
         even = message.get(stun.EVEN_PORT)
         token = message.get(stun.RESERVATION_TOKEN)
-        family = message.get(stun.REQUESTED_ADDRESS_FAMILY)
-        additional = message.get(stun.ADDITIONAL_ADDRESS_FAMILY)
-        if token is not None and (even is not None or family is not None or additional is not None):  # 5, 6
-            raise Refused(400)
-        if family is not None and family != self._family:  # 7
-            raise Refused(440)
-        if additional is not None and (family is not None or even or additional != Family.IPV6):  # 9, 10
-            raise Refused(400)
+        families = self._families(message)
         if self.draining or request.identity.tenant.namespace in self.drained:
             raise Refused(508)
         try:
@@ -62,41 +51,72 @@ class Allocating:
                 request.identity.tenant,
                 request.identity.username.user,
                 now,
+                families=[family for family in families if family in self._allocations.families],
                 even=even is not None,
                 pair=bool(even),
                 token=token,
             )
-        except OverQuota:  # 11
+        except OverQuota:  # 10
             raise Refused(486) from None
-        except NoPort:  # 5, 8
+        except NoPort:  # 5, 8, 9
             raise Refused(508) from None
         lifetime = self._lifetime(allocation, message, now)
-        allocation.expires = now + lifetime
-        answer: Attributes = [
-            (stun.XOR_RELAYED_ADDRESS, allocation.relay.address),
-            (stun.LIFETIME, lifetime),
-            (stun.XOR_MAPPED_ADDRESS, request.client),
-        ]
+        allocation.extend(allocation.relays, now + lifetime)
+        answer: Attributes = [(stun.XOR_RELAYED_ADDRESS, relay.address) for relay in allocation.relays]
+        answer += [(stun.LIFETIME, lifetime), (stun.XOR_MAPPED_ADDRESS, request.client)]
         if even:
             answer.append((stun.RESERVATION_TOKEN, self._allocations.reserve(allocation, now)))
-        if additional is not None and self._family != Family.IPV6:
-            answer.append((stun.ADDRESS_ERROR_CODE, (Family.IPV6, 440)))
+        if token is None:
+            for family in families:  # 9
+                if allocation.relay_of(family) is None:
+                    code = 508 if family in self._allocations.families else 440
+                    answer.append((stun.ADDRESS_ERROR_CODE, (family, code)))
         allocation.transaction_id, allocation.answer = message.transaction_id, answer
         allocation.key = request.identity.key
         return answer
 
+    def _families(self, message: Message) -> tuple[Family, ...]:
+        """The families that are asked for, of which at least one can be had (RFC 8656, 7.2, steps 5 to 9).
+
+        Who asks for none gets IPv4, and IPv6 where that is all there is: step 7 has 440 there, but browsers name no
+        family, and a client looks at the one that it is given (7.3).
+
+        :raises Refused: 400 for what cannot be asked for together, 440 for a family that cannot be had.
+        """
+        there = self._allocations.families
+        requested = message.get(stun.REQUESTED_ADDRESS_FAMILY)
+        additional = message.get(stun.ADDITIONAL_ADDRESS_FAMILY)
+        even = message.get(stun.EVEN_PORT)
+        if stun.RESERVATION_TOKEN in message:  # 5
+            if even is not None or requested is not None or additional is not None:
+                raise Refused(400)
+            return ()
+        if requested is not None:
+            if additional is not None:  # 6
+                raise Refused(400)
+            if requested not in there:  # 7
+                raise Refused(440)
+            return (Family(requested),)
+        if additional is not None:
+            if even or additional != Family.IPV6:  # 8, 9
+                raise Refused(400)
+            return (Family.IPV4, Family.IPV6)
+        return (Family.IPV4,) if Family.IPV4 in there else (Family.IPV6,)
+
     def refresh(self, request: Request) -> Attributes:
-        """RFC 8656, 8.2."""
-        allocation, now = request.own(), request.now
-        family = request.message.get(stun.REQUESTED_ADDRESS_FAMILY)
-        if family is not None and family != self._family:
+        """RFC 8656, 8: all of the allocation, or its relay of one family alone."""
+        allocation, message, now = request.own(), request.message, request.now
+        family = message.get(stun.REQUESTED_ADDRESS_FAMILY)
+        relays = [relay for relay in allocation.relays if family is None or relay.family == family]
+        if not relays:
             raise Refused(443)
-        if request.message.get(stun.LIFETIME) == 0:
-            self._allocations.end(allocation, "released")
+        if message.get(stun.LIFETIME) == 0:
+            for relay in relays:
+                self._allocations.drop(allocation, relay)
             return [(stun.LIFETIME, 0)]
         allocation.key = request.identity.key
-        lifetime = self._lifetime(allocation, request.message, now)
-        allocation.expires = now + lifetime
+        lifetime = self._lifetime(allocation, message, now)
+        allocation.extend(relays, now + lifetime)
         return [(stun.LIFETIME, lifetime)]
 
     def _lifetime(self, allocation: Allocation, message: Message, now: float) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random as _random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 from functools import partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from orama.turn.tenants import Tenant
 from orama.wire import stun
 from orama.wire.channeldata import HEADER
 from orama.wire.indications import data_header
-from orama.wire.stun import Attribute, Class, Method
+from orama.wire.stun import Attribute, Class, Family, Method
 
 #: RFC 8656, 9 and 12.
 PERMISSION_LIFETIME = 300.0
@@ -76,58 +76,69 @@ class ChannelConflict(Exception):
     """The channel stands for another peer, or the peer has another channel."""
 
 
+@define(eq=False, kw_only=True)
 class Allocation:
-    """One client's relay.
+    """One client's relay, or two of them where it has one of each family (a dual allocation, RFC 8656, 6).
 
     :param link: the way to the client, and *client* its address there.
     :param drops: counted into by reason; shared with the server.
     """
 
-    def __init__(
-        self,
-        *,
-        clock: IReactorTime,
-        random: _random.Random,
-        link: Link,
-        client: Address,
-        tenant: Tenant,
-        user: str,
-        share: Share,
-        peers: Peers,
-        drops: Counter[str],
-        created: float,
-    ) -> None:
-        self.link = link
-        self.client = client
-        self.tenant = tenant
-        self.user = user
-        self.share = share
-        self.created = created
-        self.expires = created
-        self.traffic = Traffic()
-        #: Of the Allocate that made it, so that a retransmission gets the same answer (RFC 8656, 7.2).
-        self.transaction_id = b""
-        self.answer: list[tuple[Attribute[Any], Any]] = []
-        #: With which its user last signed.
-        self.key = b""
-        self._clock = clock
-        self._random = random
-        self._peers = peers
-        self._drops = drops
-        self._relay: Relay | None = None
-        self._permissions: dict[str, float] = {}
-        self._channels: dict[int, Channel] = {}
-        self._channels_by_peer: dict[Address, Channel] = {}
-        self._reachable: set[Address] = set()
+    link: Link
+    client: Address
+    tenant: Tenant
+    user: str
+    share: Share
+    created: float
+    #: When the last of its relays expires.
+    expires: float = 0.0
+    #: One, or one of IPv4 and one of IPv6 in this order.
+    relays: tuple[Relay, ...] = ()
+    traffic: Traffic = field(factory=Traffic)
+    #: Of the Allocate that made it, so that a retransmission gets the same answer (RFC 8656, 7.2).
+    transaction_id: bytes = b""
+    answer: list[tuple[Attribute[Any], Any]] = field(factory=list)
+    #: With which its user last signed.
+    key: bytes = field(default=b"", repr=False)
+    _clock: IReactorTime
+    _random: _random.Random
+    _peers: Peers
+    _drops: Counter[str]
+    _permissions: dict[str, float] = field(init=False, factory=dict)
+    _channels: dict[int, Channel] = field(init=False, factory=dict)
+    _channels_by_peer: dict[Address, Channel] = field(init=False, factory=dict)
+    _reachable: set[Address] = field(init=False, factory=set)
+
+    # ---- relays -----------------------------------------------------------------------------
 
     @property
     def relay(self) -> Relay:
-        assert self._relay is not None
-        return self._relay
+        """The first one."""
+        return self.relays[0]
 
-    @relay.setter
-    def relay(self, relay: Relay) -> None:
-        self._relay = relay
+    def relay_of(self, family: int) -> Relay | None:
+        """The one of *family*."""
+        return next((relay for relay in self.relays if relay.family == family), None)
+
+    def relay_to(self, ip: str) -> Relay | None:
+        """The one that has *ip*'s family."""
+        return self.relay_of(Family.IPV6 if ":" in ip else Family.IPV4)
+
+    def extend(self, relays: Iterable[Relay], until: float) -> None:
+        """Have *relays*, which are its own, expire at *until*."""
+        for relay in relays:
+            relay.expires = until
+        self.expires = max(relay.expires for relay in self.relays)
+
+    def drop(self, relay: Relay) -> None:
+        """Give up one of two relays, and what it was permitted; the other one goes on (RFC 8656, 8.1)."""
+        relay.close()
+        self.relays = tuple(each for each in self.relays if each is not relay)
+        self.expires = max(each.expires for each in self.relays)
+        for ip in [ip for ip in self._permissions if self.relay_to(ip) is None]:
+            del self._permissions[ip]
+        for channel in [each for each in self._channels.values() if self.relay_to(each.peer[0]) is None]:
+            self._unbind(channel)
 
     # ---- client to peer ---------------------------------------------------------------------
 
@@ -176,8 +187,10 @@ class Allocation:
         traffic = self.traffic
         traffic.bytes_up += size
         traffic.packets_up += len(payloads)
+        relay = self.relays[0] if len(self.relays) == 1 else self.relay_to(peer[0])
+        assert relay is not None
         try:
-            self.relay.send(payloads, peer)
+            relay.send(payloads, peer)
         except RelayUnavailable:
             self._drops["no_relay_port"] += len(payloads)
 
@@ -233,7 +246,7 @@ class Allocation:
 
     # ---- permissions and channels -----------------------------------------------------------
 
-    def permit(self, ips: set[str], now: float) -> None:
+    def permit(self, ips: Set[str], now: float) -> None:
         """Install or refresh a permission for each of *ips*.
 
         :raises Full: there are too many; then none was installed.

@@ -1,13 +1,13 @@
 """Every allocation of the process, by five-tuple: made with a port and a share of the quota, ended with both returned.
 
-What a request may have is decided in ``server``; here it is found, kept, counted and taken down again.
+What a request may have is decided in ``allocating``; here it is found, kept, counted and taken down again.
 """
 
 from __future__ import annotations
 
 import random as _random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -20,6 +20,7 @@ from orama.turn.ports import RelayPorts
 from orama.turn.quota import Quota
 from orama.turn.relay import Link, OpenSocket, Relay
 from orama.turn.tenants import Tenant, Tenants
+from orama.wire.stun import Family
 
 _log = Logger()
 
@@ -36,7 +37,7 @@ class Allocations:
     """The registry.
 
     :param random: for relay ports and tokens; not to be guessed in production.
-    :param relay_ip: where relays are.
+    :param relay_ips: where relays of each family are.
     :param open_socket: binds a relay address in the kernel.
     :param drops: packets lost, by reason.
     """
@@ -47,7 +48,7 @@ class Allocations:
         clock: IReactorTime,
         random: _random.Random,
         settings: TurnSettings,
-        relay_ip: str,
+        relay_ips: Mapping[Family, str],
         tenants: Tenants,
         peers: Peers,
         fabric: Fabric,
@@ -56,7 +57,7 @@ class Allocations:
     ) -> None:
         self._clock = clock
         self._random = random
-        self._relay_ip = relay_ip
+        self._relay_ips = relay_ips
         self._tenants = tenants
         self._peers = peers
         self._fabric = fabric
@@ -68,7 +69,7 @@ class Allocations:
             settings.bandwidth_per_user,
             settings.bandwidth_per_namespace,
         )
-        self._ports = RelayPorts(random)
+        self._ports = {family: RelayPorts(random) for family in relay_ips}
         #: The link stands for the transport and for our own address.
         self._live: dict[tuple[Link, Address], Allocation] = {}
         self._ended: dict[str, Traffic] = {}
@@ -89,6 +90,11 @@ class Allocations:
             return None
         return allocation
 
+    @property
+    def families(self) -> Collection[Family]:
+        """Of which there can be relays."""
+        return self._relay_ips.keys()
+
     def make(
         self,
         link: Link,
@@ -97,12 +103,14 @@ class Allocations:
         user: str,
         now: float,
         *,
+        families: Sequence[Family],
         even: bool = False,
         pair: bool = False,
         token: bytes | None = None,
     ) -> Allocation:
         """A new allocation, attached to the fabric, that has yet to be told when it expires.
 
+        :param families: one relay of each, as far as there are ports: one is enough.
         :param even: on an even port; :param pair: and one whose successor is free.
         :param token: on the port that was reserved under it.
         :raises OverQuota: nothing was made.
@@ -124,31 +132,41 @@ class Allocations:
             created=now,
         )
         if token is not None:
-            relay = self._reserved_relay(allocation, token, now)
+            found = [self._reserved_relay(allocation, token, now)]
         else:
-            relay = self._any_relay(allocation, even, pair)
-        if relay is None:
+            found = [self._any_relay(allocation, family, even, pair) for family in families]
+        allocation.relays = tuple(relay for relay in found if relay is not None)
+        if not allocation.relays:
             self._quota.release(share)
             raise NoPort
-        allocation.relay = relay
         self._live[link, client] = allocation
-        _log.info(
+        _log.debug(
             "allocation of {namespace} user {user!r} begins on port {port}",
             namespace=tenant.namespace,
             user=user,
-            port=relay.address[1],
+            port=allocation.relay.address[1],
         )
         return allocation
 
     def reserve(self, allocation: Allocation, now: float) -> bytes:
         """Keep the port above the allocation's; gives the token."""
-        return self._ports.reserve(allocation.tenant.namespace, allocation.relay.address[1] + 1, now)
+        relay = allocation.relay
+        return self._ports[relay.family].reserve(allocation.tenant.namespace, relay.address[1] + 1, now)
+
+    def drop(self, allocation: Allocation, relay: Relay) -> None:
+        """Take one of its two relays from an allocation, or end it with the last one."""
+        if len(allocation.relays) == 1:
+            self.end(allocation, "released")
+            return
+        allocation.drop(relay)
+        self._release(relay)
 
     def end(self, allocation: Allocation, reason: str) -> None:
         """Take an allocation down and say so in the log."""
         del self._live[allocation.link, allocation.client]
-        allocation.relay.close()
-        self._ports.release(allocation.relay.address[1])
+        for relay in allocation.relays:
+            relay.close()
+            self._release(relay)
         self._quota.release(allocation.share)
         namespace, traffic = allocation.tenant.namespace, allocation.traffic
         self._ended.setdefault(namespace, Traffic()).add(traffic)
@@ -165,9 +183,14 @@ class Allocations:
 
     def expire(self, now: float) -> None:
         """End what is over; to be called about once a second."""
-        for allocation in [each for each in self._live.values() if each.expires <= now]:
-            self.end(allocation, "expired")
-        self._ports.expire(now)
+        for allocation in list(self._live.values()):
+            if allocation.expires <= now:
+                self.end(allocation, "expired")
+            elif len(allocation.relays) > 1:
+                for relay in [each for each in allocation.relays if each.expires <= now]:
+                    self.drop(allocation, relay)
+        for ports in self._ports.values():
+            ports.expire(now)
         self._quota.forget_idle(now)
 
     def stop(self) -> None:
@@ -204,37 +227,42 @@ class Allocations:
                 allocation.revise(allocation.tenant)  # what it reached may be the neighbour's now
             elif tenant is None:
                 self.end(allocation, "namespace_removed")
-            elif not tenant.relay_ports[0] <= allocation.relay.address[1] <= tenant.relay_ports[1]:
+            elif not all(
+                tenant.relay_ports[0] <= relay.address[1] <= tenant.relay_ports[1] for relay in allocation.relays
+            ):
                 self.end(allocation, "block_moved")
             else:
                 allocation.revise(tenant)
 
-    def _any_relay(self, allocation: Allocation, even: bool, pair: bool) -> Relay | None:
+    def _any_relay(self, allocation: Allocation, family: Family, even: bool, pair: bool) -> Relay | None:
+        ports = self._ports[family]
         refused: list[int] = []
         try:
-            while True:
-                port = self._ports.take(allocation.tenant.relay_ports, even=even, pair=pair)
-                if port is None:
-                    return None
-                relay = self._relay(allocation, port)
+            while (port := ports.take(allocation.tenant.relay_ports, even=even, pair=pair)) is not None:
+                relay = self._relay(allocation, family, port)
                 if relay is not None:
                     return relay
                 refused.append(port)
+            return None
         finally:
             for port in refused:
-                self._ports.release(port)
+                ports.release(port)
 
     def _reserved_relay(self, allocation: Allocation, token: bytes, now: float) -> Relay | None:
-        port = self._ports.redeem(allocation.tenant.namespace, token, now)
-        if port is None:
-            return None
-        relay = self._relay(allocation, port)
-        if relay is None:
-            self._ports.release(port)
-        return relay
+        for family, ports in self._ports.items():
+            port = ports.redeem(allocation.tenant.namespace, token, now)
+            if port is not None:
+                relay = self._relay(allocation, family, port)
+                if relay is None:
+                    ports.release(port)
+                return relay
+        return None
 
-    def _relay(self, allocation: Allocation, port: int) -> Relay | None:
+    def _relay(self, allocation: Allocation, family: Family, port: int) -> Relay | None:
         try:
-            return Relay((self._relay_ip, port), self._fabric, self._open_socket, allocation.receive)
+            return Relay((self._relay_ips[family], port), self._fabric, self._open_socket, allocation.receive)
         except AddressInUse:
             return None
+
+    def _release(self, relay: Relay) -> None:
+        self._ports[relay.family].release(relay.address[1])

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from orama.net.fabric import Fabric
-from orama.turn.allocation import ChannelConflict, Full
+from orama.turn.allocation import Allocation, ChannelConflict, Full
 from orama.turn.peers import Peers
-from orama.turn.relay import RelayUnavailable
+from orama.turn.relay import Relay, RelayUnavailable
 from orama.turn.request import Attributes, Refused, Request
 from orama.turn.tenants import Tenant
 from orama.wire import stun
 from orama.wire.channeldata import FIRST_CHANNEL, LAST_CHANNEL
-from orama.wire.stun import Family
 
 
 class Permitting:
-    """The two methods.
+    """The two methods."""
 
-    :param family: of the relay addresses.
-    """
-
-    def __init__(self, peers: Peers, fabric: Fabric, family: Family) -> None:
+    def __init__(self, peers: Peers, fabric: Fabric) -> None:
         self._peers = peers
         self._fabric = fabric
-        self._family = family
 
     def create_permission(self, request: Request) -> Attributes:
         """RFC 8656, 10.2: all of the peers or none."""
@@ -30,13 +25,12 @@ class Permitting:
         peers = request.message.all(stun.XOR_PEER_ADDRESS)
         if not peers:
             raise Refused(400)
-        ips = {ip for ip, _ in peers}
-        for ip in ips:
-            self.check_ip(allocation.tenant, ip)
+        relays = {ip: self.relay_to(allocation, ip) for ip, _ in peers}
         try:
-            if any(self._is_elsewhere(allocation.tenant, ip) for ip in ips):
-                allocation.relay.open()
-            allocation.permit(ips, request.now)
+            for ip, relay in relays.items():
+                if self._is_elsewhere(allocation.tenant, ip):
+                    relay.open()
+            allocation.permit(relays.keys(), request.now)
         except (Full, RelayUnavailable):
             raise Refused(508) from None
         return []
@@ -48,13 +42,13 @@ class Permitting:
         peer = request.message.get(stun.XOR_PEER_ADDRESS)
         if number is None or peer is None or not FIRST_CHANNEL <= number <= LAST_CHANNEL:
             raise Refused(400)
-        self.check_ip(allocation.tenant, peer[0])
+        relay = self.relay_to(allocation, peer[0])
         if not self._peers.may_reach(allocation.tenant, peer):
             raise Refused(403)
         try:
             allocation.check_channel(number, peer, request.now)
             if not self._fabric.has(peer) or self._is_elsewhere(allocation.tenant, peer[0]):
-                allocation.relay.open()
+                relay.open()
             allocation.bind(number, peer, request.now)
         except ChannelConflict:
             raise Refused(400) from None
@@ -62,15 +56,18 @@ class Permitting:
             raise Refused(508) from None
         return []
 
-    def check_ip(self, tenant: Tenant, ip: str) -> None:
-        """Whether the rules open *ip* to relays of *tenant*.
+    def relay_to(self, allocation: Allocation, ip: str) -> Relay:
+        """The relay that reaches *ip*, which the rules open.
 
-        :raises Refused: 443 for one of the other family, 403 for one that is shut or points inside.
+        :raises Refused: 443 for an address of a family that the allocation does not have, 403 for one that is shut or
+            points inside.
         """
-        if (":" in ip) != (self._family == Family.IPV6):
+        relay = allocation.relay_to(ip)
+        if relay is None:
             raise Refused(403 if self._peers.is_inward(ip) else 443)
-        if not self._peers.may_reach_ip(tenant, ip):
+        if not self._peers.may_reach_ip(allocation.tenant, ip):
             raise Refused(403)
+        return relay
 
     def _is_elsewhere(self, tenant: Tenant, ip: str) -> bool:
         """Whether a permission for *ip* names peers that the fabric does not have."""

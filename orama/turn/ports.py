@@ -12,6 +12,8 @@ from attrs import frozen
 
 #: RFC 8656, 7.2 wants at least 30 s.
 RESERVATION_TIME = 30.0
+#: Looks at random ports before looking at all of them: with one port in eight free, 1 % miss this often.
+DRAWS = 32
 _TOKEN_LENGTH = 8
 
 
@@ -25,7 +27,7 @@ class Reservation:
 
 
 class RelayPorts:
-    """The relay ports of this host that are taken.
+    """The ports of one relay IP that are taken.
 
     :param random: where choices and tokens come from.
     """
@@ -41,26 +43,39 @@ class RelayPorts:
     def take(self, block: tuple[int, int], *, even: bool = False, pair: bool = False) -> int | None:
         """A free port of *block*, None when there is none.
 
-        :param even: only an even one; :param pair: only one whose successor is free as well.
+        Every one that would do is as likely as any other: the first draw that hits, and when nearly all are taken
+        and :data:`DRAWS` have missed, one of a list of what is left.
+
+        :param even: only an even one; :param pair: only an even one whose successor is free as well.
         """
         first, last = block
-        taken = self._taken
-        free = [
-            port
-            for port in range(first, last + 1)
-            if port not in taken and not (even and port % 2) and not (pair and (port + 1 in taken or port + 1 > last))
-        ]
-        if not free:
+        step = 2 if even else 1
+        lowest = first + first % step
+        count = (last - lowest) // step + 1
+        if pair and last % 2 == 0:
+            count -= 1  # the last even port has no successor in the block
+        if count <= 0:
             return None
-        port = self._random.choice(free)
-        taken.add(port)
+        for _ in range(DRAWS):
+            port = lowest + step * self._random.randrange(count)
+            if self._is_free(port, pair):
+                break
+        else:
+            free = [port for port in range(lowest, lowest + step * count, step) if self._is_free(port, pair)]
+            if not free:
+                return None
+            port = self._random.choice(free)
+        self._taken.add(port)
         return port
+
+    def _is_free(self, port: int, pair: bool) -> bool:
+        return port not in self._taken and not (pair and port + 1 in self._taken)
 
     def release(self, port: int) -> None:
         self._taken.discard(port)
 
     def reserve(self, namespace: str, port: int, now: float) -> bytes:
-        """Keep *port* for a while; gives the token (RFC 8656, 18.9)."""
+        """Keep *port* for a while; gives the token (RFC 8656, 18.10)."""
         token = self._random.getrandbits(8 * _TOKEN_LENGTH).to_bytes(_TOKEN_LENGTH, "big")
         self._taken.add(port)
         self._reserved[token] = Reservation(namespace, port, now + RESERVATION_TIME)

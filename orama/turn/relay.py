@@ -12,6 +12,7 @@ from typing import Protocol
 from twisted.internet.error import CannotListenError
 
 from orama.net.fabric import Address, Buffer, Burst, Fabric, Receiver
+from orama.wire.stun import Family
 
 
 class Link(Protocol):
@@ -36,13 +37,18 @@ class RelayUnavailable(Exception):
 
 
 class Relay:
-    """One relayed address, from :meth:`attach` to :meth:`close`.
+    """One relayed address, from its making to :meth:`close`.
 
     :param received: gets what peers send to it, on either way.
     """
 
+    __slots__ = ("_fabric", "_open_socket", "_received", "_socket", "address", "expires", "family")
+
     def __init__(self, address: Address, fabric: Fabric, open_socket: OpenSocket, received: Receiver) -> None:
         self.address = address
+        self.family = Family.IPV6 if ":" in address[0] else Family.IPV4
+        #: Its own: a dual allocation's two relays are refreshed apart (RFC 8656, 8.1).
+        self.expires = 0.0
         self._fabric = fabric
         self._open_socket = open_socket
         self._received = received

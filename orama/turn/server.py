@@ -45,6 +45,7 @@ class Server:
     """One process's TURN server.
 
     :param random: for relay ports, tokens and the nonce key; not to be guessed in production.
+    :param relay_ip: where relays are, of either family; :param relay_ip6: where those of IPv6 are besides.
     :param open_socket: binds a relay address in the kernel.
     """
 
@@ -60,6 +61,7 @@ class Server:
         peers: Peers,
         fabric: Fabric,
         open_socket: OpenSocket,
+        relay_ip6: str = "",
     ) -> None:
         self._clock = clock
         nonce_key = random.getrandbits(_NONCE_KEY_BITS).to_bytes(_NONCE_KEY_BITS // 8, "big")
@@ -77,16 +79,15 @@ class Server:
             clock=clock,
             random=random,
             settings=settings,
-            relay_ip=relay_ip,
+            relay_ips={_family(ip): ip for ip in (relay_ip6, relay_ip) if ip},
             tenants=tenants,
             peers=peers,
             fabric=fabric,
             open_socket=open_socket,
             drops=self.drops,
         )
-        family = Family.IPV6 if ":" in relay_ip else Family.IPV4
-        self._allocating = Allocating(self._allocations, settings, family)
-        permitting = Permitting(peers, fabric, family)
+        self._allocating = Allocating(self._allocations, settings)
+        permitting = Permitting(peers, fabric)
         #: What credentials have to stand behind, and what nobody answers.
         self._requests: Mapping[int, MethodOf] = {
             Method.ALLOCATE: self._allocating.allocate,
@@ -321,3 +322,7 @@ class Server:
         for code, count in sorted(self.refusals.items()):
             yield "orama_turn_refused_total", {"code": str(code)}, count
         yield "orama_turn_unauthenticated_total", {}, self.unauthenticated
+
+
+def _family(ip: str) -> Family:
+    return Family.IPV6 if ":" in ip else Family.IPV4
