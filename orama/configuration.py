@@ -111,6 +111,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "turn.unauthenticated_prefix_burst": (1, 1_000_000),
     "turn.nonce_lifetime": (1, DAY),
     "turn.coalescing": (0, 0.01),
+    "turn.workers": (0, 64),
     "sfu.media_block": (1, 65535),
     "sfu.max_participants": (1, 10_000),
     "sfu.empty_room_timeout": (0, DAY),

@@ -81,6 +81,8 @@ class TurnSettings:
     offload: bool = True
     #: Seconds that packets may wait for others while they come by the thousand; 0 waits for none.
     coalescing: float = 0.00025
+    #: Processes that serve TURN, the node's own among them; 0 is one for each core.
+    workers: int = 1
 
 
 @frozen
