@@ -27,6 +27,8 @@ from orama.net.fabric import Fabric
 
 #: Wake-ups that follow each other within this are many: 2,000 a second.
 CLOSE = 0.0005
+#: Looks in vain, one pause apart, after which packets are not many any more.
+PATIENCE = 2
 #: Seconds after which the reactor has its turn, however much there is to read.
 TURN = 0.002
 #: Descriptors in one round, and rounds of one look.
@@ -125,10 +127,15 @@ class Poll:
             self._epoll, self._descriptor = None, -1
 
     def doRead(self) -> None:
-        """Look, and look again after each pause, until nothing is there or the reactor's turn has come."""
+        """Look, and look again after each pause, until nothing comes any more or the reactor's turn has come."""
         began = self._seconds()
         pausing = self.pause > 0 and began - self._looked < CLOSE
-        while (rounds := self._look()) and pausing and self._seconds() - began < TURN:
+        idle = 0
+        while True:
+            rounds = self._look()
+            idle = 0 if rounds else idle + 1
+            if not pausing or idle > PATIENCE or self._seconds() - began >= TURN:
+                break
             if rounds < MAX_ROUNDS:
                 self._sleep(self.pause)
         self._looked = self._seconds()

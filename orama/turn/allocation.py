@@ -17,6 +17,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from orama.net.fabric import Address, Buffer, Burst
+from orama.net.run import Run
 from orama.turn.peers import Peers
 from orama.turn.quota import Share
 from orama.turn.relay import Link, Relay, RelayUnavailable
@@ -147,6 +148,20 @@ class Allocation:
 
         Precondition: the packet at *start* has a header.
         """
+        payloads: Burst
+        if type(packets) is Run and not start and (run := _payloads(packets)) is not None:
+            number, payloads, end = _unpack_header(packets.view)[0], run, len(packets)
+        else:
+            number, payloads, end = self._collect(packets, start)
+        channel = self._channels.get(number)
+        if channel is None or channel.expires <= now:
+            self._drops["no_channel"] += len(payloads)
+        elif payloads:
+            self._send(payloads, channel.peer, now)
+        return end
+
+    def _collect(self, packets: Burst, start: int) -> tuple[int, list[Buffer], int]:
+        """The channel of the packet at *start*, the payloads of what follows on the same one, and where that ends."""
         number = _unpack_header(packets[start])[0]
         payloads: list[Buffer] = []
         at = start
@@ -162,12 +177,7 @@ class Allocation:
                 self._drops["malformed"] += 1
             else:
                 payloads.append(packet[_HEADER_LENGTH:end])
-        channel = self._channels.get(number)
-        if channel is None or channel.expires <= now:
-            self._drops["no_channel"] += len(payloads)
-        elif payloads:
-            self._send(payloads, channel.peer, now)
-        return at
+        return number, payloads, at
 
     def send(self, payloads: Burst, peer: Address, now: float) -> None:
         """Relay the payloads of Send indications for one peer (RFC 8656, 11.2)."""
@@ -179,7 +189,7 @@ class Allocation:
             self._send(payloads, peer, now)
 
     def _send(self, payloads: Burst, peer: Address, now: float) -> None:
-        size = sum(map(len, payloads))
+        size = payloads.total if type(payloads) is Run else sum(map(len, payloads))
         for bucket in self.share.buckets:
             if not bucket.take(size, now):
                 self._drops["bandwidth"] += len(payloads)
@@ -202,17 +212,19 @@ class Allocation:
         if self._permissions.get(source[0], 0.0) <= now:  # RFC 8656, 11.3
             self._drops["no_permission"] += len(packets)
             return
-        lengths = list(map(len, packets))
-        size = sum(lengths)
+        if type(packets) is Run:
+            size = packets.total
+        else:
+            size = sum(map(len, packets))
         for bucket in self.share.buckets:
             if not bucket.take(size, now):
                 self._drops["bandwidth"] += len(packets)
                 return
         channel = self._channels_by_peer.get(source)
         if channel is not None and channel.expires > now:
-            self.link.send(packets, self.client, list(map(channel.header, lengths)))
+            self.link.send(packets, self.client, _headers(channel, packets))
         elif self._may_reach(source):
-            self._indicate(packets, lengths, source)
+            self._indicate(packets, source)
         else:
             self._drops["forbidden_peer"] += len(packets)
             return
@@ -220,8 +232,9 @@ class Allocation:
         traffic.bytes_down += size
         traffic.packets_down += len(packets)
 
-    def _indicate(self, packets: Burst, lengths: list[int], source: Address) -> None:
+    def _indicate(self, packets: Burst, source: Address) -> None:
         """Data indications (RFC 8656, 11.3), one for each packet."""
+        lengths = list(map(len, packets))
         transactions = self._transactions(len(packets))
         if ":" in source[0]:
             attributes = [((stun.XOR_PEER_ADDRESS, source), (stun.DATA, packet)) for packet in packets]
@@ -312,3 +325,25 @@ class Allocation:
     def _unbind(self, channel: Channel) -> None:
         del self._channels[channel.number]
         del self._channels_by_peer[channel.peer]
+
+
+def _payloads(run: Run) -> Run | None:
+    """What is in the ChannelData of *run*, when all of it is for one channel and of one size; else None."""
+    number, length = _unpack_header(run.view)
+    end = _HEADER_LENGTH + length
+    if not end <= run.size < end + 4 or run.last < _HEADER_LENGTH or not run.alike(_HEADER_LENGTH):
+        return None
+    found, last = _unpack_header(run.view, (len(run) - 1) * run.step)
+    if found != number or last > length or _HEADER_LENGTH + last > run.last:
+        return None
+    return run.inner(_HEADER_LENGTH, length, last)
+
+
+def _headers(channel: Channel, packets: Burst) -> list[Buffer]:
+    """The ChannelData header of each."""
+    header = channel.header
+    if type(packets) is not Run:
+        return list(map(header, map(len, packets)))
+    headers: list[Buffer] = [header(packets.size)] * len(packets)
+    headers[-1] = header(packets.last)
+    return headers

@@ -366,15 +366,17 @@ class BurstTests(TestCase):
         self.assertEqual((receiver.counters.packets_out, receiver.counters.dropped), (2, 0))
 
     async def test_one_source_one_burst(self) -> None:
-        """What a source sent in several calls before it was read arrives as one burst, others' packets beside it."""
+        """What a source sent in several calls before it was read arrives as one burst where sizes let it."""
         sink = Sink()
         receiver, sender, other = self.socket(sink), self.socket(), self.socket()
-        sender.send([b"a" * 100] * 2, receiver.address)
-        other.send([b"b"], receiver.address)
-        sender.send([b"c"], receiver.address)
-        await sink.wait(4)
-        self.assertEqual(sink.bursts, [[b"a" * 100, b"a" * 100, b"c"], [b"b"]])
-        self.assertEqual(sink.sources, [sender.address, other.address])
+        for count in (2, 1, 3):
+            sender.send([b"a" * 100] * count, receiver.address)
+        for packet in (b"b", b"cc", b"d"):
+            other.send([packet], receiver.address)
+        sender.send([b"e" * 100] * 2 + [b"f"], receiver.address)
+        await sink.wait(12)
+        self.assertEqual(sink.bursts, [[b"a" * 100] * 6, [b"e" * 100] * 2 + [b"f"], [b"b", b"cc", b"d"]])
+        self.assertEqual(sink.sources, [sender.address, sender.address, other.address])
 
     async def test_more_than_one_visit_reads(self) -> None:
         """A queue longer than the space of one visit is read in several, complete and in order."""

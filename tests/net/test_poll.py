@@ -9,7 +9,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.net.fabric import Fabric
-from orama.net.poll import CLOSE, MAX_ROUNDS, TURN, Poll
+from orama.net.poll import CLOSE, MAX_ROUNDS, PATIENCE, TURN, Poll
 
 PAUSE = 0.00025
 
@@ -99,21 +99,21 @@ class PollTests(SynchronousTestCase):
         self.assertEqual(self.slept, [])
 
     def test_close_wakeups_pause(self) -> None:
-        """Close behind each other, wake-ups read at once and then once a pause, until nothing came in one."""
+        """Close behind each other, wake-ups read at once and then once a pause, until nothing has come for a while."""
         tap = self.tap()
         tap.theirs.send(b"first")
         self.wake()
-        arriving = [b"third", b"fourth"]
+        arriving = [b"third", b"", b"fourth"]
 
         def meanwhile() -> None:
-            if arriving:
-                tap.theirs.send(arriving.pop(0))
+            if arriving and (packet := arriving.pop(0)):
+                tap.theirs.send(packet)
 
         self.meanwhile = meanwhile
         tap.theirs.send(b"second")
         self.wake(after=CLOSE / 2)
         self.assertEqual(tap.got, [b"first", b"second", b"third", b"fourth"])
-        self.assertEqual(self.slept, [PAUSE] * 3)
+        self.assertEqual(self.slept, [PAUSE] * (4 + PATIENCE))
 
     def test_no_pause_when_there_is_none(self) -> None:
         """With a pause of 0 close wake-ups are served one by one."""
