@@ -24,7 +24,8 @@ HEADER = 20
 #: ``linux/udp.h``: the kernel cuts one send into datagrams of this size.
 _SOL_UDP, _UDP_SEGMENT = 17, 103
 #: Datagrams in such a send, and sends before we wait until the server has come so far.
-_SEGMENTS, _SENDS = 64, 32
+SEGMENTS = 64
+_SENDS = 32
 
 
 def attributes(raw: bytes) -> Iterator[tuple[int, bytes, bytes]]:
@@ -113,25 +114,22 @@ def sources(count: int) -> Iterator[Address]:
         yield f"127.{100 + number // 256 % 120}.{number % 256}.{1 + number // 30720 % 250}", 0
 
 
-def flood(server: Address, packets: Sequence[bytes], count: int) -> int:
-    """Send *count* datagrams, a burst of one of *packets* from each source, no faster than the server takes them.
+def flood(last: Probe, packets: Sequence[bytes], count: int, each: int = SEGMENTS) -> None:
+    """Send one of *packets* from each of *count* sources, *each* times, no faster than the server takes it.
 
-    Gives how many sources there were. It has taken the last one when this returns.
+    It has taken all of it when this returns.
+
+    :param last: is answered after what was sent before; it has an allocation, so that nobody counts its questions.
     """
-    bursts = -(-count // _SEGMENTS)
-    last = Probe(server)
-    try:
-        for number, source in enumerate(sources(bursts)):
-            packet = packets[number % len(packets)]
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-                sender.bind(source)
-                segment = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", len(packet)))]
-                sender.sendmsg([packet * _SEGMENTS], segment, 0, server)
-            if number % _SENDS == _SENDS - 1 or number == bursts - 1:
-                assert last.is_alive()
-    finally:
-        last.socket.close()
-    return bursts
+    server = last.socket.getpeername()
+    for number, source in enumerate(sources(count), 1):
+        packet = packets[number % len(packets)]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.bind(source)
+            segment = [(_SOL_UDP, _UDP_SEGMENT, struct.pack("@H", len(packet)))]
+            sender.sendmsg([packet * each], segment, 0, server)
+        if number % _SENDS == 0 or number == count:
+            assert last.is_alive()
 
 
 def memory(process: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
 import time
 from functools import cache
 from typing import Any
@@ -29,7 +30,7 @@ WIDE, DEEP = "2600:1230::/29", "2600:2000:0:7f00::/57"
 SURVIVOR = "127.0.99.99"
 #: What the narrow node allows.
 ALLOCATIONS_OF_USER, ALLOCATIONS_OF_NAMESPACE = 2, 4
-RATE, BURST = 5, 40
+RATE, BURST = 5, 20
 NONCE_LIFETIME = 2
 
 
@@ -67,6 +68,7 @@ def narrow() -> NodeProcess:
     )
 
 
+@cache
 def address(node: NodeProcess, transport: str = "udp") -> Address:
     return "127.0.0.1", turn.port(node.credentials(), transport)
 
@@ -110,6 +112,14 @@ class AttackTestCase(SynchronousTestCase):
         self.assertEqual(answer.code, 0)
         self.relayed = answer.address(turn.XOR_RELAYED_ADDRESS)
         return client
+
+    def bound(self, host: str) -> socket.socket:
+        """A peer that is no part of the node."""
+        peer = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(peer.close)
+        peer.bind((host, 0))
+        peer.settimeout(turn.PATIENCE)
+        return peer
 
     def silent(self, client: Probe) -> None:
         """Nothing comes to *client* before the answer to what it asks now."""
