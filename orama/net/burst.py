@@ -124,6 +124,10 @@ class BurstSocket:
         except OSError as error:
             sock.close()
             raise CannotListenError(host, port, error) from error
+        self.adopt(sock)
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Start to read *sock*, which is bound and does not block; :meth:`close` closes it."""
         for option, forced in _FORCED.items():
             _enlarge(sock, option, forced)
         if self._wanted:

@@ -241,6 +241,23 @@ class BurstTests(TestCase):
         second.listen(first.address, reuse_port=True)
         self.assertEqual(first.address, second.address)
 
+    async def test_adopted(self) -> None:
+        """A socket that somebody else has bound is read and written like one's own, offload included."""
+        bound = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        bound.setblocking(False)
+        bound.bind(LOOPBACK)
+        sink, answers = Sink(), Sink()
+        adopted = BurstSocket(self.poll, sink)
+        adopted.adopt(bound)
+        self.addCleanup(adopted.close)
+        sender = self.socket(answers)
+        self.assertEqual(adopted.offload, sender.offload)
+        sender.send([bytes(100)] * 5, adopted.address)
+        await sink.wait(5)
+        adopted.send([b"x"], sink.sources[0])
+        await answers.wait(1)
+        self.assertEqual(answers.sources, [adopted.address])
+
     def test_close(self) -> None:
         """Closing twice is good; the port is free, the reactor has forgotten it, and sends are lost and counted."""
         first = self.socket()
