@@ -1,0 +1,129 @@
+"""A TURN server in this process, for clients that others wrote, and peers on loopback for its relays to reach."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from zope.interface import implementer
+
+from orama.net.fabric import Address, Fabric
+from orama.net.tls import ServerCertificates
+from orama.settings import Settings, TurnSettings
+from orama.turn import credentials
+from orama.turn.listeners import TurnService
+from orama.turn.tenants import Tenant, Tenants
+
+HOST = "127.0.0.1"
+NAMESPACE = "myapp"
+#: Text that is the key, as coturn's ``static-auth-secret`` has it.
+SECRET = "bm9ydGg="
+RELAY_PORTS = (51600, 52399)
+_LOOPBACK = tuple(ip_network(text) for text in ("127.0.0.0/8", "::1/128"))
+#: A public IP that is no loopback address, so that every address is bound.
+_ANYWHERE = "192.0.2.1"
+
+
+@implementer(ILogObserver)
+class RelayServer:
+    """One namespace, whose relays may reach loopback.
+
+    :param directory: for the certificate of the TLS listener.
+    :param settings: of ``[turn]``.
+    """
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        tenants = Tenants()
+        tenants.put(Tenant(NAMESPACE, (SECRET,), RELAY_PORTS, allowed_peers=_LOOPBACK))
+        certificates = ServerCertificates(directory, [HOST], reactor)
+        turn = TurnSettings(relay_ip=HOST, **settings)
+        chosen = evolve(Settings(), turn_port=0, turns_port=0, public_ip=_ANYWHERE, turn=turn)
+        self.service = TurnService(reactor, chosen, tenants, Fabric(reactor), certificates)
+        #: Why allocations have ended, in order.
+        self.ended: list[str] = []
+        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
+
+    def start(self) -> RelayServer:
+        self.service.startService()
+        globalLogPublisher.addObserver(self)
+        return self
+
+    def stop(self) -> Deferred[Any]:
+        globalLogPublisher.removeObserver(self)
+        return self.service.stopService()
+
+    def port(self, transport: str) -> int:
+        """Of the listener for ``udp``, ``tcp`` or ``tls``."""
+        port: int = getattr(self.service, f"{transport}_port")
+        return port
+
+    def credentials(self) -> credentials.Credentials:
+        return credentials.issue(SECRET, NAMESPACE, 600, time.time())
+
+    def when_ended(self, count: int) -> Deferred[None]:
+        """Fires when so many allocations have ended."""
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append((lambda: len(self.ended) >= count, waiting))
+        self._tell()
+        return waiting
+
+    def figures(self) -> dict[tuple[str, ...], float]:
+        """The samples by name and label values."""
+        return {(name, *labels.values()): value for name, labels, value in self.service.samples()}
+
+    def __call__(self, event: LogEvent) -> None:
+        # Each of them is one line in the log.
+        if event.get("log_namespace") == "orama.turn.allocations" and "reason" in event:
+            self.ended.append(event["reason"])
+            reactor.callLater(0, self._tell)  # type: ignore[attr-defined]
+
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for reached, fired in waiting:
+            if reached():
+                fired.callback(None)
+            else:
+                self._waiting.append((reached, fired))
+
+
+class EchoPeer(DatagramProtocol):
+    """Sends everything back; "from elsewhere" goes back from another port."""
+
+    def __init__(self) -> None:
+        self._other = DatagramProtocol()
+
+    def start(self) -> EchoPeer:
+        self._ports = [reactor.listenUDP(0, each, interface=HOST) for each in (self, self._other)]  # type: ignore[attr-defined]
+        return self
+
+    @property
+    def address(self) -> Address:
+        return HOST, self._ports[0].getHost().port
+
+    @property
+    def elsewhere(self) -> Address:
+        return HOST, self._ports[1].getHost().port
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        by = self._other if datagram == b"from elsewhere" else self
+        assert by.transport is not None
+        by.transport.write(datagram, addr)
+
+    def stop(self) -> Deferred[Any]:
+        return gatherResults([maybeDeferred(each.stopListening) for each in self._ports])
+
+
+def free_port(kind: int) -> int:
+    """A port of 127.0.0.1 that nobody has just now."""
+    with socket.socket(socket.AF_INET, kind) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
