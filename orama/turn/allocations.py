@@ -63,12 +63,7 @@ class Allocations:
         self._fabric = fabric
         self._open_socket = open_socket
         self._drops = drops
-        self._quota = Quota(
-            settings.allocations_per_user,
-            settings.allocations_per_namespace,
-            settings.bandwidth_per_user,
-            settings.bandwidth_per_namespace,
-        )
+        self._quota = Quota.of(settings)
         self._ports = {family: RelayPorts(random) for family in relay_ips}
         #: The link stands for the transport and for our own address.
         self._live: dict[tuple[Link, Address], Allocation] = {}

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from orama.settings import NamespaceTurnSettings, TurnSettings
 from orama.turn.nonce import Nonces
 from orama.turn.ports import RESERVATION_TIME, RelayPorts
-from orama.turn.quota import MIN_BURST, Bucket, Quota
+from orama.turn.quota import Limits, Quota
 from orama.turn.ratelimit import RateLimit
 
 CLIENT = ("203.0.113.9", 40000)
@@ -20,7 +21,7 @@ CLIENT = ("203.0.113.9", 40000)
 class QuotaTests(SynchronousTestCase):
     def test_per_user_and_namespace(self) -> None:
         """The namespace's limit and each user's count by themselves; what is released is free again."""
-        quota = Quota(per_user=2, per_namespace=3)
+        quota = Quota(Limits(2, 3))
         ann = quota.take("n", "ann", 0)
         assert ann is not None
         self.assertIsNotNone(quota.take("n", "ann", 0))
@@ -34,7 +35,7 @@ class QuotaTests(SynchronousTestCase):
 
     def test_refusal_takes_nothing(self) -> None:
         """A refused take leaves the counts as they were."""
-        quota = Quota(per_user=1, per_namespace=9)
+        quota = Quota(Limits(1, 9))
         quota.take("n", "ann", 0)
         for _ in range(5):
             self.assertIsNone(quota.take("n", "ann", 0))
@@ -42,29 +43,31 @@ class QuotaTests(SynchronousTestCase):
 
     def test_nobody(self) -> None:
         """Names without a user part count for the namespace alone."""
-        quota = Quota(per_user=1, per_namespace=2)
+        quota = Quota(Limits(1, 2))
         self.assertIsNotNone(quota.take("n", "", 0))
         self.assertIsNotNone(quota.take("n", "", 0))
         self.assertIsNone(quota.take("n", "", 0))
 
     def test_no_limit(self) -> None:
         """0 is no limit."""
-        quota = Quota(0, 0)
+        quota = Quota(Limits())
         self.assertTrue(all(quota.take("n", "u", 0) for _ in range(5000)))
 
     def test_bandwidth_is_shared(self) -> None:
-        """All allocations of a user draw on one bucket, all users of a namespace on another."""
-        quota = Quota(0, 0, user_bandwidth=10**6, namespace_bandwidth=2 * 10**6)
-        shares = [quota.take("n", user, 0) for user in ("ann", "ann", "bob")]
-        first, second, third = (share.buckets for share in shares if share is not None)
-        self.assertEqual([len(first), len(second), len(third)], [2, 2, 2])
-        self.assertIs(first[0], third[0])
-        self.assertIs(first[1], second[1])
-        self.assertIsNot(first[1], third[1])
+        """All allocations of a user draw on one bucket, all users of a namespace on another, others on none of them."""
+        quota = Quota(Limits(bandwidth_per_user=10**6, bandwidth_per_namespace=2 * 10**6))
+        owners = [("n", "ann"), ("n", "ann"), ("n", "bob"), ("m", "ann")]
+        shares = [quota.take(*owner, 0) for owner in owners]
+        ann, again, bob, other = (share.buckets[0] for share in shares if share is not None)
+        self.assertTrue(ann.take(2 * 10**6, 0))
+        self.assertFalse(again.take(1, 0), "ann's million is gone")
+        passed = sum(bob.take(10**5, 0) for _ in range(100))
+        self.assertLess(passed, 25, "of the namespace's two millions ann has had hers")
+        self.assertTrue(other.take(10**6, 0))
 
     def test_over_bandwidth(self) -> None:
         """Who owes bytes gets no new allocation until they are paid; new credentials change nothing."""
-        quota = Quota(0, 0, user_bandwidth=10**5)
+        quota = Quota(Limits(bandwidth_per_user=10**5))
         share = quota.take("n", "ann", 0)
         assert share is not None
         (bucket,) = share.buckets
@@ -76,7 +79,7 @@ class QuotaTests(SynchronousTestCase):
 
     def test_buckets_are_forgotten(self) -> None:
         """A user who is gone and owes nothing leaves nothing behind."""
-        quota = Quota(0, 0, user_bandwidth=10**5)
+        quota = Quota(Limits(bandwidth_per_user=10**5))
         for user in range(100):
             share = quota.take("n", str(user), 0)
             assert share is not None
@@ -84,21 +87,45 @@ class QuotaTests(SynchronousTestCase):
         quota.forget_idle(1)
         self.assertEqual(len(quota._buckets), 0)
 
-    @given(st.lists(st.tuples(st.integers(1, 3000), st.floats(0, 0.01)), max_size=200), st.integers(1000, 10**6))
-    def test_bucket(self, takes: list[tuple[int, float]], rate: int) -> None:
-        """Over any stretch no more passes than the rate, one full bucket and one burst."""
-        bucket = Bucket(rate, 0.0)
-        now, passed = 0.0, 0
-        for amount, pause in takes:
-            now += pause
-            if bucket.take(amount, now):
-                passed += amount
-        self.assertLessEqual(passed, rate * now + max(rate, MIN_BURST) + 3000)
+    def test_special(self) -> None:
+        """A namespace with limits of its own has them, and the others' for what it does not say."""
+        settings = TurnSettings(
+            allocations_per_user=1,
+            allocations_per_namespace=2,
+            namespaces={"big": NamespaceTurnSettings(allocations_per_namespace=3, bandwidth_per_user=5)},
+        )
+        quota = Quota.of(settings)
+        self.assertEqual(quota.limits("big"), Limits(1, 3, 5, 0))
+        self.assertEqual(quota.limits("n"), Limits(1, 2))
+        self.assertEqual(sum(quota.take("big", "", 0) is not None for _ in range(9)), 3)
+        self.assertEqual(sum(quota.take("n", "", 0) is not None for _ in range(9)), 2)
 
-    def test_clock_that_goes_back(self) -> None:
-        """A clock that is set back gives no credit and takes none away."""
-        bucket = Bucket(1000, 1000.0)
-        self.assertTrue(bucket.take(10, 500.0))
+    def test_configure(self) -> None:
+        """Other limits hold at once: who has more keeps it and gets no more, and bandwidth is that of what there is."""
+        quota = Quota.of(TurnSettings())
+        shares = [share for share in (quota.take("n", "ann", 0) for _ in range(3)) if share is not None]
+        self.assertEqual([share.buckets for share in shares], [(), (), ()])
+        quota.configure(TurnSettings(allocations_per_user=2, bandwidth_per_user=10**5), 0)
+        self.assertIsNone(quota.take("n", "ann", 0))
+        (credit,) = shares[0].buckets
+        self.assertLess(sum(credit.take(1000, 0) for _ in range(10**4)), 210)
+        quota.configure(TurnSettings(allocations_per_user=4), 0)
+        self.assertEqual([share.buckets for share in shares], [(), (), ()])
+        self.assertIsNotNone(quota.take("n", "ann", 0))
+        for share in shares:
+            quota.release(share)
+        self.assertEqual(quota.held("n", "ann"), 1)
+
+    def test_flood_of_one_user(self) -> None:
+        """A user who uses up the namespace's bandwidth gets no new allocation; another one does."""
+        quota = Quota(Limits(bandwidth_per_namespace=10**6))
+        share = quota.take("n", "ann", 0)
+        assert share is not None
+        (credit,) = share.buckets
+        while credit.take(10**4, 0):
+            pass
+        self.assertIsNone(quota.take("n", "ann", 0))
+        self.assertIsNotNone(quota.take("n", "bob", 0))
 
 
 class NonceTests(SynchronousTestCase):
