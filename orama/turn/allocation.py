@@ -87,6 +87,8 @@ class Allocation:
 
     link: Link
     client: Address
+    #: Where its client is about to move (RFC 8016, 3.2.2).
+    second: tuple[Link, Address] | None = None
     tenant: Tenant
     user: str
     share: Share
@@ -269,6 +271,10 @@ class Allocation:
             raise Full
         for ip in ips:
             self._permissions[ip] = now + PERMISSION_LIFETIME
+
+    def has_permission(self, ip: str, now: float) -> bool:
+        """Whether there is a permission for *ip*."""
+        return self._permissions.get(ip, 0.0) > now
 
     def check_channel(self, number: int, peer: Address, now: float) -> None:
         """Whether :meth:`bind` would do.

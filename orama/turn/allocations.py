@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import random as _random
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import TypeAlias
 
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -18,9 +20,12 @@ from orama.turn.allocation import Allocation, Traffic
 from orama.turn.peers import Peers
 from orama.turn.ports import RelayPorts
 from orama.turn.quota import Quota
-from orama.turn.relay import Link, OpenSocket, Relay
+from orama.turn.relay import Link, OpenSocket, Relay, UdpRelay
 from orama.turn.tenants import Tenant, Tenants
 from orama.wire.stun import Family
+
+#: Makes the relay of an allocation at an address; raises CannotListenError or AddressInUse where none is to be had.
+MakeRelay: TypeAlias = Callable[[Address, Allocation], Relay]
 
 _log = Logger()
 
@@ -67,6 +72,10 @@ class Allocations:
         self._ports = {family: RelayPorts(random) for family in relay_ips}
         #: The link stands for the transport and for our own address.
         self._live: dict[tuple[Link, Address], Allocation] = {}
+        #: By the second five-tuple of those that have one.
+        self._moving: dict[tuple[Link, Address], Allocation] = {}
+        #: Is told of each that has ended.
+        self.ended: Callable[[Allocation], None] = _nobody
         self._ended: dict[str, Traffic] = {}
         tenants.watch(self._tenant_changed)
 
@@ -79,7 +88,7 @@ class Allocations:
 
     def find(self, link: Link, client: Address, now: float) -> Allocation | None:
         """The allocation of that five-tuple, unless it has expired."""
-        allocation = self._live.get((link, client))
+        allocation = self._live.get((link, client)) or self._moving.get((link, client))
         if allocation is not None and allocation.expires <= now:
             self.end(allocation, "expired")
             return None
@@ -102,12 +111,14 @@ class Allocations:
         even: bool = False,
         pair: bool = False,
         token: bytes | None = None,
+        make_relay: MakeRelay | None = None,
     ) -> Allocation:
         """A new allocation, attached to the fabric, that has yet to be told when it expires.
 
         :param families: one relay of each, as far as there are ports: one is enough.
         :param even: on an even port; :param pair: and one whose successor is free.
         :param token: on the port that was reserved under it.
+        :param make_relay: for relays other than of UDP.
         :raises OverQuota: nothing was made.
         :raises NoPort: nothing was made.
         """
@@ -129,7 +140,8 @@ class Allocations:
         if token is not None:
             found = [self._reserved_relay(allocation, token, now)]
         else:
-            found = [self._any_relay(allocation, family, even, pair) for family in families]
+            make_relay = make_relay or self._udp_relay
+            found = [self._any_relay(allocation, family, even, pair, make_relay) for family in families]
         allocation.relays = tuple(relay for relay in found if relay is not None)
         if not allocation.relays:
             self._quota.release(share)
@@ -156,8 +168,29 @@ class Allocations:
         allocation.drop(relay)
         self._release(relay)
 
+    def expect(self, allocation: Allocation, link: Link, client: Address) -> None:
+        """Give an allocation a second five-tuple, instead of one that it may have had (RFC 8016, 3.2.2)."""
+        self.forget_second(allocation)
+        allocation.second = link, client
+        self._moving[link, client] = allocation
+
+    def move(self, allocation: Allocation) -> None:
+        """Leave the first five-tuple of an allocation for its second."""
+        assert allocation.second is not None
+        del self._live[allocation.link, allocation.client], self._moving[allocation.second]
+        allocation.link, allocation.client = allocation.second
+        self._live[allocation.second] = allocation
+        allocation.second = None
+
+    def forget_second(self, allocation: Allocation) -> None:
+        """Give up the second five-tuple of an allocation; nothing happens when it has none."""
+        if allocation.second is not None:
+            del self._moving[allocation.second]
+            allocation.second = None
+
     def end(self, allocation: Allocation, reason: str) -> None:
         """Take an allocation down and say so in the log."""
+        self.forget_second(allocation)
         del self._live[allocation.link, allocation.client]
         for relay in allocation.relays:
             relay.close()
@@ -165,6 +198,7 @@ class Allocations:
         self._quota.release(allocation.share)
         namespace, traffic = allocation.tenant.namespace, allocation.traffic
         self._ended.setdefault(namespace, Traffic()).add(traffic)
+        self.ended(allocation)
         _log.info(
             "allocation of {namespace} user {user!r} ended ({reason}) after {seconds:.0f} s: "
             "{bytes_up} bytes up, {bytes_down} bytes down",
@@ -229,12 +263,14 @@ class Allocations:
             else:
                 allocation.revise(tenant)
 
-    def _any_relay(self, allocation: Allocation, family: Family, even: bool, pair: bool) -> Relay | None:
+    def _any_relay(
+        self, allocation: Allocation, family: Family, even: bool, pair: bool, make_relay: MakeRelay
+    ) -> Relay | None:
         ports = self._ports[family]
         refused: list[int] = []
         try:
             while (port := ports.take(allocation.tenant.relay_ports, even=even, pair=pair)) is not None:
-                relay = self._relay(allocation, family, port)
+                relay = self._relay(allocation, family, port, make_relay)
                 if relay is not None:
                     return relay
                 refused.append(port)
@@ -247,17 +283,24 @@ class Allocations:
         for family, ports in self._ports.items():
             port = ports.redeem(allocation.tenant.namespace, token, now)
             if port is not None:
-                relay = self._relay(allocation, family, port)
+                relay = self._relay(allocation, family, port, self._udp_relay)
                 if relay is None:
                     ports.release(port)
                 return relay
         return None
 
-    def _relay(self, allocation: Allocation, family: Family, port: int) -> Relay | None:
+    def _relay(self, allocation: Allocation, family: Family, port: int, make_relay: MakeRelay) -> Relay | None:
         try:
-            return Relay((self._relay_ips[family], port), self._fabric, self._open_socket, allocation.receive)
-        except AddressInUse:
+            return make_relay((self._relay_ips[family], port), allocation)
+        except (AddressInUse, CannotListenError):
             return None
+
+    def _udp_relay(self, address: Address, allocation: Allocation) -> Relay:
+        return UdpRelay(address, self._fabric, self._open_socket, allocation.receive)
 
     def _release(self, relay: Relay) -> None:
         self._ports[relay.family].release(relay.address[1])
+
+
+def _nobody(allocation: Allocation) -> None:
+    """Is not told."""

@@ -37,18 +37,45 @@ class RelayUnavailable(Exception):
 
 
 class Relay:
-    """One relayed address, from its making to :meth:`close`.
+    """One relayed address of an allocation, from its making to :meth:`close`."""
 
-    :param received: gets what peers send to it, on either way.
-    """
+    __slots__ = ("address", "expires", "family")
 
-    __slots__ = ("_fabric", "_open_socket", "_received", "_socket", "address", "expires", "family")
-
-    def __init__(self, address: Address, fabric: Fabric, open_socket: OpenSocket, received: Receiver) -> None:
+    def __init__(self, address: Address) -> None:
         self.address = address
         self.family = Family.IPV6 if ":" in address[0] else Family.IPV4
         #: Its own: a dual allocation's two relays are refreshed apart (RFC 8656, 8.1).
         self.expires = 0.0
+
+    def open(self) -> None:
+        """Open the port in the kernel; nothing happens when it is open.
+
+        :raises RelayUnavailable: somebody else has it.
+        """
+        raise NotImplementedError
+
+    def send(self, packets: Burst, peer: Address) -> None:
+        """Send *packets* to *peer*.
+
+        :raises RelayUnavailable: they cannot be sent from here.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Give the address back."""
+        raise NotImplementedError
+
+
+class UdpRelay(Relay):
+    """A relayed address that packets come to and leave from.
+
+    :param received: gets what peers send to it, on either way.
+    """
+
+    __slots__ = ("_fabric", "_open_socket", "_received", "_socket")
+
+    def __init__(self, address: Address, fabric: Fabric, open_socket: OpenSocket, received: Receiver) -> None:
+        super().__init__(address)
         self._fabric = fabric
         self._open_socket = open_socket
         self._received = received
@@ -61,10 +88,6 @@ class Relay:
         return self._socket is not None
 
     def open(self) -> None:
-        """Open the port in the kernel; nothing happens when it is open.
-
-        :raises RelayUnavailable: somebody else has it.
-        """
         if self._socket is None:
             try:
                 self._socket = self._open_socket(self.address, self._received)
@@ -84,7 +107,6 @@ class Relay:
         self._socket.send(packets, peer)
 
     def close(self) -> None:
-        """Give the address back."""
         self._fabric.detach(self.address)
         if self._socket is not None:
             self._socket.close()
