@@ -109,6 +109,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "turn.unauthenticated_burst": (1, 1_000_000),
     "turn.unauthenticated_prefix_rate": (1, 1_000_000),
     "turn.unauthenticated_prefix_burst": (1, 1_000_000),
+    "turn.unauthenticated_amplification": (1, 100),
     "turn.nonce_lifetime": (1, DAY),
     "turn.coalescing": (0, 0.01),
     "turn.workers": (0, 64),
@@ -147,6 +148,12 @@ def _ip(value: str) -> None:
         raise _Wrong(f"{value!r} is not an IP address") from None
     if address.is_unspecified:
         raise _Wrong(f"{value} is every address; one address is needed")
+
+
+def _ip6(value: str) -> None:
+    _ip(value)
+    if ip_address(value).version != 6:
+        raise _Wrong(f"{value} is not an IPv6 address")
 
 
 def _network(value: str) -> None:
@@ -224,6 +231,7 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "base_domain": _optional(_matching(_HOSTNAME, "a domain name in lower case")),
     "log_format": _log_format,
     "turn.relay_ip": _optional(_ip),
+    "turn.relay_ip6": _optional(_ip6),
     "turn.relay_ports": _ports,
     "turn.allowed_peers": _each(_network),
     "turn.denied_peers": _each(_network),

@@ -38,6 +38,8 @@ class TurnSettings:
 
     #: Address that relays are allocated on; empty means the node's internal address.
     relay_ip: str = ""
+    #: An IPv6 address for relays beside an IPv4 one, for clients that ask for both or for that; empty is none.
+    relay_ip6: str = ""
     relay_ports: tuple[int, int] = (49152, 65535)
     relay_block: int = 800
     #: Lifetime of the credentials that REST and signalling give out.
@@ -69,6 +71,8 @@ class TurnSettings:
     #: The same for the sources of one /24 of IPv4 or one /48 of IPv6 together.
     unauthenticated_prefix_rate: int = 1000
     unauthenticated_prefix_burst: int = 4000
+    #: A challenge over UDP offers keys of SHA-256 when it is fewer than so many times as long as its request.
+    unauthenticated_amplification: float = 2.0
     nonce_lifetime: int = 3600
     #: CIDRs of proxies whose TCP and TLS connections begin with a header of the PROXY protocol.
     proxy_protocol_from: tuple[str, ...] = ()
@@ -264,7 +268,11 @@ def load(config: Path | None = None, options: Mapping[str, Any] | None = None) -
         data_dir=settings.data_dir.absolute(),
         public_ip=_canonical(settings.public_ip),
         internal_ip=_canonical(settings.internal_ip),
-        turn=evolve(settings.turn, relay_ip=_canonical(settings.turn.relay_ip)),
+        turn=evolve(
+            settings.turn,
+            relay_ip=_canonical(settings.turn.relay_ip),
+            relay_ip6=_canonical(settings.turn.relay_ip6),
+        ),
         sfu=evolve(settings.sfu, relay_addresses=tuple(map(_canonical, settings.sfu.relay_addresses))),
     )
 

@@ -33,7 +33,7 @@ class SampleTests(SettingsTestCase):
     def test_every_default(self) -> None:
         """``etc/orama.toml`` has every key, commented out, with exactly its default."""
         text = SAMPLE.read_text()
-        uncommented = re.sub(r"^# ([a-z_]+ = )", r"\1", text, flags=re.MULTILINE)
+        uncommented = re.sub(r"^# ([a-z0-9_]+ = )", r"\1", text, flags=re.MULTILINE)
         found, table = set(), ""
         for line in uncommented.splitlines():
             if match := re.fullmatch(r"\[(\w+)\]", line):

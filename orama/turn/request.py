@@ -31,6 +31,8 @@ class Identity:
     tenant: Tenant
     #: Signs the answer.
     key: bytes = field(repr=False)
+    #: With MESSAGE-INTEGRITY-SHA256: the request named an algorithm (RFC 8489, 9.2.4), or has no other integrity.
+    sha256: bool = False
 
 
 class Refused(Exception):

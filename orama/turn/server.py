@@ -23,6 +23,7 @@ from orama.turn.allocating import Allocating
 from orama.turn.allocation import Allocation
 from orama.turn.allocations import Allocations
 from orama.turn.authentication import Authenticator
+from orama.turn.names import Names
 from orama.turn.nonce import Nonces
 from orama.turn.peers import Peers
 from orama.turn.permitting import Permitting
@@ -47,6 +48,8 @@ class Server:
     :param random: for relay ports, tokens and the nonce key; not to be guessed in production.
     :param relay_ip: where relays are, of either family; :param relay_ip6: where those of IPv6 are besides.
     :param open_socket: binds a relay address in the kernel.
+    :param all_issued_here: all credentials are issued by this process, which tells of each by :meth:`learn`, so that
+        clients may hide their names (RFC 8489, 14.4).
     """
 
     def __init__(
@@ -62,11 +65,17 @@ class Server:
         fabric: Fabric,
         open_socket: OpenSocket,
         relay_ip6: str = "",
+        all_issued_here: bool = False,
     ) -> None:
         self._clock = clock
         nonce_key = random.getrandbits(_NONCE_KEY_BITS).to_bytes(_NONCE_KEY_BITS // 8, "big")
         nonces = Nonces(nonce_key, settings.nonce_lifetime)
-        self._authenticator = Authenticator(tenants, nonces, realm, settings.default_namespace)
+        self._names = Names(realm, settings.credential_ttl, all_issued_here=all_issued_here)
+        self._default_namespace = settings.default_namespace
+        self._credential_ttl = settings.credential_ttl
+        self._authenticator = Authenticator(
+            tenants, nonces, realm, settings.default_namespace, self._names, settings.unauthenticated_amplification
+        )
         self._strangers = RateLimit(settings.unauthenticated_rate, settings.unauthenticated_burst)
         self._tenants = tenants
         tenants.watch(self._tenant_changed)
@@ -169,7 +178,7 @@ class Server:
         elif message.method in self._requests:
             self._request(message, link, client, allocation, now, verified)
         else:
-            self._unproven(link, self._binding(message, client), client, allocation, now, verified)
+            self._unproven(message, _binding(message), link, client, allocation, now, verified)
 
     # ---- requests ---------------------------------------------------------------------------
 
@@ -179,10 +188,9 @@ class Server:
         """Authenticate a request and have its method answer it."""
         held = b"" if allocation is None else allocation.key
         try:
-            identity = self._authenticator.identify(message, client, now, held)
+            identity = self._authenticator.identify(message, client, now, held, verified=verified)
         except Refused as refused:
-            answer = self._refusal(message, client, refused, now)
-            self._unproven(link, answer, client, allocation, now, verified)
+            self._unproven(message, refused, link, client, allocation, now, verified)
             return
         request = Request(message, link, client, identity, allocation, now, verified)
         try:
@@ -209,7 +217,7 @@ class Server:
             message.transaction_id,
             attributes,
             key=request.identity.key,
-            sha256=stun.MESSAGE_INTEGRITY not in message,
+            sha256=request.identity.sha256,
             fingerprint=stun.FINGERPRINT in message,
         )
         request.link.send((answer,), request.client)
@@ -228,37 +236,34 @@ class Server:
 
     # ---- strangers --------------------------------------------------------------------------
 
-    def _binding(self, message: Message, client: Address) -> bytes:
-        """Binding (RFC 8489, 12); 400 for a method that we do not have."""
-        if message.method != Method.BINDING or message.malformed:
-            return self._refusal(message, client, Refused(400))
-        if message.unknown:
-            return self._refusal(message, client, Refused(420, attributes=[(stun.UNKNOWN_ATTRIBUTES, message.unknown)]))
-        return stun.build(
-            message.method,
-            Class.SUCCESS,
-            message.transaction_id,
-            [(stun.XOR_MAPPED_ADDRESS, client)],
-            fingerprint=stun.FINGERPRINT in message,
-        )
-
-    def _refusal(self, message: Message, client: Address, refused: Refused, now: float = 0.0) -> bytes:
-        """The answer to a stranger: short, unsigned, without a reason phrase."""
-        self.refusals[refused.code] += 1
-        attributes: Attributes = [(stun.ERROR_CODE, (refused.code, "")), *refused.attributes]
-        if refused.challenge:
-            attributes += self._authenticator.challenge(client, now)
-        return stun.build(message.method, Class.ERROR, message.transaction_id, attributes)
-
     def _unproven(
-        self, link: Link, answer: bytes, client: Address, allocation: Allocation | None, now: float, verified: bool
+        self,
+        message: Message,
+        refused: Refused | None,
+        link: Link,
+        client: Address,
+        allocation: Allocation | None,
+        now: float,
+        verified: bool,
     ) -> None:
-        """Send an answer that nobody's credentials stand behind, within the limit."""
-        if verified or allocation is not None or self._strangers.take(client[0], now):
-            self.unauthenticated += 1
-            link.send((answer,), client)
-        else:
+        """Answer, within the limit, what nobody's credentials stand behind: short, unsigned, without a reason phrase.
+
+        :param refused: None for a Binding that succeeds.
+        """
+        if not (verified or allocation is not None or self._strangers.take(client[0], now)):
             self.drops["rate_limited"] += 1
+            return
+        self.unauthenticated += 1
+        kind = Class.SUCCESS
+        attributes: Attributes = [(stun.XOR_MAPPED_ADDRESS, client)]
+        if refused is not None:
+            self.refusals[refused.code] += 1
+            kind, attributes = Class.ERROR, [(stun.ERROR_CODE, (refused.code, "")), *refused.attributes]
+            if refused.challenge:
+                attributes += self._authenticator.challenge(message, client, now, verified=verified)
+        fingerprint = refused is None and stun.FINGERPRINT in message
+        answer = stun.build(message.method, kind, message.transaction_id, attributes, fingerprint=fingerprint)
+        link.send((answer,), client)
 
     # ---- indications ------------------------------------------------------------------------
 
@@ -283,7 +288,20 @@ class Server:
 
     def tick(self) -> None:
         """End what has expired; to be called about once a second."""
-        self._allocations.expire(self._clock.seconds())
+        now = self._clock.seconds()
+        self._allocations.expire(now)
+        self._names.tick(self._plain_names(), now)
+
+    def learn(self, username: str) -> None:
+        """Know the name of credentials that were issued, so that it is found by its hash."""
+        self._names.learn(username, self._clock.seconds() + self._credential_ttl)
+
+    def _plain_names(self) -> Iterator[str]:
+        """Namespaces, and an empty one where an expiry alone is a name."""
+        for tenant in self._tenants:
+            yield tenant.namespace
+            if tenant.namespace == self._default_namespace:
+                yield ""
 
     def drain(self) -> None:
         """Make no new allocations; the ones that are there go on."""
@@ -326,3 +344,12 @@ class Server:
 
 def _family(ip: str) -> Family:
     return Family.IPV6 if ":" in ip else Family.IPV4
+
+
+def _binding(message: Message) -> Refused | None:
+    """Why a request without authentication is refused, which is Binding (RFC 8489, 12) or none of our methods."""
+    if message.unknown and message.method == Method.BINDING:
+        return Refused(420, attributes=[(stun.UNKNOWN_ATTRIBUTES, message.unknown)])
+    if message.method != Method.BINDING or message.malformed:
+        return Refused(400)
+    return None

@@ -14,7 +14,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import IntEnum
-from hashlib import md5
+from hashlib import md5, sha256
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from attrs import field, frozen
@@ -23,10 +23,12 @@ COOKIE = 0x2112A442
 HEADER_LENGTH = 20
 #: The length field has 16 bits and counts whole words.
 MAX_LENGTH = HEADER_LENGTH + 0xFFFC
-#: RFC 8489, 14.3: fewer than 509 bytes; RFC 5389 had 513, and its clients are about.
-MAX_USERNAME = 513
-#: RFC 8489, 14.9 and 14.10: fewer than 128 characters, up to 763 bytes.
+#: RFC 8489, 14.3, 14.9, 14.10 and 14.14: bytes of a text that have to be read, and that may be written.
 MAX_TEXT = 763
+MAX_WRITTEN = 508
+
+#: RFC 8489, 14.16.
+MAX_DOMAIN = 255
 
 _header = struct.Struct("!HHI12s")
 _attribute_header = struct.Struct("!HH")
@@ -38,6 +40,8 @@ _COOKIE_BYTES = COOKIE.to_bytes(4, "big")
 #: The IP as canonical text, and the port.
 Address: TypeAlias = tuple[str, int]
 Buffer: TypeAlias = bytes | bytearray | memoryview
+#: A number, which is a :class:`PasswordAlgorithm` where we know it, and its parameters.
+Algorithm: TypeAlias = tuple[int, bytes]
 T = TypeVar("T")
 
 
@@ -68,6 +72,13 @@ class Class(IntEnum):
     INDICATION = 1
     SUCCESS = 2
     ERROR = 3
+
+
+class PasswordAlgorithm(IntEnum):
+    """How a key is made of a password (RFC 8489, 18.5)."""
+
+    MD5 = 1
+    SHA256 = 2
 
 
 class Family(IntEnum):
@@ -121,16 +132,17 @@ def _bounded(limit: int) -> Format[bytes]:
     return Format(check, check)
 
 
-def _text(limit: int) -> Format[str]:
-    octets = _bounded(limit)
+def _text(limit: int = MAX_TEXT, written: int = MAX_WRITTEN) -> Format[str]:
+    """UTF-8 of at most *limit* bytes on the way in and *written* on the way out."""
+    incoming, outgoing = _bounded(limit), _bounded(written)
 
     def unpack(value: bytes, transaction_id: bytes) -> str:
         try:
-            return octets.unpack(value, transaction_id).decode("utf-8")
+            return incoming.unpack(value, transaction_id).decode("utf-8")
         except UnicodeDecodeError:
             raise StunError("text that is not UTF-8") from None
 
-    return Format(lambda value, transaction_id: octets.pack(value.encode("utf-8"), transaction_id), unpack)
+    return Format(lambda value, transaction_id: outgoing.pack(value.encode("utf-8"), transaction_id), unpack)
 
 
 def _pack_flag(_: bool, __: bytes) -> bytes:
@@ -225,6 +237,48 @@ def _unpack_sha256(value: bytes, _: bytes) -> bytes:
     return value
 
 
+def _pack_algorithm(algorithm: Algorithm, _: bytes) -> bytes:
+    number, parameters = algorithm
+    return _attribute_header.pack(number, len(parameters)) + parameters + bytes(-len(parameters) % 4)
+
+
+def _unpack_algorithm(value: bytes, _: bytes) -> Algorithm:
+    algorithms = _unpack_algorithms(value, _)
+    if len(algorithms) != 1:
+        raise StunError(f"{len(algorithms)} algorithms where one belongs")
+    return algorithms[0]
+
+
+def _pack_algorithms(algorithms: Sequence[Algorithm], _: bytes) -> bytes:
+    return b"".join(_pack_algorithm(algorithm, _) for algorithm in algorithms)
+
+
+def _unpack_algorithms(value: bytes, _: bytes) -> tuple[Algorithm, ...]:
+    """RFC 8489, 14.11: number, length of the parameters, the parameters, padding."""
+    algorithms = []
+    at = 0
+    while at < len(value):
+        number, size = _attribute_header.unpack_from(value, at)
+        if at + 4 + size > len(value):
+            raise StunError("parameters that run over the end")
+        algorithms.append((number, value[at + 4 : at + 4 + size]))
+        at += 4 + size + -size % 4
+    return tuple(algorithms)
+
+
+def _pack_icmp(error: tuple[int, int, int], _: bytes) -> bytes:
+    """RFC 8656, 18.13: by its figure the type has seven bits and the code nine."""
+    kind, code, data = error
+    if kind > 0x7F or code > 0x1FF:
+        raise StunError("an ICMP type of more than 7 bits or a code of more than 9")
+    return struct.pack("!xxHI", kind << 9 | code, data)
+
+
+def _unpack_icmp(value: bytes, _: bytes) -> tuple[int, int, int]:
+    both, data = struct.unpack("!xxHI", value)
+    return both >> 9, both & 0x1FF, data
+
+
 _ADDRESS = Format(_pack_address, _unpack_address)
 _XOR_ADDRESS = Format(_pack_xor_address, _unpack_xor_address)
 _FLAG = Format(_pack_flag, _unpack_flag)
@@ -249,7 +303,7 @@ class Attribute(Generic[T]):
 
 
 MAPPED_ADDRESS = Attribute(0x0001, "MAPPED-ADDRESS", _ADDRESS)
-USERNAME = Attribute(0x0006, "USERNAME", _text(MAX_USERNAME))
+USERNAME = Attribute(0x0006, "USERNAME", _text())
 MESSAGE_INTEGRITY = Attribute(0x0008, "MESSAGE-INTEGRITY", _octets(_INTEGRITY_LENGTH))
 ERROR_CODE = Attribute(0x0009, "ERROR-CODE", Format(_pack_error, _unpack_error))
 UNKNOWN_ATTRIBUTES = Attribute(0x000A, "UNKNOWN-ATTRIBUTES", Format(_pack_types, _unpack_types))
@@ -257,14 +311,17 @@ CHANNEL_NUMBER = Attribute(0x000C, "CHANNEL-NUMBER", _U16)
 LIFETIME = Attribute(0x000D, "LIFETIME", _U32)
 XOR_PEER_ADDRESS = Attribute(0x0012, "XOR-PEER-ADDRESS", _XOR_ADDRESS, repeats=True)
 DATA = Attribute(0x0013, "DATA", _bounded(0xFFFF))
-REALM = Attribute(0x0014, "REALM", _text(MAX_TEXT))
+REALM = Attribute(0x0014, "REALM", _text())
 NONCE = Attribute(0x0015, "NONCE", _bounded(MAX_TEXT))
-XOR_RELAYED_ADDRESS = Attribute(0x0016, "XOR-RELAYED-ADDRESS", _XOR_ADDRESS)
+#: Twice in the answer of a dual allocation (RFC 8656, 7.2).
+XOR_RELAYED_ADDRESS = Attribute(0x0016, "XOR-RELAYED-ADDRESS", _XOR_ADDRESS, repeats=True)
 REQUESTED_ADDRESS_FAMILY = Attribute(0x0017, "REQUESTED-ADDRESS-FAMILY", _U8)
 EVEN_PORT = Attribute(0x0018, "EVEN-PORT", Format(_pack_even_port, _unpack_even_port))
 REQUESTED_TRANSPORT = Attribute(0x0019, "REQUESTED-TRANSPORT", _U8)
 DONT_FRAGMENT = Attribute(0x001A, "DONT-FRAGMENT", _FLAG)
 MESSAGE_INTEGRITY_SHA256 = Attribute(0x001C, "MESSAGE-INTEGRITY-SHA256", Format(_pack_sha256, _unpack_sha256))
+PASSWORD_ALGORITHM = Attribute(0x001D, "PASSWORD-ALGORITHM", Format(_pack_algorithm, _unpack_algorithm))
+USERHASH = Attribute(0x001E, "USERHASH", _octets(32))
 XOR_MAPPED_ADDRESS = Attribute(0x0020, "XOR-MAPPED-ADDRESS", _XOR_ADDRESS)
 RESERVATION_TOKEN = Attribute(0x0022, "RESERVATION-TOKEN", _octets(8))
 PRIORITY = Attribute(0x0024, "PRIORITY", _U32)
@@ -273,8 +330,13 @@ USE_CANDIDATE = Attribute(0x0025, "USE-CANDIDATE", _FLAG)
 CONNECTION_ID = Attribute(0x002A, "CONNECTION-ID", _U32)
 ADDITIONAL_ADDRESS_FAMILY = Attribute(0x8000, "ADDITIONAL-ADDRESS-FAMILY", _U8)
 ADDRESS_ERROR_CODE = Attribute(0x8001, "ADDRESS-ERROR-CODE", Format(_pack_address_error, _unpack_address_error))
-SOFTWARE = Attribute(0x8022, "SOFTWARE", _text(MAX_TEXT))
-ALTERNATE_SERVER = Attribute(0x8023, "ALTERNATE-SERVER", _ADDRESS)
+PASSWORD_ALGORITHMS = Attribute(0x8002, "PASSWORD-ALGORITHMS", Format(_pack_algorithms, _unpack_algorithms))
+ALTERNATE_DOMAIN = Attribute(0x8003, "ALTERNATE-DOMAIN", _text(MAX_DOMAIN, MAX_DOMAIN))
+#: Type, code and error data (RFC 8656, 18.13).
+ICMP = Attribute(0x8004, "ICMP", Format(_pack_icmp, _unpack_icmp))
+SOFTWARE = Attribute(0x8022, "SOFTWARE", _text())
+#: One of the client's family, and perhaps one of the other (RFC 8489, 10).
+ALTERNATE_SERVER = Attribute(0x8023, "ALTERNATE-SERVER", _ADDRESS, repeats=True)
 FINGERPRINT = Attribute(0x8028, "FINGERPRINT", _U32)
 ICE_CONTROLLED = Attribute(0x8029, "ICE-CONTROLLED", _U64)
 ICE_CONTROLLING = Attribute(0x802A, "ICE-CONTROLLING", _U64)
@@ -330,14 +392,20 @@ class Message:
         """Whether there is an integrity attribute at all; :meth:`verify` says whether it is right."""
         return bool(self.integrity_at or self.sha256_at)
 
-    def verify(self, key: bytes) -> bool:
-        """Whether the integrity attributes that are there were made with *key*; False when there is none."""
-        good = self.protected
-        if self.integrity_at:
-            good &= self._matches(key, self.integrity_at, "sha1", self.attributes[MESSAGE_INTEGRITY.type])
+    def verify(self, key: bytes, *, shortest: int = 32) -> bool:
+        """Whether the integrity attribute was made with *key*; False when there is none.
+
+        Of two the stronger one counts (RFC 8489, 9.2.4).
+
+        :param shortest: bytes that MESSAGE-INTEGRITY-SHA256 has at least: all of them, unless the usage of STUN allows
+            less, which neither ICE nor TURN does (14.6).
+        """
         if self.sha256_at:
-            good &= self._matches(key, self.sha256_at, "sha256", self.attributes[MESSAGE_INTEGRITY_SHA256.type])
-        return good
+            found = self.attributes[MESSAGE_INTEGRITY_SHA256.type]
+            return len(found) >= shortest and self._matches(key, self.sha256_at, "sha256", found)
+        if self.integrity_at:
+            return self._matches(key, self.integrity_at, "sha1", self.attributes[MESSAGE_INTEGRITY.type])
+        return False
 
     def _matches(self, key: bytes, at: int, algorithm: str, found: bytes) -> bool:
         # RFC 8489, 14.5: the length field counts up to the end of the integrity attribute itself.
@@ -447,9 +515,17 @@ def build(
     return head(len(body)) + body
 
 
-def long_term_key(username: str, realm: str, password: str) -> bytes:
-    """The key of the long-term credential mechanism (RFC 8489, 9.2.2), with MD5 as every client has it."""
-    return md5(f"{username}:{realm}:{password}".encode(), usedforsecurity=False).digest()
+def long_term_key(
+    username: str, realm: str, password: str, algorithm: PasswordAlgorithm = PasswordAlgorithm.MD5
+) -> bytes:
+    """The key of the long-term credential mechanism (RFC 8489, 9.2.2 and 18.5.1): 16 bytes of MD5 or 32 of SHA-256."""
+    text = f"{username}:{realm}:{password}".encode()
+    return sha256(text).digest() if algorithm == PasswordAlgorithm.SHA256 else md5(text, usedforsecurity=False).digest()
+
+
+def userhash(username: str, realm: str) -> bytes:
+    """What stands in USERHASH in the place of a user name (RFC 8489, 14.4)."""
+    return sha256(f"{username}:{realm}".encode()).digest()
 
 
 def _attribute(type_: int, value: bytes) -> bytes:

@@ -230,15 +230,16 @@ class RuleTests(SynchronousTestCase):
         self.assertTrue(message.verify(b"k"))
 
     def test_integrity_sha256(self) -> None:
-        """MESSAGE-INTEGRITY-SHA256 verifies beside MESSAGE-INTEGRITY and alone, also truncated (RFC 8489, 14.6)."""
+        """MESSAGE-INTEGRITY-SHA256 verifies beside MESSAGE-INTEGRITY and alone, truncated where that is allowed."""
         both = build(Method.REFRESH, Class.REQUEST, TRANSACTION, [(stun.LIFETIME, 1)], key=b"k")
         head = both[:2] + struct.pack("!H", len(both) - 20 + 20) + both[4:]
         signature = hmac.new(b"k", head, hashlib.sha256).digest()[:16]
         both = head + struct.pack("!HH", 0x001C, 16) + signature
-        self.assertTrue(parse(both).verify(b"k"))
-        self.assertFalse(parse(both).verify(b"l"))
+        self.assertTrue(parse(both).verify(b"k", shortest=16))
+        self.assertFalse(parse(both).verify(b"l", shortest=16))
+        self.assertFalse(parse(both).verify(b"k"), "whole is the rule")
         wrong = both[:-1] + bytes([both[-1] ^ 1])
-        self.assertFalse(parse(wrong).verify(b"k"))
+        self.assertFalse(parse(wrong).verify(b"k", shortest=16))
 
     def test_integrity_of_a_wrong_length(self) -> None:
         """A MESSAGE-INTEGRITY that is not 20 bytes long protects nothing."""
