@@ -12,7 +12,7 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from attrs import define
 from twisted.internet.error import CannotListenError
@@ -244,32 +244,20 @@ class BurstSocket:
             there = bursts.get(source)
             if there is None:
                 bursts[source] = [(at, at + size, step)]
-            elif there[-1][1] == at and there[-1][2] == step and not (at - there[-1][0]) % step:
-                there[-1] = there[-1][0], at + size, step
             else:
                 there.append((at, at + size, step))
             at += size
         self._deep = reads > 1
+        self.counters.bytes_in += at
         for source, pieces in bursts.items():
             self._hand_on(pieces, source if len(source) == 2 else (_canonical(source[0]), source[1]))
             if self._socket is not sock:
                 return
 
     def _hand_on(self, pieces: list[tuple[int, int, int]], source: Address) -> None:
-        """Give one source's reads to the receiver: each that is a run as one, what lies alone between them together."""
-        arena, counters = self._arena, self.counters
-        bursts: list[Burst] = []
-        singles: list[Buffer] = []
-        for start, end, step in pieces:
-            counters.bytes_in += end - start
-            if end - start > step:
-                singles = []
-                bursts.append(Run.cut(arena[start:end], step))
-            else:
-                if not singles:
-                    bursts.append(singles)
-                singles.append(arena[start:end])
-        for packets in bursts:
+        """Give one source's reads to the receiver: those of one size as one run, others together."""
+        counters = self.counters
+        for packets in _runs(self._arena, pieces):
             counters.packets_in += len(packets)
             counters.bursts_in += 1
             try:
@@ -343,6 +331,29 @@ class BurstSocket:
             counters.packets_out += 1
             counters.bytes_out += sent
         return True
+
+
+def _runs(arena: memoryview, pieces: list[tuple[int, int, int]]) -> Iterator[Burst]:
+    """The packets of *pieces* (from, to, size of a packet) in their order, equal sizes as runs."""
+    singles: list[Buffer] = []
+    at = 0
+    while at < len(pieces):
+        start, end, step = pieces[at]
+        at += 1
+        starts: Sequence[int] = range(start, end, step)
+        while at < len(pieces) and pieces[at][2] == step and not (end - start) % step:
+            start, end, _ = pieces[at]
+            at += 1
+            starts = range(starts[0], end, step) if start == starts[-1] + step else [*starts, *range(start, end, step)]
+        if len(starts) == 1:
+            singles.append(arena[start:end])
+            continue
+        if singles:
+            yield singles
+            singles = []
+        yield Run(arena, starts, step, end - starts[-1])
+    if singles:
+        yield singles
 
 
 def _run(sizes: list[int], start: int, count: int) -> int:

@@ -1,4 +1,4 @@
-"""A run: packets of one size that lie behind each other in a buffer, as one read with ``UDP_GRO`` brings them.
+"""A run: packets of one size in one buffer, as reads with ``UDP_GRO`` bring them.
 
 It is a burst like any other (a sequence of slices), and says besides what all its packets have in common, so
 that who only passes it on need not look at each of them.
@@ -6,78 +6,77 @@ that who only passes it on need not look at each of them.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from typing import overload
 
 from orama.net.fabric import Buffer
 
+_word = struct.Struct("!I").unpack_from
+
 
 class Run(Sequence[Buffer]):
-    """Packet *i* is ``view[i * step + skip :][: size]``; the last one has *last* bytes, which may be fewer.
+    """Packet *i* is ``view[starts[i] :][: size]``; the last one has *last* bytes, which may be fewer.
 
-    :param view: the packets and what is between them.
-    :param step: bytes from the start of one to the start of the next.
-    :param count: how many there are, 1 or more.
+    :param view: the buffer.
+    :param starts: where each begins, one or more. A range where they lie one behind the other.
     """
 
-    __slots__ = ("_count", "last", "size", "skip", "step", "view")
+    __slots__ = ("last", "size", "starts", "view")
 
-    def __init__(self, view: memoryview, step: int, count: int, *, skip: int, size: int, last: int) -> None:
+    def __init__(self, view: memoryview, starts: Sequence[int], size: int, last: int) -> None:
         self.view = view
-        self.step = step
-        self._count = count
-        self.skip = skip
+        self.starts = starts
         self.size = size
         self.last = last
 
     @classmethod
     def cut(cls, view: memoryview, step: int) -> Run:
         """What comes of cutting *view* every *step* bytes."""
-        count = -(-len(view) // step)
-        return cls(view, step, count, skip=0, size=step, last=len(view) - (count - 1) * step)
+        starts = range(0, len(view), step)
+        return cls(view, starts, step, len(view) - starts[-1])
 
     @property
     def total(self) -> int:
         """Bytes of all packets together."""
-        return self.size * (self._count - 1) + self.last
+        return self.size * (len(self.starts) - 1) + self.last
 
     def slices(self) -> list[Buffer]:
         """The packets."""
-        view, step, skip, size = self.view, self.step, self.skip, self.size
-        end = (self._count - 1) * step
-        slices: list[Buffer] = [view[at : at + size] for at in range(skip, end, step)]
-        slices.append(view[end + skip : end + skip + self.last])
+        view, size = self.view, self.size
+        slices: list[Buffer] = [view[at : at + size] for at in self.starts]
+        if self.last != size:
+            at = self.starts[-1]
+            slices[-1] = view[at : at + self.last]
         return slices
 
     def inner(self, skip: int, size: int, last: int) -> Run:
         """The packets without their first *skip* bytes, *size* bytes of each and *last* of the last."""
-        return Run(self.view, self.step, self._count, skip=self.skip + skip, size=size, last=last)
+        starts = self.starts
+        if type(starts) is range:
+            return Run(self.view, range(starts.start + skip, starts.stop + skip, starts.step), size, last)
+        return Run(self.view, [at + skip for at in starts], size, last)
 
     def part(self, start: int, end: int) -> Run:
         """The packets from *start* up to *end*."""
-        return Run(
-            self.view[start * self.step : end * self.step],
-            self.step,
-            end - start,
-            skip=self.skip,
-            size=self.size,
-            last=self.last if end == self._count else self.size,
-        )
+        return Run(self.view, self.starts[start:end], self.size, self.last if end == len(self.starts) else self.size)
 
-    def alike(self, length: int) -> bool:
-        """Whether every packet, perhaps without the last, begins with the same *length* bytes.
+    def heads_alike(self) -> bool:
+        """Whether every packet, perhaps without the last, begins with the same four bytes.
 
-        By columns, 2 µs however many packets there are, where a look at each takes 0.3 µs.
+        Where they lie one behind the other by columns: 2 µs however many there are, 0.15 µs a packet otherwise.
         """
-        view, step, end = self.view, self.step, (self._count - 1) * self.step
-        for at in range(self.skip, self.skip + length):
-            column = view[at:end:step].tobytes()
+        view, starts = self.view, self.starts
+        if type(starts) is not range:
+            return len({_word(view, at) for at in starts[:-1]}) <= 1
+        for at in range(starts[0], starts[0] + 4):
+            column = view[at : starts[-1] : starts.step].tobytes()
             if column.count(column[:1]) != len(column):
                 return False
         return True
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.starts)
 
     def __iter__(self) -> Iterator[Buffer]:
         return iter(self.slices())
@@ -89,9 +88,7 @@ class Run(Sequence[Buffer]):
     def __getitem__(self, index: slice) -> list[Buffer]: ...
 
     def __getitem__(self, index: int | slice) -> Buffer | list[Buffer]:
-        if isinstance(index, slice) or index < 0:
+        if isinstance(index, slice):
             return self.slices()[index]
-        if index >= self._count:
-            raise IndexError(index)
-        at = index * self.step + self.skip
-        return self.view[at : at + (self.size if index < self._count - 1 else self.last)]
+        at = self.starts[index]
+        return self.view[at : at + (self.last if at == self.starts[-1] else self.size)]

@@ -152,7 +152,7 @@ class Allocation:
         """
         payloads: Burst
         if type(packets) is Run and not start and (run := _payloads(packets)) is not None:
-            number, payloads, end = _unpack_header(packets.view)[0], run, len(packets)
+            number, payloads, end = _unpack_header(packets[0])[0], run, len(packets)
         else:
             number, payloads, end = self._collect(packets, start)
         channel = self._channels.get(number)
@@ -335,11 +335,11 @@ class Allocation:
 
 def _payloads(run: Run) -> Run | None:
     """What is in the ChannelData of *run*, when all of it is for one channel and of one size; else None."""
-    number, length = _unpack_header(run.view)
+    number, length = _unpack_header(run.view, run.starts[0])
     end = _HEADER_LENGTH + length
-    if not end <= run.size < end + 4 or run.last < _HEADER_LENGTH or not run.alike(_HEADER_LENGTH):
+    if not end <= run.size < end + 4 or run.last < _HEADER_LENGTH or not run.heads_alike():
         return None
-    found, last = _unpack_header(run.view, (len(run) - 1) * run.step)
+    found, last = _unpack_header(run.view, run.starts[-1])
     if found != number or last > length or _HEADER_LENGTH + last > run.last:
         return None
     return run.inner(_HEADER_LENGTH, length, last)

@@ -391,8 +391,10 @@ class BurstTests(TestCase):
         for packet in (b"b", b"cc", b"d"):
             other.send([packet], receiver.address)
         sender.send([b"e" * 100] * 2 + [b"f"], receiver.address)
-        await sink.wait(12)
-        self.assertEqual(sink.bursts, [[b"a" * 100] * 6, [b"e" * 100] * 2 + [b"f"], [b"b", b"cc", b"d"]])
+        sender.send([b"g" * 90] * 2, receiver.address)
+        await sink.wait(14)
+        first = [b"a" * 100] * 6 + [b"e" * 100] * 2 + [b"f"]
+        self.assertEqual(sink.bursts, [first, [b"g" * 90] * 2, [b"b", b"cc", b"d"]])
         self.assertEqual(sink.sources, [sender.address, sender.address, other.address])
 
     async def test_more_than_one_visit_reads(self) -> None:

@@ -45,8 +45,18 @@ class RunTests(SynchronousTestCase):
     def test_alike(self) -> None:
         """All but the last begin with the same bytes, or not; a difference in any of them is seen."""
         data = b"abcd1234" * 5 + b"xbcd"
-        self.assertTrue(Run.cut(memoryview(data), 8).alike(4))
-        for at in range(40):
-            other = bytearray(data)
-            other[at] ^= 1
-            self.assertEqual(Run.cut(memoryview(other), 8).alike(4), at % 8 >= 4, at)
+        for starts in (range(0, 44, 8), [0, 8, 16, 24, 32, 40]):
+            self.assertTrue(Run(memoryview(data), starts, 8, 4).heads_alike())
+            for at in range(40):
+                other = bytearray(data)
+                other[at] ^= 1
+                self.assertEqual(Run(memoryview(other), starts, 8, 4).heads_alike(), at % 8 >= 4, at)
+
+    def test_scattered(self) -> None:
+        """Packets that lie apart are a run like any other."""
+        run = Run(memoryview(b"--aaaa..bbbb--cc"), [2, 8, 14], 4, 2)
+        self.assertEqual(list(map(bytes, run)), [b"aaaa", b"bbbb", b"cc"])
+        self.assertEqual(list(map(bytes, run.inner(1, 2, 1))), [b"aa", b"bb", b"c"])
+        self.assertEqual(list(map(bytes, run.part(0, 2))), [b"aaaa", b"bbbb"])
+        self.assertEqual([bytes(run[i]) for i in (0, 1, 2, -1)], [b"aaaa", b"bbbb", b"cc", b"cc"])
+        self.assertEqual(run.total, 10)
