@@ -411,6 +411,7 @@ class Node:
             self.certificates.reload_if_changed()
             self.settings = settings
             self.signaling.lobby.settings = settings.signaling
+            self.turn.configure(settings.turn)
             self.served.configure(settings)
             self.site.adopt(self._site())
             _log.info("the configuration was read again")

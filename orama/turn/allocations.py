@@ -210,6 +210,10 @@ class Allocations:
             bytes_down=traffic.bytes_down,
         )
 
+    def configure(self, settings: TurnSettings) -> None:
+        """Take over the quotas; who holds more than they allow keeps it."""
+        self._quota.configure(settings, self._clock.seconds())
+
     def expire(self, now: float) -> None:
         """End what is over; to be called about once a second."""
         for allocation in list(self._live.values()):

@@ -25,7 +25,7 @@ from orama.net.burst import BurstSocket
 from orama.net.fabric import Address, Burst, Fabric, Receiver
 from orama.net.poll import Poll
 from orama.net.tls import ServerCertificates
-from orama.settings import Settings
+from orama.settings import Settings, TurnSettings
 from orama.turn.peers import Peers
 from orama.turn.server import Server
 from orama.turn.stream import StreamClients
@@ -117,6 +117,10 @@ class TurnService(Service):
             self._tick.stop()
         self._server.stop()
         return gatherResults([*self._close(), self._clients.stop()])
+
+    def configure(self, settings: TurnSettings) -> None:
+        """Take over what may change while the server runs."""
+        self._server.configure(settings)
 
     def drain(self) -> None:
         """Make no new allocations; the ones that are there go on."""

@@ -38,6 +38,8 @@ from orama.wire.stun import Class, Family, Message, Method, StunError
 
 _FIRST_CHANNEL_BYTE = FIRST_CHANNEL >> 8
 _NONCE_KEY_BITS = 256
+#: Bytes of the key that spreads strangers over the table of the rate limit.
+RATE_KEY_LENGTH = 16
 
 _log = Logger()
 
@@ -76,7 +78,13 @@ class Server:
         self._authenticator = Authenticator(
             tenants, nonces, realm, settings.default_namespace, self._names, settings.unauthenticated_amplification
         )
-        self._strangers = RateLimit(settings.unauthenticated_rate, settings.unauthenticated_burst)
+        self._strangers = RateLimit(
+            settings.unauthenticated_rate,
+            settings.unauthenticated_burst,
+            settings.unauthenticated_prefix_rate,
+            settings.unauthenticated_prefix_burst,
+            key=random.randbytes(RATE_KEY_LENGTH),
+        )
         self._tenants = tenants
         tenants.watch(self._tenant_changed)
         #: Packets lost, by reason.
@@ -302,6 +310,16 @@ class Server:
             yield tenant.namespace
             if tenant.namespace == self._default_namespace:
                 yield ""
+
+    def configure(self, settings: TurnSettings) -> None:
+        """Take over the limits, which may change while the server runs; whom relays may reach is the tenants'."""
+        self._strangers.configure(
+            settings.unauthenticated_rate,
+            settings.unauthenticated_burst,
+            settings.unauthenticated_prefix_rate,
+            settings.unauthenticated_prefix_burst,
+        )
+        self._allocations.configure(settings)
 
     def drain(self) -> None:
         """Make no new allocations; the ones that are there go on."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import random
+import sys
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.settings import NamespaceTurnSettings, TurnSettings
 from orama.turn.nonce import Nonces
 from orama.turn.ports import RESERVATION_TIME, RelayPorts
 from orama.turn.quota import Limits, Quota
-from orama.turn.ratelimit import RateLimit
+from orama.turn.ratelimit import MAX_LOGGED, RateLimit
 
 CLIENT = ("203.0.113.9", 40000)
 
@@ -182,12 +184,80 @@ class RateLimitTests(SynchronousTestCase):
         self.assertEqual(sum(limit.take("198.51.100.1", 1.0) for _ in range(100)), 10)
         self.assertTrue(limit.take("198.51.100.2", 1.0))
 
+    def test_by_prefix(self) -> None:
+        """The sources of one /24, or of one /48, have a limit together, which one source alone does not use up."""
+        for addresses, elsewhere in (
+            ([f"198.51.100.{number}" for number in range(256)], "198.51.101.1"),
+            ([f"2001:db8:1:{number:x}::1" for number in range(256)], "2001:db8:2::1"),
+        ):
+            limit = RateLimit(10, 20, 50, 100)
+            self.assertEqual(sum(limit.take(addresses[0], 0) for _ in range(1000)), 20)
+            self.assertEqual(sum(limit.take(ip, 0) for ip in addresses[1:] for _ in range(3)), 80)
+            self.assertEqual(sum(limit.take(ip, 1.0) for ip in addresses), 50)
+            self.assertTrue(limit.take(elsewhere, 0))
+
+    def test_forged_sources(self) -> None:
+        """A victim among ever so many forged sources gets no more than its limit: nothing is forgotten for them."""
+        limit = RateLimit(10, 20, key=b"k")
+        forged = (f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}" for number in range(60000))
+        got = 0
+        for ip in forged:
+            limit.take(ip, 0)
+            got += limit.take("198.51.100.1", 0)
+        self.assertLessEqual(got, 20)
+
+    def test_others_beside_a_flood(self) -> None:
+        """Floods from a few sources, as large as they like, leave everybody else his answers."""
+        limit = RateLimit(10, 20, 1000, 1000, key=b"k")
+        for flood in range(100):
+            for _ in range(100):
+                limit.take(f"203.0.{flood}.1", 0)
+        answered = sum(limit.take(f"198.51.{number}.1", 0) for number in range(200))
+        self.assertGreaterEqual(answered, 199)
+
     def test_bounded(self) -> None:
-        """The table does not grow beyond its size, however many sources there are."""
-        limit = RateLimit(10, 20, max_sources=100)
+        """What is kept does not grow, however many sources there are."""
+        limit = RateLimit(10, 20, 10, 20)
+
+        def size() -> int:
+            tables = (limit._sources, limit._prefixes)
+            return sum(sys.getsizeof(each) for table in tables for row in table._rows for each in row)
+
+        before = size()
+        self.assertLess(before, 1 << 20)
         for number in range(10000):
             limit.take(f"10.0.{number >> 8}.{number & 255}", 0)
-        self.assertEqual(len(limit), 100)
+        self.assertEqual(size(), before)
+
+    def test_log(self) -> None:
+        """Each source that is refused is one line a minute, and there is a most of them."""
+        lines: list[str] = []
+
+        def note(event: LogEvent) -> None:
+            lines.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        limit = RateLimit(1, 1, 300, 300)
+        for _ in range(5):
+            for ip in ("198.51.100.1", "2001:db8::1"):
+                limit.take(ip, 100.0)
+        names = ("198.51.100.1", "2001:db8::/64")
+        self.assertEqual(lines, [f"strangers at {name} are rate limited" for name in names])
+        for number in range(250):
+            limit.take(f"203.0.113.{number}", 100.0)
+            limit.take(f"203.0.113.{number}", 100.0)
+        self.assertEqual(len(lines), MAX_LOGGED)
+        limit.take("198.51.100.1", 160.0)
+        limit.take("198.51.100.1", 160.0)
+        self.assertEqual(lines[MAX_LOGGED:], lines[:1])
+
+    def test_configure(self) -> None:
+        """Other limits hold at once."""
+        limit = RateLimit(1, 1, 1, 1)
+        self.assertEqual(sum(limit.take("198.51.100.1", 0) for _ in range(9)), 1)
+        limit.configure(5, 5, 3, 3)
+        self.assertEqual(sum(limit.take("198.51.100.1", 1.0) for _ in range(9)), 3)
 
     def test_ipv6_by_network(self) -> None:
         """A /64 is one source: its owner has all of its addresses."""
@@ -197,10 +267,9 @@ class RateLimitTests(SynchronousTestCase):
         self.assertTrue(limit.take("2001:db8:0:1::2", 0))
 
     def test_no_limit(self) -> None:
-        """Rate 0 is no limit, and keeps nothing."""
+        """Rate 0 is no limit."""
         limit = RateLimit(0, 1)
         self.assertTrue(all(limit.take("198.51.100.1", 0) for _ in range(1000)))
-        self.assertEqual(len(limit), 0)
 
 
 class RelayPortsTests(SynchronousTestCase):
