@@ -121,6 +121,13 @@ class AttackTestCase(SynchronousTestCase):
         peer.settimeout(turn.PATIENCE)
         return peer
 
+    def listening(self, host: str = "127.0.0.1") -> socket.socket:
+        """A TCP server that is no part of the node."""
+        peer = socket.create_server((host, 0))
+        self.addCleanup(peer.close)
+        peer.settimeout(turn.SILENCE)
+        return peer
+
     def silent(self, client: Probe) -> None:
         """Nothing comes to *client* before the answer to what it asks now."""
         request = turn.build(turn.BINDING)
