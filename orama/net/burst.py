@@ -19,6 +19,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from orama.net.fabric import Address, Buffer, Burst, Receiver
+from orama.net.icmp import IcmpError, errors, whole
 from orama.net.poll import Poll
 from orama.net.run import Run
 
@@ -44,6 +45,8 @@ SOCKET_BUFFER = 4 << 20
 _FORCED = {socket.SO_SNDBUF: 32, socket.SO_RCVBUF: 33}
 _ANCILLARY = socket.CMSG_SPACE(4)
 _FULL = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
+#: What a send fails with because of the answer to an earlier one, for whomever that was; the next try does not.
+_EARLIER = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOPROTOOPT, errno.EPROTO})
 _NO_OFFLOAD = frozenset({errno.EIO, errno.EINVAL, errno.ENOPROTOOPT, errno.EMSGSIZE})
 _SEGMENT = struct.Struct("@H")
 _GRO = struct.Struct("@i")
@@ -102,6 +105,8 @@ class BurstSocket:
         self._socket: socket.socket | None = None
         self._address: Address = ("", 0)
         self._deep = True
+        #: Told of each error that ICMP reports about what was sent, where the socket keeps them (``icmp``).
+        self.unreachable: Callable[[IcmpError], None] | None = None
 
     def listen(self, address: Address, reuse_port: bool = False) -> None:
         """Bind to *address* (port 0 takes a free one) and start to read.
@@ -163,6 +168,12 @@ class BurstSocket:
             self._send_run(sock, packets, headers, to)
         else:
             self._send_mixed(sock, packets, headers, to)
+
+    def send_whole(self, packets: Burst, to: Address) -> None:
+        """Send *packets* so that nobody may fragment them; the socket is one of ``icmp``."""
+        if self._socket is not None:
+            with whole(self._socket):
+                self.send(packets, to)
 
     def _send_run(self, sock: socket.socket, run: Run, headers: Sequence[Buffer] | None, to: Address) -> None:
         """Send packets that are known to have one size."""
@@ -265,14 +276,19 @@ class BurstSocket:
             except Exception:  # one bad burst must not cost the port
                 _log.failure("receiver of {address} failed", address=self._address)
 
-    def write(self) -> None:
+    def room(self) -> None:
         """Nothing waits to be written."""
 
     def failed(self) -> None:
-        """Fetch the error that ICMP left."""
+        """Fetch the errors that ICMP left."""
         sock = self._socket
-        if sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if sock is None:
+            return
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.counters.icmp_errors += 1
+        if self.unreachable is not None:
+            for error in errors(sock):
+                self.unreachable(error)
 
     def _send_segments(
         self, sock: socket.socket, packets: Burst, headers: Sequence[Buffer] | None, to: Address, size: int
@@ -323,13 +339,23 @@ class BurstSocket:
                 if error.errno in _FULL:
                     counters.dropped += end - i
                     return False
-                counters.dropped += 1
-                if error.errno == errno.ECONNREFUSED:
-                    counters.icmp_errors += 1
-                continue
+                parts = (packets[i],) if headers is None else (headers[i], packets[i])
+                if error.errno not in _EARLIER or not self._sent_again(sock, parts, to):
+                    counters.dropped += 1
+                    continue
+                sent = sum(map(len, parts))
             counters.sends_out += 1
             counters.packets_out += 1
             counters.bytes_out += sent
+        return True
+
+    def _sent_again(self, sock: socket.socket, parts: Sequence[Buffer], to: Address) -> bool:
+        """Try once more what failed because of an answer to something earlier."""
+        self.counters.icmp_errors += 1
+        try:
+            sock.sendmsg(parts, (), 0, to)
+        except OSError:
+            return False
         return True
 
 

@@ -17,6 +17,7 @@ from attrs import define, field
 from twisted.internet.interfaces import IReactorTime
 
 from orama.net.fabric import Address, Buffer, Burst
+from orama.net.icmp import IcmpError
 from orama.net.run import Run
 from orama.turn.peers import Peers
 from orama.turn.quota import Share
@@ -181,16 +182,19 @@ class Allocation:
                 payloads.append(packet[_HEADER_LENGTH:end])
         return number, payloads, at
 
-    def send(self, payloads: Burst, peer: Address, now: float) -> None:
-        """Relay the payloads of Send indications for one peer (RFC 8656, 11.2)."""
+    def send(self, payloads: Burst, peer: Address, now: float, *, whole: bool = False) -> None:
+        """Relay the payloads of Send indications for one peer (RFC 8656, 11.2).
+
+        :param whole: no router may fragment them (DONT-FRAGMENT).
+        """
         if self._permissions.get(peer[0], 0.0) <= now:
             self._drops["no_permission"] += len(payloads)
         elif not self._may_reach(peer):
             self._drops["forbidden_peer"] += len(payloads)
         else:
-            self._send(payloads, peer, now)
+            self._send(payloads, peer, now, whole)
 
-    def _send(self, payloads: Burst, peer: Address, now: float) -> None:
+    def _send(self, payloads: Burst, peer: Address, now: float, whole: bool = False) -> None:
         size = payloads.total if type(payloads) is Run else sum(map(len, payloads))
         for bucket in self.share.buckets:
             if not bucket.take(size, now):
@@ -202,7 +206,10 @@ class Allocation:
         relay = self.relays[0] if len(self.relays) == 1 else self.relay_to(peer[0])
         assert relay is not None
         try:
-            relay.send(payloads, peer)
+            if whole:
+                relay.send_whole(payloads, peer)
+            else:
+                relay.send(payloads, peer)
         except RelayUnavailable:
             self._drops["no_relay_port"] += len(payloads)
 
@@ -254,6 +261,16 @@ class Allocation:
             for packet, length in zip(packets, lengths, strict=True)
         ]
         self.link.send(padded, self.client, headers)
+
+    def unreachable(self, error: IcmpError) -> None:
+        """Tell the client what ICMP says about something that it sent (RFC 8656, 11.5).
+
+        The permission is the one for whom it was sent to; who reports it may be any router.
+        """
+        if self.has_permission(error.to[0], self._clock.seconds()) and self._may_reach(error.to):
+            attributes = ((stun.XOR_PEER_ADDRESS, error.to), (stun.ICMP, (error.kind, error.code, error.mtu)))
+            (transaction,) = self._transactions(1)
+            self.link.send((stun.build(Method.DATA, Class.INDICATION, transaction, attributes),), self.client)
 
     def _transactions(self, count: int) -> list[bytes]:
         first = self._random.getrandbits(96)

@@ -300,7 +300,7 @@ class Allocations:
             return None
 
     def _udp_relay(self, address: Address, allocation: Allocation) -> Relay:
-        return UdpRelay(address, self._fabric, self._open_socket, allocation.receive)
+        return UdpRelay(address, self._fabric, self._open_socket, allocation.receive, allocation.unreachable)
 
     def _release(self, relay: Relay) -> None:
         self._ports[relay.family].release(relay.address[1])

@@ -23,6 +23,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 
 from orama.net.burst import BurstSocket
 from orama.net.fabric import Address, Burst, Fabric, Receiver
+from orama.net.icmp import relay_socket, udp_socket
 from orama.net.poll import Poll
 from orama.net.tls import ServerCertificates
 from orama.settings import Settings, TurnSettings
@@ -164,12 +165,12 @@ class TurnService(Service):
         self._clients.tick()
 
     def _open_relay(self, address: Address, received: Receiver) -> BurstSocket:
-        relay = BurstSocket(self._poll, received, offload=self._settings.turn.offload)
+        relay = BurstSocket(self._poll, received, offload=self._settings.turn.offload, make_socket=relay_socket)
         relay.listen(address)
         return relay
 
     def _listen_udp(self, address: Address) -> int:
-        front = BurstSocket(self._poll, _nobody, offload=self._settings.turn.offload)
+        front = BurstSocket(self._poll, _nobody, offload=self._settings.turn.offload, make_socket=udp_socket)
         front.received = partial(self._server.received, front)
         front.listen(address)
         self._sockets.append(front)

@@ -12,6 +12,7 @@ from typing import Protocol
 from twisted.internet.error import CannotListenError
 
 from orama.net.fabric import Address, Buffer, Burst, Fabric, Receiver
+from orama.net.icmp import IcmpError
 from orama.wire.stun import Family
 
 
@@ -24,6 +25,12 @@ class Link(Protocol):
 
 class Socket(Link, Protocol):
     """A bound UDP socket."""
+
+    #: Told of each error that ICMP reports about what was sent.
+    unreachable: Callable[[IcmpError], None] | None
+
+    def send_whole(self, packets: Burst, to: Address) -> None:
+        """Send *packets* so that nobody may fragment them."""
 
     def close(self) -> None: ...
 
@@ -61,6 +68,10 @@ class Relay:
         """
         raise NotImplementedError
 
+    def send_whole(self, packets: Burst, peer: Address) -> None:
+        """The same, and no router may fragment them."""
+        self.send(packets, peer)
+
     def close(self) -> None:
         """Give the address back."""
         raise NotImplementedError
@@ -70,12 +81,21 @@ class UdpRelay(Relay):
     """A relayed address that packets come to and leave from.
 
     :param received: gets what peers send to it, on either way.
+    :param unreachable: is told of each error that ICMP reports about what was sent.
     """
 
-    __slots__ = ("_fabric", "_open_socket", "_received", "_socket")
+    __slots__ = ("_fabric", "_open_socket", "_received", "_socket", "_unreachable")
 
-    def __init__(self, address: Address, fabric: Fabric, open_socket: OpenSocket, received: Receiver) -> None:
+    def __init__(
+        self,
+        address: Address,
+        fabric: Fabric,
+        open_socket: OpenSocket,
+        received: Receiver,
+        unreachable: Callable[[IcmpError], None],
+    ) -> None:
         super().__init__(address)
+        self._unreachable = unreachable
         self._fabric = fabric
         self._open_socket = open_socket
         self._received = received
@@ -93,18 +113,25 @@ class UdpRelay(Relay):
                 self._socket = self._open_socket(self.address, self._received)
             except CannotListenError as error:
                 raise RelayUnavailable(str(error)) from error
+            self._socket.unreachable = self._unreachable
 
     def send(self, packets: Burst, peer: Address) -> None:
         """Send *packets* to *peer*, in memory when it is here.
 
         :raises RelayUnavailable: the peer is elsewhere and the port cannot be opened.
         """
-        if self._fabric.deliver(packets, self.address, peer):
-            return
+        if not self._fabric.deliver(packets, self.address, peer):
+            self._opened().send(packets, peer)
+
+    def send_whole(self, packets: Burst, peer: Address) -> None:
+        if not self._fabric.deliver(packets, self.address, peer):
+            self._opened().send_whole(packets, peer)
+
+    def _opened(self) -> Socket:
         if self._socket is None:
             self.open()
             assert self._socket is not None
-        self._socket.send(packets, peer)
+        return self._socket
 
     def close(self) -> None:
         self._fabric.detach(self.address)

@@ -286,7 +286,7 @@ class Server:
         elif allocation is None:
             self.drops["no_allocation"] += 1
         else:
-            allocation.send((data,), peer, now)
+            allocation.send((data,), peer, now, whole=stun.DONT_FRAGMENT in message)
 
     # ---- from outside -----------------------------------------------------------------------
 

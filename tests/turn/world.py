@@ -12,6 +12,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
 
 from orama.net.fabric import Address, Buffer, Burst, Fabric, Receiver
+from orama.net.icmp import IcmpError
 from orama.settings import TurnSettings
 from orama.turn.credentials import Credentials, issue
 from orama.turn.peers import Peers
@@ -53,6 +54,13 @@ class MemoryLink:
 
     sent: list[tuple[list[bytes], Address]] = field(factory=list)
     closed: bool = False
+    unreachable: Callable[[IcmpError], None] | None = None
+    #: What was sent so that nobody may fragment it.
+    whole: list[bytes] = field(factory=list)
+
+    def send_whole(self, packets: Burst, to: Address) -> None:
+        self.whole += map(bytes, packets)
+        self.send(packets, to)
 
     def send(self, packets: Burst, to: Address, headers: Sequence[Buffer] | None = None) -> None:
         if headers is None:
