@@ -8,7 +8,6 @@ changed is left alone: a new secret or another node's ports cost nobody a call.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_network
 from typing import Any, Protocol
 
 from attrs import define, evolve
@@ -27,8 +26,9 @@ from orama.rest.internal import REQUEST_BURST, REQUEST_RATE
 from orama.rest.json_resource import JsonResource
 from orama.rest.origins import Origins
 from orama.rest.site import Site
-from orama.settings import Settings
+from orama.settings import NamespaceTurnSettings, Settings
 from orama.sfu.room import Rooms
+from orama.turn.peers import read_network
 from orama.turn.tenants import Tenant, Tenants
 
 #: Namespace → nothing; raises NotFound when it has no WebRTC.
@@ -198,12 +198,15 @@ class ServedNamespaces:
 def tenant_of(config: WebRtcConfig, settings: Settings) -> Tenant:
     """What TURN has to know of a namespace that has a relay block here."""
     assert config.blocks.relay is not None
+    turn = settings.turn
+    own = turn.namespaces.get(config.namespace, NamespaceTurnSettings())
     return Tenant(
         config.namespace,
         config.turn_secrets,
         config.blocks.relay,
         tuple((place.ip, *place.media) for place in config.sfus),
-        tuple(map(ip_network, settings.turn.allowed_peers)),
+        tuple(map(read_network, (*turn.allowed_peers, *own.allowed_peers))),
+        tuple(map(read_network, (*turn.denied_peers, *own.denied_peers))),
     )
 
 

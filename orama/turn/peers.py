@@ -3,7 +3,8 @@
 Two rules open an address: it is an SFU media address of the relay's own namespace, or it lies in one of
 the tenant's ``allowed_peers``. A network there opens a range that is never public (loopback, private,
 link-local, …) only by lying inside that range: ``127.0.0.0/8`` opens loopback, ``0.0.0.0/0`` does not. The
-SFUs and relays of other namespaces and our own listeners stay shut in any case. A permission names an IP
+SFUs and relays of other namespaces and our own listeners stay shut in any case, and so does what lies in one
+of the tenant's ``denied_peers``, whichever rule opens it. A permission names an IP
 alone, so the port is judged where it becomes known: at ChannelBind, at Send, and for what comes in.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
 from orama.net.fabric import Address
@@ -55,7 +56,7 @@ SPECIAL: tuple[Network, ...] = tuple(
 _HARMLESS = frozenset(
     ip_network(text) for text in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "2001:db8::/32")
 )
-_MAPPED = ip_network("::ffff:0:0/96")
+_MAPPED = IPv6Network("::ffff:0:0/96")
 _COMPATIBLE = ip_network("::/96")
 _NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
 
@@ -74,6 +75,17 @@ def canonical(ip: IP) -> IP:
     if ip.teredo is not None:  # RFC 4380: the client's address, obfuscated
         return ip.teredo[1]
     return ip
+
+
+def read_network(text: str) -> Network:
+    """The network of a configuration, in IPv4 where it spells an IPv4 network as ``::ffff:192.0.2.0/120``.
+
+    :raises ValueError: it is none.
+    """
+    found = ip_network(text)
+    if isinstance(found, IPv6Network) and found.subnet_of(_MAPPED):
+        return IPv4Network((int(found.network_address) & 0xFFFFFFFF, found.prefixlen - _MAPPED.prefixlen))
+    return found
 
 
 @lru_cache(maxsize=4096)
@@ -98,12 +110,13 @@ class Peers:
 
     def may_reach_ip(self, tenant: Tenant, ip: str) -> bool:
         """Whether a permission for *ip* may be made (a port of it may still be refused)."""
-        return self.is_media_ip(tenant, ip) or self.is_allowed_ip(tenant, ip)
+        opened = self.is_media_ip(tenant, ip) or self.is_allowed_ip(tenant, ip)
+        return opened and not self._is_denied(tenant, ip)
 
     def may_reach(self, tenant: Tenant, peer: Address) -> bool:
         """Whether packets may pass between a relay of *tenant* and *peer*."""
         ip, port = peer
-        if not port:
+        if not port or self._is_denied(tenant, ip):
             return False
         for media_ip, first, last in tenant.sfu_media:
             if first <= port <= last and media_ip == ip:
@@ -131,6 +144,12 @@ class Peers:
         """Whether *ip* points inside: loopback, private, link-local and the like, in any spelling."""
         address, plain = _read(ip)
         return not plain or any(address in network for network in SPECIAL if network not in _HARMLESS)
+
+    def _is_denied(self, tenant: Tenant, ip: str) -> bool:
+        if not tenant.denied_peers:
+            return False
+        address, _ = _read(ip)
+        return any(address in network for network in tenant.denied_peers)
 
     def _is_somebody_elses(self, tenant: Tenant, peer: Address) -> bool:
         if peer in self.listeners:

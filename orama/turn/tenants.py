@@ -31,6 +31,8 @@ class Tenant:
     sfu_media: tuple[tuple[str, int, int], ...] = ()
     #: Networks that its relays may reach besides.
     allowed_peers: tuple[Network, ...] = ()
+    #: Networks that they may not reach, whatever else is said.
+    denied_peers: tuple[Network, ...] = ()
 
 
 class Tenants:
@@ -47,7 +49,9 @@ class Tenants:
         self._watchers: list[Callable[[str], None]] = []
 
     def put(self, tenant: Tenant) -> None:
-        """Add a tenant, or replace the one of that namespace."""
+        """Add a tenant, or replace the one of that namespace; nothing happens when it is the same."""
+        if self._tenants.get(tenant.namespace) == tenant:
+            return
         self._tenants[tenant.namespace] = tenant
         self._changed(tenant.namespace)
 

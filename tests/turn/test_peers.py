@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from orama.turn.peers import SPECIAL, Peers, canonical
+from orama.turn.peers import SPECIAL, Peers, canonical, read_network
 from orama.turn.tenants import Tenants
 from tests.turn.world import INTERNAL_IP, MYAPP, OTHER, OTHER_RELAY, OTHER_SFU, PEER, SFU
 
@@ -142,3 +142,35 @@ class PeersTests(SynchronousTestCase):
         address = ip_address(str(ip))
         if (address.is_private or address.is_multicast) and not address.is_global:
             self.assertTrue(any(address in network for network in SPECIAL), ip)
+
+    def test_denied(self) -> None:
+        """What is denied stays shut, whichever rule opens it: by configuration, or as an SFU of one's own."""
+        denied = (ip_network("198.51.100.0/25"), ip_network("10.0.0.1/32"), ip_network("2001:db8:8000::/33"))
+        tenant = evolve(
+            MYAPP,
+            allowed_peers=(ip_network("198.51.100.0/24"), ip_network("2001:db8::/32"), ip_network("192.0.2.1/32")),
+            denied_peers=denied,
+        )
+        self.tenants.put(tenant)
+        for ip, reached in (
+            ("198.51.100.127", False),
+            ("198.51.100.128", True),
+            ("2001:db8:7fff:ffff::1", True),
+            ("2001:db8:8000::1", False),
+            ("2001:db8:ffff:1:2:3:4:5", False),
+            ("192.0.2.1", True),
+            (SFU[0], False),
+        ):
+            self.assertEqual(self.peers.may_reach_ip(tenant, ip), reached, ip)
+            self.assertEqual(self.peers.may_reach(tenant, (ip, 20000)), reached, ip)
+
+    def test_denied_in_disguise(self) -> None:
+        """No spelling of a denied address gets around the rule, and a rule may spell its network as mapped."""
+        tenant = evolve(
+            MYAPP, allowed_peers=(ip_network("0.0.0.0/0"), ip_network("::/0")), denied_peers=(ip_network("8.0.0.0/8"),)
+        )
+        for ip in ("8.8.8.8", "::ffff:8.8.8.8", "::8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"):
+            self.assertFalse(self.peers.may_reach_ip(tenant, ip), ip)
+        self.assertTrue(self.peers.may_reach_ip(tenant, "9.9.9.9"))
+        self.assertEqual(read_network("::ffff:8.0.0.0/104"), ip_network("8.0.0.0/8"))
+        self.assertEqual(read_network("2001:db8::/32"), ip_network("2001:db8::/32"))

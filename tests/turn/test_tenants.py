@@ -64,3 +64,12 @@ class TenantsTests(SynchronousTestCase):
     def test_secrets_are_not_shown(self) -> None:
         """A tenant's representation keeps its secrets to itself."""
         self.assertNotIn("north", repr(MYAPP))
+
+    def test_the_same(self) -> None:
+        """Who watches hears of what has changed, and of nothing when a tenant is put as it is."""
+        heard: list[str] = []
+        self.tenants.watch(heard.append)
+        self.tenants.put(evolve(MYAPP))
+        self.assertEqual(heard, [])
+        self.tenants.put(evolve(MYAPP, secrets=("other",)))
+        self.assertEqual(heard, ["myapp"])
