@@ -47,7 +47,7 @@ class Pollable(Protocol):
     def read(self, deep: bool) -> None:
         """Read and hand on: all that is there when *deep*, else what one call brings."""
 
-    def write(self) -> None:
+    def room(self) -> None:
         """There is room to write."""
 
     def failed(self) -> None:
@@ -167,7 +167,7 @@ class Poll:
             if events & select.EPOLLERR:
                 socket.failed()
             if events & select.EPOLLOUT:
-                socket.write()
+                socket.room()
             if events & _READABLE:
                 socket.read(deep)
         except Exception:  # the other sockets are somebody else's packets

@@ -39,7 +39,7 @@ class Tap:
             if not deep:
                 break
 
-    def write(self) -> None:
+    def room(self) -> None:
         self.wrote += 1
 
     def failed(self) -> None:
