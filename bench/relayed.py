@@ -185,7 +185,7 @@ class RelayedPeer:
             await self._request(self._check(ufrag, pwd), channel=True)
 
     async def _shake_hands(self, fingerprint: str) -> None:
-        self.dtls = RTCDtlsTransport(_Ice(self), [self.certificate])
+        self.dtls = RTCDtlsTransport(_Ice(self), [self.certificate])  # type: ignore[arg-type]
         self.dtls._set_role("client")
         self.dtls._srtp_profiles = [SRTP_AEAD_AES_128_GCM, SRTP_AES128_CM_SHA1_80]
         remote = RTCDtlsFingerprint(algorithm="sha-256", value=fingerprint)

@@ -51,13 +51,27 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def coturn(directory: Path, address: str, port: int) -> Server:
-    """coturn with a shared secret, relaying on *address*."""
+def coturn(
+    directory: Path,
+    address: str,
+    port: int,
+    *,
+    relay_ports: tuple[int, int] = (50000, 52000),
+    tls: tuple[int, Path, Path] | None = None,
+    threads: int | None = None,
+) -> Server:
+    """coturn with a shared secret, relaying on *address*.
+
+    :param tls: port, certificate and key of a TLS listener.
+    :param threads: how many relay; None leaves it to coturn, which takes one for each CPU of the machine.
+    """
     configuration = directory / "turnserver.conf"
+    secured = "no-tls\n" if tls is None else "tls-listening-port={}\ncert={}\npkey={}\n".format(*tls)
+    more = secured if threads is None else f"{secured}relay-threads={threads}\n"
     configuration.write_text(
         f"listening-port={port}\nlistening-ip={address}\nrelay-ip={address}\nuse-auth-secret\n"
-        f"static-auth-secret={SECRET}\nrealm=orama\nno-cli\nno-tls\nno-dtls\nallow-loopback-peers\n"
-        f"min-port=50000\nmax-port=52000\nlog-file=stdout\nsimple-log\n"
+        f"static-auth-secret={SECRET}\nrealm=orama\nno-cli\n{more}no-dtls\nallow-loopback-peers\n"
+        f"min-port={relay_ports[0]}\nmax-port={relay_ports[1]}\nlog-file=stdout\nsimple-log\n"
         f"pidfile={directory}/turnserver.pid\nuserdb={directory}/turndb\n"
     )
     return Server(["turnserver", "-c", str(configuration)], directory / "coturn.log", (address, port))
