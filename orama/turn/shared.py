@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
+from attrs import field, frozen
+
 #: Owners that fit, a power of two: a host has 64,512 relay ports at most, and who has one is a user and a namespace.
 SLOTS = 1 << 17
 #: How far from its own place an owner may stand.
@@ -28,6 +30,8 @@ MAX_WORKERS = 64
 #: Rows of relay ports: one for each family of address.
 ROWS = 2
 _PORTS = 1 << 16
+#: Full buckets that may be missing from one; those who draw on them stop at two.
+_MOST_OWED = 4
 
 #: (namespace,) or (namespace, user).
 Owner: TypeAlias = tuple[str, ...]
@@ -59,6 +63,7 @@ class SharedTable:
     def __init__(self, descriptor: int, workers: int, worker: int, key: bytes, slots: int = SLOTS) -> None:
         if not 0 <= worker < workers <= MAX_WORKERS:
             raise ValueError(f"there is no worker {worker} of {workers}")
+        self.workers = workers
         self._descriptor = descriptor
         self._worker = worker
         self._key = key
@@ -88,59 +93,60 @@ class SharedTable:
 
         :param wanted: owner and limit; 0 is no limit.
         """
-        hashes = [self._hash(owner) for owner, _ in wanted]
+        numbers = [self.number(owner) for owner, _ in wanted]
         with self._locked():
-            for number, (_, limit) in zip(hashes, wanted, strict=True):
+            for number, (_, limit) in zip(numbers, wanted, strict=True):
                 place = self._find(number)
                 if limit and place is not None and self._total(place) >= limit:
                     return False
-            for index, number in enumerate(hashes):
+            for index, number in enumerate(numbers):
                 place = self._find(number)
                 if place is None:
                     place = self._free(number, now)
                 if place is None:  # there are more owners than slots about here
-                    self._give_back(hashes[:index], now)
+                    self._give_back(numbers[:index])
                     return False
                 self._hashes[place] = number
                 self._counts[place] += 1
             return True
 
-    def release(self, owners: Iterable[Owner], now: float) -> None:
+    def release(self, owners: Iterable[Owner]) -> None:
         """Count one less, of this worker's, for each of *owners*."""
-        hashes = [self._hash(owner) for owner in owners]
+        numbers = [self.number(owner) for owner in owners]
         with self._locked():
-            self._give_back(hashes, now)
+            self._give_back(numbers)
+
+    def number(self, owner: Owner) -> int:
+        """What *owner* is called in the table: 64 bits, not all 0. Two of a full one are the same once in 10^9."""
+        text = "\0".join((str(len(owner[0])), *owner)).encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(text, digest_size=8, key=self._key).digest()
+        return int.from_bytes(digest, "little") or 1
 
     def held(self, owner: Owner) -> int:
         """How many *owner* has in all workers together."""
-        place = self._find(self._hash(owner))
+        place = self._find(self.number(owner))
         return 0 if place is None else self._total(place)
 
     # ---- bandwidth
 
-    def draw(self, owner: Owner, amount: int, rate: int, size: int, now: float) -> int:
-        """Take up to *amount* bytes of credit; gives how many there were.
+    def level(self, number: int, rate: int, size: int, now: float) -> float:
+        """Bytes that are left in the bucket of who has *number* (:meth:`number`); what is owed is negative.
 
-        A bucket is the time at which it is full again (virtual scheduling, ITU-T I.371, annex A): one word, of which a
-        changed rate needs no change.
+        A bucket is the time at which it is full again (virtual scheduling, ITU-T I.371, annex A): one word, which stays
+        right when the rate changes.
 
-        :param rate: bytes per second; :param size: bytes that the bucket holds when it is full.
+        :param rate: bytes per second; :param size: bytes in a full bucket.
         """
-        number = self._hash(owner)
+        place = self._find(number)
+        return float(size) if place is None else self._level(place, rate, size, now)
+
+    def spend(self, number: int, amount: int, rate: int, size: int, now: float) -> None:
+        """Take *amount* bytes out of a bucket, whatever is in it; nothing happens when its owner has nothing."""
         with self._locked():
             place = self._find(number)
-            if place is None:
-                return 0
-            level = self._level(place, rate, size, now)
-            granted = min(amount, int(level))
-            if granted > 0:
-                self._full_at[place] = now + (size - level + granted) / rate
-            return max(granted, 0)
-
-    def level(self, owner: Owner, rate: int, size: int, now: float) -> float:
-        """Bytes of credit that are left in the bucket."""
-        place = self._find(self._hash(owner))
-        return float(size) if place is None else self._level(place, rate, size, now)
+            if place is not None:
+                left = self._level(place, rate, size, now) - amount
+                self._full_at[place] = now + (size - left) / rate
 
     # ---- relay ports
 
@@ -189,12 +195,12 @@ class SharedTable:
                 self._cursor = (self._cursor or self._slots) - 1
                 self._tidy(self._cursor, now)
 
-    def _give_back(self, hashes: Iterable[int], now: float) -> None:
-        for number in hashes:
+    def _give_back(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
             place = self._find(number)
             if place is not None and self._counts[place]:
                 self._counts[place] -= 1
-                while self._tidy(place, now):
+                while self._tidy(place, 0.0):  # who has used bandwidth is left to the sweep
                     place = (place or self._slots) - 1
 
     def _tidy(self, place: int, now: float) -> bool:
@@ -202,14 +208,9 @@ class SharedTable:
         following = place + 1 if place + 1 < self._slots else 0
         if not self._hashes[place] or self._hashes[following] or not self._is_idle(place, now):
             return False
+        self._full_at[place] = 0.0
         self._hashes[place] = 0
         return True
-
-    def _hash(self, owner: Owner) -> int:
-        """64 bits, of which not all are 0. With a full table two owners are taken for one in one of 10^9 nodes."""
-        text = "\0".join((str(len(owner[0])), *owner)).encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(text, digest_size=8, key=self._key).digest()
-        return int.from_bytes(digest, "little") or 1
 
     def _find(self, number: int) -> int | None:
         """Where the owner stands."""
@@ -239,8 +240,8 @@ class SharedTable:
         return sum(column[place] for column in self._columns)
 
     def _level(self, place: int, rate: int, size: int, now: float) -> float:
-        # More than a whole bucket can only be missing when the clock was set back.
-        return size - min(max(self._full_at[place] - now, 0.0) * rate, float(size))
+        # More can only be missing when the clock was set back.
+        return size - min(max(self._full_at[place] - now, 0.0) * rate, _MOST_OWED * size)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -249,6 +250,15 @@ class SharedTable:
             yield
         finally:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN)
+
+
+@frozen
+class Crew:
+    """What the workers of a node have in common, as one of them has it."""
+
+    table: SharedTable
+    #: A nonce of one worker is good with all.
+    nonce_key: bytes = field(repr=False)
 
 
 def _size(workers: int, slots: int) -> int:
