@@ -30,6 +30,8 @@ MAX_WORKERS = 64
 #: Rows of relay ports: one for each family of address.
 ROWS = 2
 _PORTS = 1 << 16
+#: The bit of a port's byte that says that its worker keeps it for somebody.
+_KEPT = 0x80
 #: Full buckets that may be missing from one; those who draw on them stop at two.
 _MOST_OWED = 4
 
@@ -75,7 +77,7 @@ class SharedTable:
         self._full_at = view[8 * slots : counts].cast("d")
         self._columns = [view[start : start + 4 * slots].cast("I") for start in range(counts, ports, 4 * slots)]
         self._counts = self._columns[worker]
-        #: Which worker has each port, counted from 1; a row for each family.
+        #: Which worker has each port, counted from 1, or keeps it; a row for each family.
         self._ports = view[ports:]
         self._views: list[memoryview[Any]] = [view, self._hashes, self._full_at, *self._columns, self._ports]
         self._cursor = 0
@@ -151,24 +153,45 @@ class SharedTable:
     # ---- relay ports
 
     def take_port(self, port: int, row: int = 0) -> bool:
-        """Have *port*, unless some worker has it."""
+        """Have *port*, unless some worker has it, or keeps it for somebody."""
+        return self._turn_port(port, row, 0, self._worker + 1)
+
+    def release_port(self, port: int, row: int = 0) -> bool:
+        """Give *port* back; nothing happens when it is not this worker's."""
+        return self._turn_port(port, row, self._worker + 1, 0)
+
+    def keep_port(self, port: int, row: int = 0) -> bool:
+        """Keep *port*, which is this worker's, for whoever comes for it to any worker."""
+        return self._turn_port(port, row, self._worker + 1, self._worker + 1 | _KEPT)
+
+    def drop_port(self, port: int, row: int = 0) -> bool:
+        """Keep *port* no more; nothing happens when somebody has it by now."""
+        return self._turn_port(port, row, self._worker + 1 | _KEPT, 0)
+
+    def claim_port(self, port: int, row: int = 0) -> bool:
+        """Have *port* if some worker keeps it."""
         with self._locked():
             at = row * _PORTS + port
-            if self._ports[at]:
+            if not self._ports[at] & _KEPT:
                 return False
             self._ports[at] = self._worker + 1
             return True
 
-    def release_port(self, port: int, row: int = 0) -> None:
-        """Give *port* back; nothing happens when it is not this worker's."""
+    def has_port(self, port: int, row: int = 0) -> bool:
+        """Whether some worker has *port*, or keeps it."""
+        return bool(self._ports[row * _PORTS + port])
+
+    def ports(self, row: int = 0) -> int:
+        """How many are not free."""
+        return _PORTS - bytes(self._ports[row * _PORTS : (row + 1) * _PORTS]).count(0)
+
+    def _turn_port(self, port: int, row: int, before: int, after: int) -> bool:
         with self._locked():
             at = row * _PORTS + port
-            if self._ports[at] == self._worker + 1:
-                self._ports[at] = 0
-
-    def has_port(self, port: int, row: int = 0) -> bool:
-        """Whether some worker has *port*."""
-        return bool(self._ports[row * _PORTS + port])
+            if self._ports[at] != before:
+                return False
+            self._ports[at] = after
+            return True
 
     # ---- upkeep
 
@@ -180,9 +203,10 @@ class SharedTable:
         """Worker number *worker* is no more: it holds nothing."""
         with self._locked():
             self._columns[worker][:] = memoryview(bytes(4 * self._slots)).cast("I")
-            owned = bytes(self._ports)
-            if worker + 1 in owned:
-                self._ports[:] = owned.replace(bytes([worker + 1]), b"\0")
+            ports = bytes(self._ports)
+            for mark in (worker + 1, worker + 1 | _KEPT):
+                ports = ports.replace(bytes([mark]), b"\0")
+            self._ports[:] = ports
 
     def sweep(self, now: float) -> None:
         """Look at some slots, others each time, and make those new that nobody needs; for once a second, in one worker.

@@ -321,6 +321,13 @@ class RelayPortsTests(SynchronousTestCase):
         self.ports.expire(100.0 + RESERVATION_TIME)
         self.assertEqual(self.ports.take((50000, 50001)), 50001)
 
+    def test_pair_that_is_not_reserved(self) -> None:
+        """The second port is kept with the first, and given back with it when no reservation was made."""
+        port = self.ports.take((50000, 50001), even=True, pair=True)
+        self.assertIsNone(self.ports.take((50001, 50001)))
+        self.ports.release(port or 0)
+        self.assertEqual(len(self.ports), 0)
+
     def test_pair_inside_the_block(self) -> None:
         """The second port of a pair is never the neighbour's."""
         self.assertIsNone(self.ports.take((50000, 50000), even=True, pair=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections import Counter
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from twisted.trial.unittest import SynchronousTestCase
 
+from orama.turn.ports import RESERVATION_TIME, RelayPorts
 from orama.turn.quota import Limits, Quota
 from orama.turn.shared import MAX_WORKERS, SLOTS, Owner, SharedTable, make_memory
+from orama.turn.shared_ports import SharedBook
 from orama.turn.shared_quota import SharedLedger
 
 KEY = bytes(range(32))
@@ -225,6 +228,49 @@ class PortsTests(Memory):
         one.release_port(50000)
         self.assertTrue(two.take_port(50000))
         self.assertFalse(one.has_port(65535))
+
+    def test_reservation(self) -> None:
+        """The second port of a pair goes to who shows its token to any worker: once, in time, in the namespace."""
+        books = [SharedBook(table, 0, KEY) for table in self.tables()]
+        one, two = (RelayPorts(random.Random(3), book) for book in books)
+        self.assertEqual(one.take((50000, 50001), even=True, pair=True), 50000)
+        self.assertIsNone(two.take((50000, 50001)))
+        token = one.reserve("myapp", 50001, NOW)
+        self.assertEqual(len(token), 8)
+        self.assertIsNone(two.take((50000, 50001)))
+        self.assertIsNone(two.redeem("other", token, NOW))
+        for garbage in (bytes(8), token[:7], token + b"x", bytes([token[0] ^ 1]) + token[1:]):
+            self.assertIsNone(two.redeem("myapp", garbage, NOW))
+        self.assertEqual(two.redeem("myapp", token, NOW + RESERVATION_TIME), 50001)
+        self.assertIsNone(one.redeem("myapp", token, NOW + RESERVATION_TIME))
+        one.expire(NOW + RESERVATION_TIME + 1)
+        self.assertIsNone(one.take((50001, 50001)))
+        two.release(50001)
+        self.assertEqual(one.take((50001, 50001)), 50001)
+
+    def test_reservation_expires(self) -> None:
+        """A port that nobody came for is free again, and its token is worth nothing then, nor when it is kept anew."""
+        books = [SharedBook(table, 0, KEY) for table in self.tables()]
+        one, two = (RelayPorts(random.Random(3), book) for book in books)
+        one.take((50000, 50001), even=True, pair=True)
+        token = one.reserve("myapp", 50001, NOW)
+        one.expire(NOW + RESERVATION_TIME)
+        self.assertIn(50001, books[1])
+        self.assertIsNone(two.redeem("myapp", token, NOW + RESERVATION_TIME + 1))
+        one.expire(NOW + RESERVATION_TIME + 1)
+        one.release(50000)
+        self.assertEqual(two.take((50000, 50001), even=True, pair=True), 50000)
+        two.reserve("myapp", 50001, NOW + RESERVATION_TIME + 1)
+        self.assertIsNone(one.redeem("myapp", token, NOW + RESERVATION_TIME + 1))
+
+    def test_dead_worker_keeps_nothing(self) -> None:
+        """What a dead worker kept for somebody is free."""
+        one, two = self.tables()
+        two.take_port(50000)
+        two.keep_port(50000)
+        self.assertEqual((one.ports(), one.has_port(50000)), (1, True))
+        one.forget(1)
+        self.assertTrue(one.take_port(50000))
 
 
 class ProcessesTests(Memory):
