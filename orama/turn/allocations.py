@@ -21,6 +21,9 @@ from orama.turn.peers import Peers
 from orama.turn.ports import RelayPorts
 from orama.turn.quota import Quota
 from orama.turn.relay import Link, OpenSocket, Relay, UdpRelay
+from orama.turn.shared import Crew
+from orama.turn.shared_ports import SharedBook
+from orama.turn.shared_quota import SharedLedger
 from orama.turn.tenants import Tenant, Tenants
 from orama.wire.stun import Family
 
@@ -45,6 +48,7 @@ class Allocations:
     :param relay_ips: where relays of each family are.
     :param open_socket: binds a relay address in the kernel.
     :param drops: packets lost, by reason.
+    :param crew: where there are several workers on the same ports, what they count together.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Allocations:
         fabric: Fabric,
         open_socket: OpenSocket,
         drops: Counter[str],
+        crew: Crew | None = None,
     ) -> None:
         self._clock = clock
         self._random = random
@@ -68,8 +73,11 @@ class Allocations:
         self._fabric = fabric
         self._open_socket = open_socket
         self._drops = drops
-        self._quota = Quota.of(settings)
-        self._ports = {family: RelayPorts(random) for family in relay_ips}
+        self._quota = Quota.of(settings, None if crew is None else SharedLedger(crew.table))
+        self._ports = {
+            family: RelayPorts(random, None if crew is None else SharedBook(crew.table, row, crew.key))
+            for row, family in enumerate(sorted(relay_ips))
+        }
         #: The link stands for the transport and for our own address.
         self._live: dict[tuple[Link, Address], Allocation] = {}
         #: By the second five-tuple of those that have one.

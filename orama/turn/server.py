@@ -30,6 +30,7 @@ from orama.turn.permitting import Permitting
 from orama.turn.ratelimit import RateLimit
 from orama.turn.relay import Link, OpenSocket
 from orama.turn.request import Attributes, MethodOf, Refused, Request
+from orama.turn.shared import Crew
 from orama.turn.tenants import Tenants
 from orama.wire import stun
 from orama.wire.channeldata import FIRST_CHANNEL, HEADER
@@ -37,7 +38,7 @@ from orama.wire.indications import unpack_send
 from orama.wire.stun import Class, Family, Message, Method, StunError
 
 _FIRST_CHANNEL_BYTE = FIRST_CHANNEL >> 8
-_NONCE_KEY_BITS = 256
+NONCE_KEY_LENGTH = 32
 #: Bytes of the key that spreads strangers over the table of the rate limit.
 RATE_KEY_LENGTH = 16
 
@@ -52,6 +53,7 @@ class Server:
     :param open_socket: binds a relay address in the kernel.
     :param all_issued_here: all credentials are issued by this process, which tells of each by :meth:`learn`, so that
         clients may hide their names (RFC 8489, 14.4).
+    :param crew: where there are several workers on the same ports, what they have in common.
     """
 
     def __init__(
@@ -68,9 +70,10 @@ class Server:
         open_socket: OpenSocket,
         relay_ip6: str = "",
         all_issued_here: bool = False,
+        crew: Crew | None = None,
     ) -> None:
         self._clock = clock
-        nonce_key = random.getrandbits(_NONCE_KEY_BITS).to_bytes(_NONCE_KEY_BITS // 8, "big")
+        nonce_key = random.randbytes(NONCE_KEY_LENGTH) if crew is None else crew.key
         nonces = Nonces(nonce_key, settings.nonce_lifetime)
         self._names = Names(realm, settings.credential_ttl, all_issued_here=all_issued_here)
         self._default_namespace = settings.default_namespace
@@ -102,6 +105,7 @@ class Server:
             fabric=fabric,
             open_socket=open_socket,
             drops=self.drops,
+            crew=crew,
         )
         self._allocating = Allocating(self._allocations, settings)
         permitting = Permitting(peers, fabric)

@@ -281,8 +281,8 @@ class Crew:
     """What the workers of a node have in common, as one of them has it."""
 
     table: SharedTable
-    #: A nonce of one worker is good with all.
-    nonce_key: bytes = field(repr=False)
+    #: Random bytes, so that what one worker has given out is good with all: nonces, and tokens of reservations.
+    key: bytes = field(repr=False)
 
 
 def _size(workers: int, slots: int) -> int:
