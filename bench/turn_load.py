@@ -16,6 +16,7 @@ import socket
 import ssl
 import struct
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -294,6 +295,8 @@ def run(load: Load, crowd: Crowd, cpu: Callable[[], int]) -> Result:
         try:
             report: object = receive(sinks, theirs.fileno(), delays) if up else send(load, sources, packet, 0)
             theirs.sendall(pickle.dumps(report))
+        except BaseException:
+            traceback.print_exc()  # the parent misses the report and ends
         finally:
             os._exit(0)
     theirs.close()

@@ -119,7 +119,7 @@ def _relay(
         guess = 0.5e6 / paced.cpu_per_packet  # a packet costs less when there are many
         key = (f"{load.name} {count}", server.host)
         step = evolve(load, seconds=plan.step)
-        best = top_rate(step, tops.get(key, guess) * 0.7, partial(run, crowd=each, cpu=server.cpu))
+        best = top_rate(step, tops.get(key, guess) * 0.8, partial(run, crowd=each, cpu=server.cpu))
         tops[key] = best.rate
         found.append(best)
     line = section.line(f"{name}  top rate", "/s", turn_marks.BURST_TOP if load.burst > 1 else None)
@@ -280,7 +280,7 @@ def workers(plan: Plan, directory: Path) -> Section:
     roomy = not own & load_cpus
     os.sched_setaffinity(0, load_cpus)
     mark: Mark | None = turn_marks.WORKERS if roomy else None
-    for turn in range(plan.rounds):
+    for turn in range(plan.rounds if roomy else 1):
         for count in (plan.workers, 1):
             with (
                 turn_servers.orama(directory / f"{turn}-{count}", workers=count) as server,
@@ -290,7 +290,9 @@ def workers(plan: Plan, directory: Path) -> Section:
                 for burst, size in ((10, 1200), (1, 160)):
                     for direction in DIRECTIONS:
                         load = Load(direction, burst, size, 0, plan.step)
-                        best = top_rate(load, RAMP_START, partial(run, crowd=crowd, cpu=server.cpu))
+                        best = top_rate(
+                            load, RAMP_START * (3 if burst > 1 else 1), partial(run, crowd=crowd, cpu=server.cpu)
+                        )
                         for what, unit, value in (("top rate", "/s", best.rate), ("CPU", "µs", best.cpu_per_packet)):
                             line = section.line(f"{load.name}  {what}", unit, mark if unit == "/s" else None)
                             (line.ours if count > 1 else line.theirs).append(value)
