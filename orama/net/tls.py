@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -115,6 +115,8 @@ class ServerCertificates:
         protocols: Sequence[str] = (),
     ) -> None:
         self.protocols = tuple(protocols)
+        #: Called after each change of which files there are.
+        self.changed: list[Callable[[], None]] = []
         self._directory = directory
         self._hosts = _distinct(hosts)
         self._clock = clock
@@ -135,10 +137,21 @@ class ServerCertificates:
         :raises ConfigurationError: they cannot be used.
         """
         self._by_name[_normal(name)] = self._load(Path(certificate), Path(private_key))
+        self._tell()
 
     def remove(self, name: str) -> None:
         """Serve *name* with the default again; nothing happens when it was not there."""
         self._by_name.pop(_normal(name), None)
+        self._tell()
+
+    def files(self) -> dict[str, tuple[str, str]]:
+        """Certificate and private key of each name; those of the empty name are the default's."""
+        entries = {"": self._default, **self._by_name}
+        return {name: (str(entry.certificate), str(entry.private_key)) for name, entry in entries.items()}
+
+    def _tell(self) -> None:
+        for changed in tuple(self.changed):
+            changed()
 
     def names(self) -> list[str]:
         return sorted(self._by_name)

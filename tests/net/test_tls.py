@@ -239,6 +239,18 @@ class CertificateTests(SynchronousTestCase):
         self.assertEqual(certificates.served("x.wild.example"), before)
         self.assertEqual(self.configured().served("turn.example").origin, "file")
 
+    def test_files(self) -> None:
+        """Another listener can be given the same files, and told of every change of which there are."""
+        certificates, told = self.certificates(), list[list[str]]()
+        certificates.changed.append(lambda: told.append(list(certificates.files())))
+        files = write_certificate(self.directory, "turn.example")
+        certificates.add("turn.example", *files)
+        self.assertEqual(certificates.files()["turn.example"], tuple(map(str, files)))
+        other = ServerCertificates(Path(), (), self.clock, *certificates.files()[""])
+        self.assertEqual(self.handshake(other)[0], self.handshake(certificates)[0])
+        certificates.remove("turn.example")
+        self.assertEqual(told, [["", "turn.example"], [""]])
+
     def test_self_signed_is_renewed(self) -> None:
         """A node that runs for a year serves a self-signed certificate that is good."""
         certificates = self.certificates()
