@@ -45,7 +45,10 @@ def _plain(value: Any) -> Any:
 
 
 def json_line(event: LogEvent) -> str | None:
-    """*event* as one line of JSON: ``time``, ``level``, ``namespace``, ``message``, then its own fields."""
+    """*event* as one line of JSON: ``time``, ``level``, ``namespace``, ``message``, then its own fields.
+
+    ``namespace`` is the logger's; a field of the event that is called like one of these is ``event_namespace``.
+    """
     level = event.get("log_level")
     line: dict[str, Any] = {
         "time": datetime.fromtimestamp(event.get("log_time", 0.0), UTC).isoformat(timespec="milliseconds"),
@@ -53,9 +56,12 @@ def json_line(event: LogEvent) -> str | None:
         "namespace": event.get("log_namespace", ""),
         "message": formatEvent(event),
     }
-    for key, value in event.items():
-        if key not in _OURS and not key.startswith("log_"):
-            line.setdefault(key, _plain(value))
+    own = {
+        f"event_{key}" if key in line else key: _plain(value)
+        for key, value in event.items()
+        if key not in _OURS and not key.startswith("log_")
+    }
+    line.update(own)
     failure = event.get("log_failure")
     if failure is not None:
         line["traceback"] = failure.getTraceback()

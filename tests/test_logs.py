@@ -40,10 +40,11 @@ class JsonLogTests(SynchronousTestCase):
         )
 
     def test_own_fields_do_not_hide_ours(self) -> None:
-        """A field that is called like one of the line's own does not replace it."""
+        """A field that is called like one of the line's own does not replace it, and stands beside it."""
         self.log.warn("all is well", namespace="other")
         [line] = self.lines()
         self.assertEqual((line["message"], line["namespace"]), ("all is well", "orama.part"))
+        self.assertEqual(line["event_namespace"], "other")
 
     def test_one_line(self) -> None:
         """Line ends in a message stay inside its line."""

@@ -86,6 +86,8 @@ class Allocation:
     :param drops: counted into by reason; shared with the server.
     """
 
+    #: What an operator calls it: random, and no secret.
+    id: str = ""
     link: Link
     client: Address
     #: Where its client is about to move (RFC 8016, 3.2.2).
@@ -143,6 +145,11 @@ class Allocation:
             del self._permissions[ip]
         for channel in [each for each in self._channels.values() if self.relay_to(each.peer[0]) is None]:
             self._unbind(channel)
+
+    def held(self, now: float) -> tuple[int, int]:
+        """How many permissions and channels it has."""
+        self._forget(now)
+        return len(self._permissions), len(self._channels)
 
     # ---- client to peer ---------------------------------------------------------------------
 

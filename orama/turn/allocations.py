@@ -21,6 +21,7 @@ from orama.turn.peers import Peers
 from orama.turn.ports import RelayPorts
 from orama.turn.quota import Quota
 from orama.turn.relay import Link, OpenSocket, Relay, UdpRelay
+from orama.turn.sessions import Selection, Session, transport_of
 from orama.turn.shared import Crew
 from orama.turn.shared_ports import SharedBook
 from orama.turn.shared_quota import SharedLedger
@@ -29,6 +30,9 @@ from orama.wire.stun import Family
 
 #: Makes the relay of an allocation at an address; raises CannotListenError or AddressInUse where none is to be had.
 MakeRelay: TypeAlias = Callable[[Address, Allocation], Relay]
+
+#: Of what an operator calls an allocation.
+_ID_BITS = 48
 
 _log = Logger()
 
@@ -90,6 +94,10 @@ class Allocations:
     def __len__(self) -> int:
         return len(self._live)
 
+    def __iter__(self) -> Iterator[Allocation]:
+        """Those that there are now."""
+        return iter(tuple(self._live.values()))
+
     def of_namespace(self, namespace: str) -> int:
         """How many *namespace* has."""
         return sum(allocation.tenant.namespace == namespace for allocation in self._live.values())
@@ -134,6 +142,7 @@ class Allocations:
         if share is None:
             raise OverQuota
         allocation = Allocation(
+            id=f"{self._random.getrandbits(_ID_BITS):0{_ID_BITS // 4}x}",
             clock=self._clock,
             random=self._random,
             link=link,
@@ -204,19 +213,34 @@ class Allocations:
             relay.close()
             self._release(relay)
         self._quota.release(allocation.share)
-        namespace, traffic = allocation.tenant.namespace, allocation.traffic
-        self._ended.setdefault(namespace, Traffic()).add(traffic)
+        self._ended.setdefault(allocation.tenant.namespace, Traffic()).add(allocation.traffic)
         self.ended(allocation)
+        session = Session.of(allocation, self._clock.seconds())
         _log.info(
-            "allocation of {namespace} user {user!r} ended ({reason}) after {seconds:.0f} s: "
-            "{bytes_up} bytes up, {bytes_down} bytes down",
-            namespace=namespace,
-            user=allocation.user,
+            "allocation {id} of {namespace} user {user!r} from {client} over {transport} on {relays} ended ({reason}) "
+            "after {seconds:.0f} s: {bytes_up} bytes in {packets_up} packets up, {bytes_down} in {packets_down} down",
+            id=session.id,
+            namespace=session.namespace,
+            user=session.user,
+            client=session.client,
+            transport=session.transport,
+            relays=", ".join(session.relays),
             reason=reason,
-            seconds=self._clock.seconds() - allocation.created,
-            bytes_up=traffic.bytes_up,
-            bytes_down=traffic.bytes_down,
+            seconds=session.age,
+            bytes_up=session.bytes_up,
+            packets_up=session.packets_up,
+            bytes_down=session.bytes_down,
+            packets_down=session.packets_down,
         )
+
+    def disconnect(self, selection: Selection) -> int:
+        """End those that an operator means, and the streams of their clients; gives how many there were."""
+        meant = [allocation for allocation in self._live.values() if selection.has(allocation)]
+        for allocation in meant:
+            self.end(allocation, "disconnected by an operator")
+            if transport_of(allocation.link) != "udp":
+                allocation.link.close()  # type: ignore[attr-defined]
+        return len(meant)
 
     def configure(self, settings: TurnSettings) -> None:
         """Take over the quotas; who holds more than they allow keeps it."""

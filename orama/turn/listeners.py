@@ -17,7 +17,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 
@@ -29,6 +29,7 @@ from orama.net.tls import ServerCertificates
 from orama.settings import Settings, TurnSettings
 from orama.turn.peers import Peers
 from orama.turn.server import Server
+from orama.turn.sessions import Selection, Session
 from orama.turn.stream import StreamClients
 from orama.turn.tenants import Tenants
 
@@ -38,6 +39,8 @@ BACKLOG = 511
 ATTEMPTS = 20
 #: Seconds between looks for what has expired.
 TICK = 1.0
+#: Allocations that are looked at before packets get their turn again, about a millisecond.
+SESSIONS_AT_A_TIME = 128
 
 _log = Logger()
 
@@ -118,6 +121,19 @@ class TurnService(Service):
             self._tick.stop()
         self._server.stop()
         return gatherResults([*self._close(), self._clients.stop()])
+
+    async def sessions(self, selection: Selection) -> list[Session]:
+        """The allocations that an operator means. It takes its time, so that packets go on meanwhile."""
+        found: list[Session] = []
+        for count, session in enumerate(self._server.sessions(selection), 1):
+            found.append(session)
+            if count % SESSIONS_AT_A_TIME == 0:
+                await deferLater(self._reactor, 0)
+        return found
+
+    async def disconnect(self, selection: Selection) -> int:
+        """End the allocations that an operator means, and the streams of their clients; gives how many there were."""
+        return self._server.disconnect(selection)
 
     def configure(self, settings: TurnSettings) -> None:
         """Take over what may change while the server runs."""

@@ -30,6 +30,7 @@ from orama.turn.permitting import Permitting
 from orama.turn.ratelimit import RateLimit
 from orama.turn.relay import Link, OpenSocket
 from orama.turn.request import Attributes, MethodOf, Refused, Request
+from orama.turn.sessions import Selection, Session
 from orama.turn.shared import Crew
 from orama.turn.tenants import Tenants
 from orama.wire import stun
@@ -324,6 +325,15 @@ class Server:
             settings.unauthenticated_prefix_burst,
         )
         self._allocations.configure(settings)
+
+    def sessions(self, selection: Selection) -> Iterator[Session]:
+        """The allocations that an operator means; those that end meanwhile may be among them."""
+        now = self._clock.seconds()
+        return (Session.of(each, now) for each in self._allocations if selection.has(each))
+
+    def disconnect(self, selection: Selection) -> int:
+        """End the allocations that an operator means; gives how many there were."""
+        return self._allocations.disconnect(selection)
 
     def drain(self) -> None:
         """Make no new allocations; the ones that are there go on."""
