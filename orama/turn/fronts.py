@@ -17,6 +17,7 @@ from attrs import frozen
 from twisted.internet.error import CannotListenError
 
 from orama.net.fabric import Address
+from orama.net.icmp import udp_socket
 
 #: Connections that may wait to be accepted.
 BACKLOG = 511
@@ -110,7 +111,8 @@ def _bound(opened: ExitStack, address: Address, kind: int, share: bool) -> socke
     host, port = address
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        bound = opened.enter_context(socket.socket(family, kind))
+        make = udp_socket if kind == socket.SOCK_DGRAM else socket.socket
+        bound = opened.enter_context(make(family, kind))
         bound.setblocking(False)
         if family == socket.AF_INET6:
             # The system's default may be to serve IPv4 as well, and "::" would then collide with "0.0.0.0".

@@ -11,15 +11,15 @@ from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.error import CannotListenError
-from twisted.internet.tcp import Connection, Port
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
-from orama.net.burst import BurstSocket
 from orama.net.fabric import Fabric
+from orama.net.poll import Poll
 from orama.net.tls import ServerCertificates
 from orama.settings import Settings, TurnSettings
-from orama.turn.listeners import TurnService, listening_hosts
+from orama.turn.fronts import listening_hosts
+from orama.turn.listeners import TurnService
 from orama.turn.tenants import Tenant, Tenants
 from orama.wire import stun
 from orama.wire.stun import Class, Method
@@ -170,7 +170,7 @@ class ListenersTests(TestCase):
 def sockets() -> list[object]:
     """What the reactor watches, but for its own wakers."""
     watched = {*reactor.getReaders(), *reactor.getWriters()}
-    return [each for each in watched if isinstance(each, BurstSocket | Port | Connection)]
+    return [each for each in watched if isinstance(each, Poll)]
 
 
 def settled() -> Deferred[object]:
