@@ -187,6 +187,7 @@ def memory(plan: Plan, directory: Path) -> Section:
                 before = server.resident()
                 crowd.grow(50 + plan.held)
                 held.append((server.resident() - before) / plan.held / 1000)
+    with turn_servers.both(directory / "again") as servers:  # what others gave back would be taken first
         for server in servers:
             _strangers(server, 0, plan.strangers)
             before = server.resident()
