@@ -27,7 +27,8 @@ HOST = "127.0.0.1"
 NAMESPACE = "myapp"
 #: Text that is the key, as coturn's ``static-auth-secret`` has it.
 SECRET = "bm9ydGg="
-RELAY_PORTS = (51600, 52399)
+#: Above what Linux gives to who asks for any port: the clients are on this machine too.
+RELAY_PORTS = (62000, 62799)
 _LOOPBACK = tuple(ip_network(text) for text in ("127.0.0.0/8", "::1/128"))
 #: A public IP that is no loopback address, so that every address is bound.
 _ANYWHERE = "192.0.2.1"
@@ -71,8 +72,15 @@ class RelayServer:
 
     def when_ended(self, count: int) -> Deferred[None]:
         """Fires when so many allocations have ended."""
+        return self._when(lambda: len(self.ended) >= count)
+
+    def when_left(self, count: int) -> Deferred[None]:
+        """Fires when no more than so many allocations are there."""
+        return self._when(lambda: self.service.allocations() <= count)
+
+    def _when(self, reached: Callable[[], bool]) -> Deferred[None]:
         waiting: Deferred[None] = Deferred()
-        self._waiting.append((lambda: len(self.ended) >= count, waiting))
+        self._waiting.append((reached, waiting))
         self._tell()
         return waiting
 
@@ -127,3 +135,13 @@ def free_port(kind: int) -> int:
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
+
+
+def has_ipv6() -> bool:
+    """Whether there is ::1 on this machine."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,189 @@
+"""coturn's test client, ``turnutils_uclient``, in all of its modes against a running node and its TURN server.
+
+Debian's is 4.6.1: it has no flood (``-Y``) and its SCTP (``-b``) wants a kernel with it. DTLS (``-S`` without ``-t``)
+is not served, and ``-J`` has nothing to do where the server does not speak of OAuth.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.threads import deferToThread
+from twisted.trial.unittest import TestCase
+
+from tests.interop.program import PATIENCE, Finished, run
+from tests.interop.relay_server import HOST, NAMESPACE, RELAY_PORTS, SECRET, RelayServer, free_port, has_ipv6
+from tests.node import NodeProcess
+
+MESSAGES = 40
+CROWD = 100
+#: Seconds that a client which does what none should gets for it.
+MISCHIEF = 8.0
+_COUNTS = re.compile(r"tot_send_msgs=(\d+), tot_recv_msgs=(\d+)")
+#: How the client is told each transport.
+TRANSPORTS: Mapping[str, tuple[str, ...]] = {"udp": (), "tcp": ("-t",), "tls": ("-t", "-S")}
+
+
+@frozen
+class Way:
+    """One way to run the client: its options, and for how many times MESSAGES packets that makes."""
+
+    options: tuple[str, ...]
+    times: int = 1
+
+
+def ways(transport: str) -> dict[str, Way]:
+    """What has to work over *transport*."""
+    how = TRANSPORTS[transport]
+    found = {
+        "by channels": Way(("-c",)),
+        "by Send": Way(("-c", "-s")),
+        # Without -c there is a second relay for RTCP, on the port that EVEN-PORT reserved.
+        "with a second relay": Way((), 2),
+        "with padded channels": Way(("-c", "-D")),
+        "with more requests than needed": Way(("-G",), 2),
+        "with more requests and by Send": Way(("-c", "-G", "-s")),
+        "with ORIGIN and a bandwidth": Way(("-c", "-o", "https://app.example", "-a", "1000000")),
+        "without other permissions than a channel's": Way(("-c", "-I")),
+        "with MOBILITY-TICKET": Way(("-c", "-M")),
+        # There are two clients, who meet relay to relay.
+        "to another client": Way(("-c", "-y"), 2),
+        "to another client by Send": Way(("-c", "-y", "-s"), 2),
+    }
+    if transport == "udp":
+        found["with DONT-FRAGMENT"] = Way(("-c", "-g"))
+    return {f"{name} over {transport}": Way((*how, *way.options), way.times) for name, way in found.items()}
+
+
+def counts(finished: Finished) -> tuple[int, int]:
+    """How many messages the client sent, and how many it got back."""
+    found = _COUNTS.findall(finished.output)
+    return (int(found[-1][0]), int(found[-1][1])) if found else (0, 0)
+
+
+class UclientTestCase(TestCase):
+    timeout = 90
+    if shutil.which("turnutils_uclient") is None:
+        skip = "coturn is not installed"
+
+    def echo(self) -> str:
+        """Start coturn's echoing peer; its port."""
+        port = str(free_port(socket.SOCK_DGRAM))
+        command = ["turnutils_peer", "-p", port, "-L", HOST, *(("-L", "::1") if has_ipv6() else ())]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.terminate)
+        return port
+
+    def lossless(self, outcomes: Mapping[str, Finished], expected: Mapping[str, int]) -> None:
+        """Each client sent, and got back, as many messages as expected, and ended well."""
+        wrong = {
+            name: finished.output[-1500:]
+            for name, finished in outcomes.items()
+            if finished.status != 0
+            or counts(finished) != (expected[name], expected[name])
+            or "Total lost packets 0 (0.000000%)" not in finished.output
+        }
+        self.assertEqual(wrong, {})
+
+
+async def together(commands: Mapping[str, list[str]], seconds: float = PATIENCE) -> dict[str, Finished]:
+    """Run them all at once."""
+    outcomes: list[Finished] = await gatherResults([run(command, seconds) for command in commands.values()])
+    return dict(zip(commands, outcomes, strict=True))
+
+
+class NodeTests(UclientTestCase):
+    """With a node as everybody runs it, and credentials that its REST gave out."""
+
+    def setUp(self) -> Deferred[Any]:  # type: ignore[override]
+        config = f'[turn]\nallowed_peers = ["127.0.0.0/8", "::1/128"]\nrelay_ports = {list(RELAY_PORTS)}\n'
+        directory = Path(tempfile.mkdtemp(prefix="orama-uclient-"))  # the path of a socket may not be long
+        self.addCleanup(shutil.rmtree, directory)
+        self.node = NodeProcess(directory, config=config)
+        return deferToThread(self.node.start)
+
+    def tearDown(self) -> Deferred[Any]:  # type: ignore[override]
+        return deferToThread(self.node.stop)
+
+    async def test_every_way(self) -> None:
+        """Over UDP, TCP and TLS nothing is lost, whatever the client asks for, and the node does not complain."""
+        issued = await deferToThread(self.node.credentials)
+        ports = {}
+        for uri in issued["uris"]:
+            scheme, _, rest = uri.partition(":")
+            address, _, query = rest.partition("?")
+            transport = "tls" if scheme == "turns" else query.partition("=")[2]
+            ports[transport] = address.rpartition(":")[2]
+        who = ["-u", issued["username"], "-w", issued["password"]]
+        what = ["-e", HOST, "-r", self.echo(), "-n", str(MESSAGES), "-z", "5", "-l", "500"]
+        asked = {transport: ways(transport) for transport in TRANSPORTS}
+        outcomes = await together(
+            {
+                name: ["turnutils_uclient", *who, *what, "-p", ports[transport], *way.options, HOST]
+                for transport, found in asked.items()
+                for name, way in found.items()
+            }
+        )
+        expected = {name: way.times * MESSAGES for found in asked.values() for name, way in found.items()}
+        self.lossless(outcomes, expected)
+        self.assertEqual(self.node.errors, "")
+
+
+class ServerTests(UclientTestCase):
+    """With the TURN server in this process; what it logs as a failure fails the test."""
+
+    def setUp(self) -> None:
+        self.server = RelayServer(Path(self.mktemp())).start()
+        self.addCleanup(self.server.stop)
+        self.peer_port = self.echo()
+
+    def command(self, transport: str, *options: str, messages: int = MESSAGES) -> list[str]:
+        how = ("-W", SECRET, "-u", NAMESPACE, "-e", HOST, "-r", self.peer_port, "-n", str(messages), "-l", "200")
+        to = ("-p", str(self.server.port(transport)), *TRANSPORTS[transport])
+        return ["turnutils_uclient", *how, *to, *options, HOST]
+
+    async def test_crowd(self) -> None:
+        """A hundred clients at once over each of UDP, TCP and TLS lose nothing."""
+        commands = {each: self.command(each, "-c", "-z", "20", "-m", str(CROWD), messages=10) for each in TRANSPORTS}
+        outcomes = await together(commands)
+        self.lossless(outcomes, dict.fromkeys(TRANSPORTS, 10 * CROWD))
+        await self.server.when_left(CROWD)  # who came by a stream took theirs along
+
+    async def test_mischief(self) -> None:
+        """Broken messages (-R), impossible requests (-N), clients that vanish (-B), that come only to leave (-O),
+        and that send without a permission (-I -s): the server goes on as before, and serves the next who come."""
+        modes = {
+            "broken messages": ("-c", "-R", "-m", "5"),
+            "impossible requests": ("-c", "-N"),
+            "impossible requests by Send": ("-c", "-N", "-R", "-s"),
+            "vanishing": ("-c", "-B", "-m", "10"),
+            "only leaving": ("-c", "-O", "-m", "20"),
+            "only leaving, with reservations": ("-O", "-m", "20"),
+            "no permission": ("-c", "-I", "-s"),
+        }
+        outcomes = await together(
+            {
+                f"{name} over {transport}": self.command(transport, "-z", "5", *options)
+                for transport in TRANSPORTS
+                for name, options in modes.items()
+            },
+            MISCHIEF,
+        )
+        self.assertEqual({counts(outcomes[f"no permission over {each}"]) for each in TRANSPORTS}, {(MESSAGES, 0)})
+        figures = self.server.figures()
+        self.assertEqual(figures["orama_turn_dropped_total", "no_permission"], len(TRANSPORTS) * MESSAGES)
+        self.assertGreater(figures["orama_turn_dropped_total", "malformed"], 0)
+
+        commands = {transport: self.command(transport, "-c", "-z", "5") for transport in TRANSPORTS}
+        self.lossless(await together(commands), dict.fromkeys(TRANSPORTS, MESSAGES))
+        self.assertEqual(self.server.figures()["orama_turn_stream_clients",], 0)
