@@ -83,6 +83,7 @@ class BurstSocket:
     :param make_socket: makes the socket from family and type.
     """
 
+    transport = "udp"
     #: All sockets read into this: a visit never nests in another one of the same process.
     _arena = memoryview(bytearray(ARENA))
 
@@ -249,8 +250,6 @@ class BurstSocket:
                 reads += 1
                 continue
             reads += 1
-            if not size:
-                continue
             step = _GRO.unpack_from(ancillary[0][2])[0] if ancillary else size
             there = bursts.get(source)
             if there is None:
@@ -366,11 +365,17 @@ def _runs(arena: memoryview, pieces: list[tuple[int, int, int]]) -> Iterator[Bur
     while at < len(pieces):
         start, end, step = pieces[at]
         at += 1
-        starts: Sequence[int] = range(start, end, step)
+        if start == end:
+            singles.append(arena[:0])
+            continue
+        starts: range | list[int] = range(start, end, step)
         while at < len(pieces) and pieces[at][2] == step and not (end - start) % step:
             start, end, _ = pieces[at]
             at += 1
-            starts = range(starts[0], end, step) if start == starts[-1] + step else [*starts, *range(start, end, step)]
+            if type(starts) is range and start == starts.stop:
+                starts = range(starts.start, end, step)
+            else:
+                starts = [*starts, *range(start, end, step)]
         if len(starts) == 1:
             singles.append(arena[start:end])
             continue

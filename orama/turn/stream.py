@@ -240,6 +240,7 @@ class StreamClient:
     def close(self) -> None:
         if not self._closing:
             self._closing = True
+            self._clients.known(self)
             if self._pipe is not None:
                 self._pipe.abort()
 
@@ -281,7 +282,7 @@ class StreamClients:
             next(iter(self._strangers)).close()
 
     def known(self, client: StreamClient) -> None:
-        """The client has an allocation."""
+        """The client has an allocation, or is on its way out: it is no stranger any more."""
         self._strangers.pop(client, None)
 
     def left(self, client: StreamClient) -> None:

@@ -214,14 +214,30 @@ class BurstTests(TestCase):
         other.send([b"still there"], sender.address)
         self.assertEqual(await sink.wait(1), [b"still there"])
 
-    async def test_empty_datagrams_are_nothing(self) -> None:
-        """An empty datagram is not handed on, an empty burst sends nothing."""
+    async def test_sources_that_alternate(self) -> None:
+        """However the packets of sources alternate, each source's arrive complete, in order and as its own."""
+        sink = Sink()
+        receiver, senders = self.socket(sink), [self.socket(), self.socket(), self.socket()]
+        sent: dict[Address, list[bytes]] = {sender.address: [] for sender in senders}
+        for turn, index in enumerate([0, 0, 1, 0, 0, 2, 2, 1, 0, 1, 1, 1, 2, 0, 0]):
+            packets = [bytes([index, turn, i]) * 2 for i in range(1 + turn % 3)]
+            senders[index].send(packets, receiver.address)
+            sent[senders[index].address] += packets
+        await sink.wait(sum(map(len, sent.values())))
+        got: dict[Address, list[bytes]] = {}
+        for source, burst in zip(sink.sources, sink.bursts, strict=True):
+            got.setdefault(source, []).extend(burst)
+        self.assertEqual(got, sent)
+
+    async def test_empty_datagrams(self) -> None:
+        """An empty datagram is handed on like any other, an empty burst sends nothing."""
         sink = Sink()
         receiver, sender = self.socket(sink), self.socket()
         sender.send([], receiver.address)
         self.assertEqual(sender.counters.sends_out, 0)
-        sender.send([b"", b"", b"a"], receiver.address)
-        self.assertEqual(await sink.wait(1), [b"a"])
+        packets = [b"", b"", b"a", b"", b"b", b"b", b""]
+        sender.send(packets, receiver.address)
+        self.assertEqual(await sink.wait(7), packets)
 
     def test_busy_port(self) -> None:
         """A taken port, and an address that is not ours, raise CannotListenError."""

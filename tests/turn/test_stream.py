@@ -340,7 +340,7 @@ class StreamTests(SynchronousTestCase):
         """So in all: a thousand half-open connections never hold more than the bound."""
         for number in range(2 * MAX_STRANGERS):
             client, wire = self.connect(f"198.51.{number >> 8}.{number & 255}")
-            for each in list(self.clients._strangers):
+            for each in list(self.clients._clients):
                 if each._closing:
                     each.lost()
         self.assertLessEqual(len(self.clients), MAX_STRANGERS)
