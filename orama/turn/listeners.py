@@ -30,6 +30,7 @@ from orama.turn.fronts import Front, bind
 from orama.turn.peers import Peers
 from orama.turn.server import Server
 from orama.turn.sessions import Selection, Session
+from orama.turn.shared import Crew
 from orama.turn.stream import StreamClients
 from orama.turn.tenants import Tenants
 
@@ -48,6 +49,7 @@ class TurnService(Service):
     :param fabric: where relays and the SFU of this process meet.
     :param poll: where the sockets are, beside those of an SFU in this process.
     :param front: listening sockets that are bound already; closed with the service.
+    :param crew: what is in common with other workers that have such sockets.
     """
 
     name = "turn"
@@ -62,6 +64,7 @@ class TurnService(Service):
         poll: Poll | None = None,
         *,
         front: Front | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self._reactor = reactor
         self._settings = settings
@@ -81,6 +84,7 @@ class TurnService(Service):
             peers=self._peers,
             fabric=fabric,
             open_socket=self._open_relay,
+            crew=crew,
         )
         self._clients = StreamClients(reactor, self._server, fabric)
         self._sockets: list[BurstSocket] = []
