@@ -139,6 +139,8 @@ class Node:
         settings = self.settings
         for option, ip in (("--internal-ip", settings.internal_ip), ("turn.relay_ip:", settings.relay_ip)):
             require_local(option, ip)
+        if settings.turn.relay_ip6:
+            require_local("turn.relay_ip6:", settings.turn.relay_ip6)
         endpoints = server_endpoints(self._reactor, settings.http)
         self._prepare()
         await self._open_http(endpoints)
@@ -220,7 +222,7 @@ class Node:
     def _start_media(self) -> None:
         settings, reactor = self.settings, self._reactor
         self.fabric = Fabric(reactor)
-        self.tenants = Tenants(settings.relay_ip)
+        self.tenants = Tenants(settings.relay_ip, settings.turn.relay_ip6)
         self.certificates = ServerCertificates(
             self.data / "certificates",
             [settings.public_ip, "localhost"],

@@ -37,6 +37,8 @@ class Authenticator:
     :param names: what a USERHASH is looked up in.
     :param amplification: a challenge over UDP makes its offer when that is fewer than so many times the bytes that
         the request has.
+    :param remembered: seconds for which a name that authenticated is known by its hash; an allocation that is refreshed
+        within them goes on for longer than its credentials.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class Authenticator:
         default_namespace: str,
         names: Names,
         amplification: float = 2.0,
+        remembered: float = 3600.0,
     ) -> None:
         self._tenants = tenants
         self._nonces = nonces
         self._realm = realm
         self._default_namespace = default_namespace
         self._names = names
+        self._remembered = remembered
         octets = len(realm.encode())
         self._longest = (_CHALLENGE_LENGTH + octets + -octets % 4) / amplification
 
@@ -96,8 +100,8 @@ class Authenticator:
             raise Refused(401, challenge=True)
         if not self._nonces.good(nonce, client, now) or (verified and offered is None):
             raise Refused(438, challenge=True)
-        if request.method == Method.ALLOCATE:
-            self._names.learn(name, username.expiry)
+        if request.method == Method.ALLOCATE or stun.USERHASH in request:
+            self._names.learn(name, now + self._remembered)
         return identity
 
     def _chosen(self, request: Message, offered: Feature | None) -> PasswordAlgorithm | None:

@@ -99,13 +99,15 @@ def _read(text: str) -> tuple[IP, bool]:
 class Peers:
     """The rules, for every tenant.
 
-    :param relay_ip: where the relays of this process are.
+    :param relay_ip: where the relays of this process are; :param relay_ip6: and where more of them are.
     :param listeners: our own TURN listeners, which no relay may talk to.
     """
 
-    def __init__(self, tenants: Tenants, relay_ip: str, listeners: Collection[Address] = ()) -> None:
+    def __init__(
+        self, tenants: Tenants, relay_ip: str, listeners: Collection[Address] = (), relay_ip6: str = ""
+    ) -> None:
         self._tenants = tenants
-        self._relay_ip = relay_ip
+        self._relay_ips = frozenset({relay_ip, relay_ip6})
         self.listeners = frozenset(listeners)
 
     def may_reach_ip(self, tenant: Tenant, ip: str) -> bool:
@@ -155,7 +157,7 @@ class Peers:
         if peer in self.listeners:
             return True
         owner = self._tenants.media_owner_of(peer)
-        if owner is None and peer[0] == self._relay_ip:
+        if owner is None and peer[0] in self._relay_ips:
             owner = self._tenants.owner_of(peer)
         return owner is not None and owner != tenant.namespace
 

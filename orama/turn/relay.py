@@ -19,6 +19,10 @@ from orama.wire.stun import Family
 class Link(Protocol):
     """Where packets can be put: a UDP socket, or the stream of one client."""
 
+    @property
+    def transport(self) -> str:
+        """How: ``udp``, ``tcp`` or ``tls``."""
+
     def send(self, packets: Burst, to: Address, headers: Sequence[Buffer] | None = None) -> None:
         """Send *packets*, each behind its header where there are *headers*. Never waits, never raises."""
 

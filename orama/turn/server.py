@@ -80,7 +80,13 @@ class Server:
         self._default_namespace = settings.default_namespace
         self._credential_ttl = settings.credential_ttl
         self._authenticator = Authenticator(
-            tenants, nonces, realm, settings.default_namespace, self._names, settings.unauthenticated_amplification
+            tenants,
+            nonces,
+            realm,
+            settings.default_namespace,
+            self._names,
+            settings.unauthenticated_amplification,
+            settings.max_lifetime,
         )
         self._strangers = RateLimit(
             settings.unauthenticated_rate,

@@ -38,11 +38,11 @@ class Tenant:
 class Tenants:
     """The tenants by namespace.
 
-    :param relay_ip: where this process's relays are; empty leaves :meth:`owner_of` to the port alone.
+    :param relay_ips: where this process's relays are; without one :meth:`owner_of` goes by the port alone.
     """
 
-    def __init__(self, relay_ip: str = "") -> None:
-        self._relay_ip = str(ip_address(relay_ip)) if relay_ip else ""
+    def __init__(self, *relay_ips: str) -> None:
+        self._relay_ips = {str(ip_address(ip)) for ip in relay_ips if ip}
         self._tenants: dict[str, Tenant] = {}
         self._firsts: list[int] = []
         self._blocks: list[tuple[int, str]] = []
@@ -72,7 +72,7 @@ class Tenants:
     def owner_of(self, address: Address) -> str | None:
         """The namespace in whose relay block *address* is."""
         host, port = address
-        if self._relay_ip and host != self._relay_ip:
+        if self._relay_ips and host not in self._relay_ips:
             return None
         at = bisect_right(self._firsts, port) - 1
         if at < 0:

@@ -19,7 +19,7 @@ from orama.turn.peers import Peers
 from orama.turn.server import Server
 from orama.turn.tenants import Tenant, Tenants
 from orama.wire import channeldata, stun
-from orama.wire.stun import Attribute, Class, Message, Method
+from orama.wire.stun import Algorithm, Attribute, Class, Message, Method, PasswordAlgorithm
 
 NOW = 1_800_000_000
 REALM = "orama"
@@ -53,6 +53,7 @@ class MemoryLink:
     """Keeps what is sent over it."""
 
     sent: list[tuple[list[bytes], Address]] = field(factory=list)
+    transport = "udp"
     closed: bool = False
     unreachable: Callable[[IcmpError], None] | None = None
     #: What was sent so that nobody may fragment it.
@@ -82,14 +83,16 @@ class MemoryLink:
 class World:
     """One server with two tenants."""
 
-    def __init__(self, *, relay_ip: str = INTERNAL_IP, **settings: Any) -> None:
+    def __init__(
+        self, *, relay_ip: str = INTERNAL_IP, relay_ip6: str = "", all_issued_here: bool = False, **settings: Any
+    ) -> None:
         self.clock = Clock()
         self.clock.advance(NOW)
         self.fabric = Fabric(self.clock)
         self.tenants = Tenants()
         self.tenants.put(MYAPP)
         self.tenants.put(OTHER)
-        self.peers = Peers(self.tenants, relay_ip, [(INTERNAL_IP, 3478)])
+        self.peers = Peers(self.tenants, relay_ip, [(INTERNAL_IP, 3478)], relay_ip6)
         #: What the kernel has open, by address.
         self.opened: dict[Address, tuple[MemoryLink, Receiver]] = {}
         #: Ports that the kernel does not give.
@@ -105,6 +108,8 @@ class World:
             peers=self.peers,
             fabric=self.fabric,
             open_socket=self._open,
+            relay_ip6=relay_ip6,
+            all_issued_here=all_issued_here,
         )
 
     def _open(self, address: Address, received: Receiver) -> MemoryLink:
@@ -151,16 +156,37 @@ class Client:
         self.link = link or MemoryLink()
         self.nonce = b""
         self.relay: Address = ("", 0)
+        #: On a stream, so that its address cannot be forged.
+        self.verified = False
+        #: What it signs with and names (RFC 8489, 9.2.5), None where it is a client of RFC 5389.
+        self.algorithm: PasswordAlgorithm | None = None
+        self.algorithms: Sequence[Algorithm] = ()
+        #: Sends USERHASH in the place of USERNAME.
+        self.hidden = False
         self._transactions = 0
 
     @property
     def key(self) -> bytes:
-        return stun.long_term_key(self.credentials.username, REALM, self.credentials.password)
+        algorithm = self.algorithm or PasswordAlgorithm.MD5
+        return stun.long_term_key(self.credentials.username, REALM, self.credentials.password, algorithm)
+
+    def proof(self) -> list[tuple[Attribute[Any], Any]]:
+        """The attributes of who it is, without the integrity."""
+        name = self.credentials.username
+        proof: list[tuple[Attribute[Any], Any]] = [
+            (stun.USERHASH, stun.userhash(name, REALM)) if self.hidden else (stun.USERNAME, name),
+            (stun.REALM, REALM),
+            (stun.NONCE, self.nonce),
+        ]
+        if self.algorithm is not None:
+            proof += [(stun.PASSWORD_ALGORITHMS, self.algorithms), (stun.PASSWORD_ALGORITHM, (self.algorithm, b""))]
+        return proof
 
     def give(self, *packets: Buffer) -> list[bytes]:
         """Hand packets to the server as one burst; what it sends back."""
         self.link.packets()
-        self.world.server.received(self.link, [memoryview(bytearray(packet)) for packet in packets], self.address)
+        views = [memoryview(bytearray(packet)) for packet in packets]
+        self.world.server.received(self.link, views, self.address, verified=self.verified)
         return self.link.packets()
 
     def transaction(self) -> bytes:
@@ -180,12 +206,9 @@ class Client:
         if signed:
             if not self.nonce:
                 self.challenge()
-            all_attributes += [
-                (stun.USERNAME, self.credentials.username),
-                (stun.REALM, REALM),
-                (stun.NONCE, self.nonce),
-            ]
+            all_attributes += self.proof()
             build.setdefault("key", self.key)
+            build.setdefault("sha256", self.algorithm is not None)
         transaction_id = transaction_id or self.transaction()
         (answer,) = self.give(stun.build(method, Class.REQUEST, transaction_id, all_attributes, **build))
         message = stun.parse(answer)
@@ -194,10 +217,12 @@ class Client:
         return message
 
     def challenge(self) -> None:
-        """Get a nonce."""
-        nonce = self.ask(Method.ALLOCATE, (stun.REQUESTED_TRANSPORT, 17), signed=False).get(stun.NONCE)
-        assert nonce is not None
-        self.nonce = nonce
+        """Get a nonce, by a request that is long enough for the whole offer where that is wanted."""
+        longer = [(stun.SOFTWARE, "a client of RFC 8489")] if self.algorithm is not None else []
+        answer = self.ask(Method.ALLOCATE, (stun.REQUESTED_TRANSPORT, 17), *longer, signed=False)
+        self.nonce = answer.get(stun.NONCE) or b""
+        self.algorithms = answer.get(stun.PASSWORD_ALGORITHMS) or ()
+        assert self.nonce
 
     def allocate(self, *attributes: tuple[Attribute[Any], Any], **more: Any) -> Message:
         answer = self.ask(Method.ALLOCATE, (stun.REQUESTED_TRANSPORT, 17), *attributes, **more)
