@@ -73,6 +73,8 @@ class Nonces:
             raw = base64.b64decode(rest, altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             return False
+        if base64.urlsafe_b64encode(raw) != rest:  # Python takes "+" and "/" for "-" and "_" as well
+            return False
         age = (int(now) - int.from_bytes(raw[:2], "big")) & 0xFFFF
         return age <= self._lifetime and hmac.compare_digest(raw[2:], self._mac(cookie, client, int(now) - age))
 
