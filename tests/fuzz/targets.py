@@ -1,0 +1,51 @@
+"""The targets of the fuzzers by name: ``test_parsers`` runs them by a seed, ``python -m tests.fuzz`` by coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from attrs import field, frozen
+
+from tests.fuzz import parsers
+from tests.fuzz.mutation import Repair, corpus
+
+#: Takes any bytes; returns whether the parser took them, fails when a promise is broken.
+Run: TypeAlias = Callable[[bytes], bool]
+
+
+@frozen
+class Target:
+    """One promise, and how it is tried."""
+
+    name: str
+    run: Run
+    #: Inputs in each run of the tests.
+    count: int
+    repair: Repair | None = None
+    #: Inputs that cannot be kept in a file.
+    made: tuple[bytes, ...] = field(default=(), repr=False)
+
+    @property
+    def seeds(self) -> list[bytes]:
+        """Where mutation begins."""
+        return [*self.made, *corpus(self.name)]
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("stun", parsers.run_stun, 200_000, parsers.repair_stun),
+        Target("indications", parsers.run_indications, 150_000, parsers.repair_stun),
+        Target("channeldata", parsers.run_channeldata, 100_000),
+        Target("proxy", parsers.run_proxy, 100_000),
+        Target("framing", parsers.run_framing, 100_000),
+        Target("username", parsers.run_username, 100_000),
+        Target("nonce", parsers.run_nonce, 50_000, made=(parsers.NONCE, parsers.NONCE.replace(b"_", b"/"))),
+        Target("dns", parsers.run_dns, 100_000),
+        Target("rtp", parsers.run_rtp, 100_000, parsers.repair_rtp),
+        Target("rtcp", parsers.run_rtcp, 100_000, parsers.repair_rtcp),
+        Target("sdp", parsers.run_sdp, 50_000),
+        Target("messages", parsers.run_messages, 100_000),
+    )
+}
