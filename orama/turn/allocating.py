@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from orama.net.fabric import Address
 from orama.settings import TurnSettings
 from orama.turn.allocation import Allocation
 from orama.turn.allocations import Allocations, NoPort, OverQuota
+from orama.turn.alternates import Alternates, Configured
 from orama.turn.request import Attributes, Refused, Request
 from orama.wire import stun
 from orama.wire.stun import Family, Message
 
 #: RFC 8656, 3.2: what an allocation gets that asks for less.
 DEFAULT_LIFETIME = 600
+#: Of each family in one answer.
+MAX_ALTERNATES = 4
 #: The protocol number of UDP, for REQUESTED-TRANSPORT.
 UDP = 17
 
@@ -21,6 +25,8 @@ class Allocating:
     def __init__(self, allocations: Allocations, settings: TurnSettings) -> None:
         self._allocations = allocations
         self._settings = settings
+        #: May be replaced at any time.
+        self.alternates: Alternates = Configured(settings.alternate_servers)
         #: Make no new allocations: at all, or for these namespaces.
         self.draining = False
         self.drained: set[str] = set()
@@ -43,7 +49,7 @@ class Allocating:
         token = message.get(stun.RESERVATION_TOKEN)
         families = self._families(message)
         if self.draining or request.identity.tenant.namespace in self.drained:
-            raise Refused(508)
+            raise self._elsewhere(request)  # 11
         try:
             allocation = self._allocations.make(
                 request.link,
@@ -74,6 +80,17 @@ class Allocating:
         allocation.transaction_id, allocation.answer = message.transaction_id, answer
         allocation.key = request.identity.key
         return answer
+
+    def _elsewhere(self, request: Request) -> Refused:
+        """300 with servers to try, the first of the client's own family (RFC 8489, 10); 508 when there is none."""
+        own = Family.IPV6 if ":" in request.client[0] else Family.IPV4
+        found: list[Address] = []
+        for family in (own, Family.IPV4 if own == Family.IPV6 else Family.IPV6):
+            others = self.alternates(request.identity.tenant.namespace, family, request.link.transport)
+            if not others and family == own:
+                return Refused(508)
+            found += others[:MAX_ALTERNATES]
+        return Refused(300, attributes=[(stun.ALTERNATE_SERVER, address) for address in found])
 
     def _families(self, message: Message) -> tuple[Family, ...]:
         """The families that are asked for, of which at least one can be had (RFC 8656, 7.2, steps 5 to 9).

@@ -22,6 +22,7 @@ from orama.settings import TurnSettings
 from orama.turn.allocating import Allocating
 from orama.turn.allocation import Allocation
 from orama.turn.allocations import Allocations
+from orama.turn.alternates import Alternates
 from orama.turn.authentication import Authenticator
 from orama.turn.names import Names
 from orama.turn.nonce import Nonces
@@ -340,6 +341,10 @@ class Server:
     def disconnect(self, selection: Selection) -> int:
         """End the allocations that an operator means; gives how many there were."""
         return self._allocations.disconnect(selection)
+
+    def redirect(self, alternates: Alternates) -> None:
+        """Send clients to *alternates* while draining, instead of to those of the settings."""
+        self._allocating.alternates = alternates
 
     def drain(self) -> None:
         """Make no new allocations; the ones that are there go on."""
