@@ -314,7 +314,7 @@ class Node:
             self.authenticator.tokens,
             self.access,
             observed=self.membership.everybody.observed,
-            calls=self.membership.control_calls({} if self.units is None else self.units.resources()),
+            calls=self.membership.control_calls(self.turn, {} if self.units is None else self.units.resources()),
         )
         control.noisy = False
         socket = listen_control(self._reactor, self.data.path, control)

@@ -50,6 +50,7 @@ from orama.net.tls import ServerCertificates
 from orama.reporting import Everybody, SelfReport, listed
 from orama.rest.acme import acme_routes
 from orama.rest.control import ControlCalls
+from orama.rest.control_turn import TurnSessions
 from orama.rest.internal import Gate, NodeCalls, internal_routes, internal_site
 from orama.settings import Settings
 from orama.store.database import Database
@@ -454,7 +455,7 @@ class Membership:
 
     # -- what the command line asks -----------------------------------------------------------------
 
-    def control_calls(self, more: Mapping[str, IResource]) -> ControlCalls:
+    def control_calls(self, turn: TurnSessions, more: Mapping[str, IResource]) -> ControlCalls:
         """:param more: name → what answers below ``/v1/control`` besides."""
         return ControlCalls(
             nodes=self._list_nodes,
@@ -464,6 +465,7 @@ class Membership:
             keyring=self._keyring,
             rotate_key=self._rotate_key,
             more=more,
+            turn=turn,
         )
 
     async def _reports(self) -> Mapping[str, Any]:

@@ -76,7 +76,7 @@ class Control:
 
         :param step: takes ``step``, ``state`` and ``text``.
         """
-        for answer in self._lines(address, body or {}, namespace):
+        for answer in self._lines("POST", address, None, body or {}, namespace):
             if isinstance(answer, dict) and "step" in answer:
                 step(answer)
             elif isinstance(answer, dict) and "code" in answer and "error" in answer:
@@ -85,14 +85,20 @@ class Control:
                 return answer
         raise Failed("broken_off", "the node went away before it was done: ask webrtc-status how far it came")
 
+    def stream(self, address: str, query: Mapping[str, str] | None = None) -> Iterator[Any]:
+        """As :meth:`get`, line by line, as they come; it ends where the node ends it, or goes away."""
+        return self._lines("GET", address, query, None, None)
+
     def _ask(self, method: str, address: str, query: Mapping[str, str] | None, body: Any, namespace: str | None) -> Any:
         with self._request(method, address, query, body, namespace, "application/json") as response:
             status, content = response.status, response.read()
         return self._read(status, content)
 
-    def _lines(self, address: str, body: Any, namespace: str | None) -> Iterator[Any]:
+    def _lines(
+        self, method: str, address: str, query: Mapping[str, str] | None, body: Any, namespace: str | None
+    ) -> Iterator[Any]:
         """The answer line by line; as one line when the node does not answer in steps."""
-        with self._request("POST", address, None, body, namespace, NDJSON) as response:
+        with self._request(method, address, query, body, namespace, NDJSON) as response:
             if response.headers.get_content_type() != NDJSON:
                 content = response.read()
                 yield self._read(response.status, content)

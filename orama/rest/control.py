@@ -25,6 +25,7 @@ from orama.errors import BadRequest, StartError
 from orama.rest.auth import PERMISSIONS, Authenticator, Principal
 from orama.rest.control_cluster import ClusterKeyResource
 from orama.rest.control_nodes import Drained, Listed, Removed, Reported, ReportResource, nodes_resource
+from orama.rest.control_turn import TurnSessions, turn_resources
 from orama.rest.internal import REQUEST_BURST, REQUEST_RATE
 from orama.rest.json_resource import JsonResource, Reply, json_object, query
 from orama.rest.origins import Origins
@@ -193,6 +194,8 @@ class ControlCalls:
     rotate_key: Callable[[], Awaitable[Rotation]]
     #: Address below ``/v1/control`` → what answers there besides.
     more: Mapping[str, IResource] = field(factory=dict)
+    #: The TURN server of this node.
+    turn: TurnSessions | None = None
 
 
 def control_site(
@@ -221,6 +224,9 @@ def control_site(
     secret = _SecretResource(namespaces)
     secret.putChild(b"rotate", _RotateResource(namespaces))
     turn.putChild(b"secret", secret)
+    if calls.turn is not None:
+        for name, resource in turn_resources(calls.turn, namespaces.require, reactor).items():
+            turn.putChild(name, resource)
     webrtc.putChild(b"enable", EnablementResource(nowhere, owner, namespaces, reactor, enable=True))
     webrtc.putChild(b"disable", EnablementResource(nowhere, owner, namespaces, reactor, enable=False))
     webrtc.putChild(b"status", StatusResource(nowhere, owner, namespaces, observed))
