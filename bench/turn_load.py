@@ -34,6 +34,8 @@ QUIET = 0.06
 READS = 64
 #: The rate of a ramp grows by this until packets are lost, and the search ends when it is as narrow as that.
 GROWTH, NARROW = 1.5, 1.13
+#: Where a search for it gives up, packets a second.
+LOWEST = 1000.0
 #: What may be lost at the top rate.
 MAX_LOSS = 0.01
 #: Less than this of the rate asked for, delivered or sent, is not that rate: buffers still held it, or the load is
@@ -312,18 +314,18 @@ def run(load: Load, crowd: Crowd, cpu: Callable[[], int]) -> Result:
     return Result(load, sent, received, cpu() - before)
 
 
-def top_rate(load: Load, start: float, attempt: Callable[[Load], Result]) -> Result:
+def top_rate(load: Load, start: float, attempt: Callable[[Load], Result]) -> tuple[Result, Result]:
     """The highest rate of delivery with at most :data:`MAX_LOSS` lost, by a ramp that begins at *start*.
 
-    It narrows down once packets are lost; what is lost once only is tried again.
+    It narrows down once packets are lost; what is lost once only is tried again. The second of the pair is the step
+    that delivered most, whatever it lost.
     """
-    best: Result | None = None
+    steps: list[Result] = []
     rate, low, high = start, 0.0, math.inf
     again = True
-    while high / max(low, 1.0) > NARROW:
+    while high / max(low, 1.0) > NARROW and rate > LOWEST:
         result = attempt(evolve(load, rate=rate))
-        if result.loss <= MAX_LOSS and (best is None or result.rate > best.rate):
-            best = result
+        steps.append(result)
         if result.loss > MAX_LOSS and again:
             again = False
             continue
@@ -333,9 +335,8 @@ def top_rate(load: Load, start: float, attempt: Callable[[Load], Result]) -> Res
         else:
             high = rate
         rate = rate * GROWTH if math.isinf(high) else math.sqrt(low * high) if low else rate / GROWTH
-        if rate < 1000:
-            break
-    return best or result
+    good = [result for result in steps if result.loss <= MAX_LOSS]
+    return max(good or steps, key=lambda result: result.rate), max(steps, key=lambda result: result.rate)
 
 
 def _report(ours: socket.socket, kind: type[T]) -> T:

@@ -75,7 +75,7 @@ class Line:
         span = f"{min(ratios):.2f}-{max(ratios):.2f}" if len(ratios) > 1 else ""
         verdict = {None: "", True: "met", False: "MISSED"}[self.met]
         mark = "" if self.mark is None else str(self.mark)
-        text = f"{self.name:55} {ours:>8} {theirs:>8} {self.unit:6} {ratio:>6} {span:>11}  {mark:>8} {verdict:6} "
+        text = f"{self.name:58} {ours:>8} {theirs:>8} {self.unit:6} {ratio:>6} {span:>11}  {mark:>8} {verdict:6} "
         return f"{text}{self.note}".rstrip()
 
 
@@ -97,7 +97,7 @@ class Section:
 
     def __str__(self) -> str:
         first, second = self.columns
-        head = f"{self.title:55} {first:>8} {second:>8} {'':6} {'ratio':>6} {'of rounds':>11}  {'mark':>8}"
+        head = f"{self.title:58} {first:>8} {second:>8} {'':6} {'ratio':>6} {'of rounds':>11}  {'mark':>8}"
         return "\n".join([head, *map(str, self.lines.values()), *(f"  {each}" for each in self.remarks)])
 
 

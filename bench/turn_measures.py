@@ -115,17 +115,21 @@ def _relay(
     if load.burst == 1 and count != min(FEW, max(plan.counts)):
         return
     found: list[Result] = []
+    most: list[float] = []
     for server, each, paced in zip(servers, crowd, results, strict=True):
         guess = 0.5e6 / paced.cpu_per_packet  # a packet costs less when there are many
         key = (f"{load.name} {count}", server.host)
         step = evolve(load, seconds=plan.step)
-        best = top_rate(step, tops.get(key, guess) * 0.8, partial(run, crowd=each, cpu=server.cpu))
+        best, fullest = top_rate(step, tops.get(key, guess) * 0.8, partial(run, crowd=each, cpu=server.cpu))
         tops[key] = best.rate
         found.append(best)
+        most.append(fullest.rate)
     line = section.line(f"{name}  top rate", "/s", turn_marks.BURST_TOP if load.burst > 1 else None)
     _add(line.ours, line.theirs, [result.rate for result in found])
     if any(result.short for result in found):
         line.note = "the load was the limit"
+    line = section.line(f"{name}  most, whatever is lost", "/s")
+    _add(line.ours, line.theirs, most)
     line = section.line(f"{name}  CPU at the top rate", "µs", cpu)
     _add(line.ours, line.theirs, [result.cpu_per_packet for result in found])
     if count == min(FEW, max(plan.counts)):
@@ -291,7 +295,7 @@ def workers(plan: Plan, directory: Path) -> Section:
                 for burst, size in ((10, 1200), (1, 160)):
                     for direction in DIRECTIONS:
                         load = Load(direction, burst, size, 0, plan.step)
-                        best = top_rate(
+                        best, _ = top_rate(
                             load, RAMP_START * (3 if burst > 1 else 1), partial(run, crowd=crowd, cpu=server.cpu)
                         )
                         for what, unit, value in (("top rate", "/s", best.rate), ("CPU", "µs", best.cpu_per_packet)):
