@@ -92,7 +92,7 @@ class AioiceTests(TestCase):
         self.assertEqual(server.service.allocations(), 1)
 
         await client.request_with_retry(request(stun.Method.CREATE_PERMISSION, XOR_PEER_ADDRESS=self.peer.address))
-        for length in (1, 2, 3, 4, 1200):
+        for length in (0, 1, 2, 3, 4, 1200):
             payload = bytes([length % 256]) * length
             await client.send_data(payload, self.peer.address)
             self.assertEqual(await receiver.next(), (payload, self.peer.address))
