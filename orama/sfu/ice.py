@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from orama.net.burst import BurstSocket
 from orama.net.fabric import Address, Buffer, Burst, Fabric, Receiver
 from orama.net.poll import Poll
+from orama.net.run import Run
 from orama.wire import stun
 
 if TYPE_CHECKING:
@@ -373,6 +374,8 @@ class MediaPort:
 
     def _sort(self, agent: IceAgent | None, packets: Burst, source: Address, through_fabric: bool) -> None:
         """Tell the packets apart by their first byte (RFC 7983, 7)."""
+        if type(packets) is Run:
+            packets = packets.slices()  # once: each is looked at here and again on its way
         if agent is not None:
             for packet in packets:
                 if not (packet and 127 < packet[0] < 192):
