@@ -33,7 +33,7 @@ SHARED = frozenset(
 ASSEMBLY = frozenset(
     {
         *("hierarchy", "membership", "serving", "attending", "reporting", "boot", "listening"),
-        *("daemon", "tap", "attachment", "worker", "lease", "units"),
+        *("daemon", "tap", "attachment", "worker", "turn_worker", "lease", "units"),
     }
 )
 #: Where asyncio may be spoken.
