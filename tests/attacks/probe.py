@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import os
 import socket
+import ssl
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -136,3 +137,14 @@ def memory(process: int) -> int:
     """Bytes that a process has in memory (proc(5), VmRSS)."""
     [line] = [line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmRSS:")]
     return int(line.split()[1]) * 1024
+
+
+def client_hello() -> bytes:
+    """The first thing that a client of TLS says."""
+    outgoing = ssl.MemoryBIO()
+    client = turn.unchecked().wrap_bio(ssl.MemoryBIO(), outgoing)
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return outgoing.read()

@@ -15,6 +15,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from tests.attacks.lurkers import Lurkers, typical
 from tests.attacks.probe import Probe
 from tests.contract import turn
 from tests.contract.commands import secret
@@ -32,6 +33,7 @@ SURVIVOR = "127.0.99.99"
 ALLOCATIONS_OF_USER, ALLOCATIONS_OF_NAMESPACE = 2, 4
 RATE, BURST = 5, 20
 NONCE_LIFETIME = 2
+NAUGHTY_REQUESTS = 40
 
 
 def _kept(*options: str, **tables: str) -> NodeProcess:
@@ -44,6 +46,13 @@ def _kept(*options: str, **tables: str) -> NodeProcess:
 def guarded() -> NodeProcess:
     """Peers are as nobody has configured them; blocks have the size that they have by default."""
     return _kept("--internal-ip", GUARDED, turn="relay_block = 800")
+
+
+@cache
+def lurkers() -> Lurkers:
+    """Who waits in vain on :func:`guarded`, from when that one was up."""
+    node = guarded()
+    return Lurkers({transport: address(node, transport) for transport in ("tcp", "tls")}, typical())
 
 
 @cache
@@ -60,11 +69,14 @@ def numbered() -> NodeProcess:
 
 @cache
 def narrow() -> NodeProcess:
-    """Every limit is low."""
+    """Every limit is low, and the log is JSON."""
     return _kept(
+        "--log-format",
+        "json",
+        limits=f"request_rate = 5\nrequest_burst = {NAUGHTY_REQUESTS}",
         turn=f'relay_ip = "{NARROW}"\nallocations_per_user = {ALLOCATIONS_OF_USER}\n'
         f"allocations_per_namespace = {ALLOCATIONS_OF_NAMESPACE}\nnonce_lifetime = {NONCE_LIFETIME}\n"
-        f"unauthenticated_rate = {RATE}\nunauthenticated_burst = {BURST}"
+        f"unauthenticated_rate = {RATE}\nunauthenticated_burst = {BURST}",
     )
 
 
@@ -90,6 +102,7 @@ class AttackTestCase(SynchronousTestCase):
         self.addCleanup(self.check)
 
     def attacked(self) -> NodeProcess:
+        lurkers()  # so that they have waited when they are looked at
         return guarded()
 
     def check(self) -> None:
