@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+import ssl
+from pathlib import Path
+from typing import Any
 
+from twisted.internet import reactor as _reactor
+from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent, globalLogPublisher
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from orama.logs import observer
+from orama.net.fabric import Fabric
+from orama.net.tls import ServerCertificates
+from orama.settings import Settings
+from orama.turn.credentials import issue
+from orama.turn.listeners import TurnService
 from orama.turn.sessions import Selection, text
+from orama.turn.tenants import Tenants
 from orama.wire import stun
-from tests.turn.world import PEER, SFU, Client, MemoryLink, World, code
+from orama.wire.stun import Class, Method
+from tests.turn.world import MYAPP, PEER, SFU, Client, MemoryLink, World, code
+
+reactor: Any = _reactor
 
 #: User names that somebody might choose to be noticed.
 HOSTILE = (
@@ -116,6 +131,52 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual(session.transport, "tcp")
         self.world.server.disconnect(Selection(id=session.id))
         self.assertTrue(client.link.closed)
+
+
+class ServiceTests(TestCase):
+    """A server with real sockets."""
+
+    timeout = 20
+
+    def allocated(self, service: TurnService, tls: bool) -> tuple[socket.socket, tuple[str, int]]:
+        """A connection with an allocation, and its own address."""
+        plain = socket.create_connection(("127.0.0.1", service.tls_port if tls else service.tcp_port), 5)
+        own = plain.getsockname()[:2]
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        client = context.wrap_socket(plain) if tls else plain
+        wanted = [(stun.REQUESTED_TRANSPORT, 17)]
+        client.sendall(stun.build(Method.ALLOCATE, Class.REQUEST, b"t" * 12, wanted))
+        asked = stun.parse(client.recv(2048))
+        credentials = issue(MYAPP.secrets[0], "myapp", 600, reactor.seconds(), "ann")
+        realm = asked.get(stun.REALM) or ""
+        wanted += [(stun.USERNAME, credentials.username), (stun.REALM, realm), (stun.NONCE, asked.get(stun.NONCE))]
+        key = stun.long_term_key(credentials.username, realm, credentials.password)
+        client.sendall(stun.build(Method.ALLOCATE, Class.REQUEST, b"u" * 12, wanted, key=key))
+        self.assertEqual(stun.parse(client.recv(2048)).cls, Class.SUCCESS)
+        return client, own
+
+    async def test_connections(self) -> None:
+        """Sessions over TCP and TLS say so, and their connections end when they are disconnected."""
+        tenants = Tenants()
+        tenants.put(MYAPP)
+        certificates = ServerCertificates(Path(self.mktemp()), ["127.0.0.1"], reactor)
+        settings = Settings(turn_port=0, turns_port=0)
+        service = TurnService(reactor, settings, tenants, Fabric(reactor), certificates)
+        service.startService()
+        self.addCleanup(service.stopService)
+        for tls, transport in ((False, "tcp"), (True, "tls")):
+            client, own = await deferToThread(self.allocated, service, tls)
+            self.addCleanup(client.close)
+            [session] = await service.sessions(Selection(user="ann"))
+            self.assertEqual((session.client, session.transport), (text(own), transport))
+            self.assertEqual(await service.disconnect(Selection(id=session.id)), 1)
+            try:
+                left = await deferToThread(client.recv, 1)
+            except OSError:  # reset
+                left = b""
+            self.assertEqual(left, b"")
+            self.assertEqual(await service.sessions(Selection()), [])
 
 
 class LogTests(SynchronousTestCase):
