@@ -1,0 +1,272 @@
+"""The TURN server of a node as several processes: worker 0 is the node's own process, the others are its children.
+
+Python runs one thread at a time, so that one process is one core. All workers have sockets of their own on the same
+ports (:mod:`orama.turn.fronts`), and the kernel spreads clients over them; relay ports, allocations and bandwidth are
+counted for all of them in one table (:mod:`orama.turn.shared`), and what one gives out is good with all. A client that
+comes from another address comes to any worker, so that what would have to find its allocation then is not offered: TCP
+relays (RFC 6062) and mobility (RFC 8016). Worker 0 reaches the SFU of this process in memory, the others through the
+kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import Any
+
+from attrs import evolve
+from twisted.application.internet import TimerService
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred
+from twisted.logger import Logger
+
+from orama.net.fabric import Fabric
+from orama.net.poll import Poll
+from orama.net.tls import ServerCertificates
+from orama.settings import Settings, TurnSettings
+from orama.turn.fronts import Front, bind
+from orama.turn.listeners import TurnService
+from orama.turn.sessions import Selection, Session
+from orama.turn.shared import Crew, SharedTable, make_memory
+from orama.turn.tenants import Tenants
+from orama.turn.workers_channel import Beginning, Sample, from_json, to_json
+from orama.turn.workers_process import WorkerProcess
+
+#: Seconds between two looks at the workers.
+TICK = 1.0
+#: Figures that the table has for all workers: the node's own say them.
+_COMMON = frozenset({"orama_turn_allocations"})
+_KEY_LENGTH = 32
+
+_log = Logger()
+
+
+def worker_count(settings: Settings) -> int:
+    """How many processes are to serve TURN."""
+    return settings.turn.workers or len(os.sched_getaffinity(0))
+
+
+class Workers(Service):
+    """What :class:`~orama.turn.listeners.TurnService` is where there is one process, for several.
+
+    :param settings: with ``turn.workers`` of 2 and more.
+    :param fabric: of this process; :param poll: likewise.
+    """
+
+    name = "turn"
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        tenants: Tenants,
+        fabric: Fabric,
+        certificates: ServerCertificates,
+        poll: Poll | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._settings = evolve(settings, turn=_offered(settings.turn))
+        self._tenants = tenants
+        self._fabric = fabric
+        self._certificates = certificates
+        self._poll = poll
+        self._count = worker_count(settings)
+        self._table_key = secrets.token_bytes(_KEY_LENGTH)
+        self._key = secrets.token_bytes(_KEY_LENGTH)
+        self._draining = False
+        self._drained: set[str] = set()
+        self._fronts: list[Front] = []
+        self.workers: list[WorkerProcess] = []
+        self._tick = TimerService(TICK, self._look)
+        self._tick.clock = reactor
+        self.udp_port = self.tcp_port = settings.turn_port
+        self.tls_port = settings.turns_port
+
+    def startService(self) -> None:
+        """Bind everything or nothing, and start the workers; they serve a moment later (:meth:`ready`).
+
+        :raises CannotListenError: a port is taken.
+        """
+        settings = self._settings
+        self._fronts = bind(settings.public_ip, settings.turn_port, settings.turns_port, self._count)
+        self.udp_port, self.tcp_port, self.tls_port = self._fronts[0].ports
+        self._settings = settings = evolve(settings, turn_port=self.udp_port, turns_port=self.tls_port)
+        self.table = make_memory(self._count)
+        self._common = SharedTable(self.table, self._count, 0, self._table_key)
+        self.own = TurnService(
+            self._reactor,
+            settings,
+            self._tenants,
+            self._fabric,
+            self._certificates,
+            self._poll,
+            front=self._fronts[0],
+            crew=Crew(self._common, self._key),
+        )
+        self.own.startService()
+        self._tenants.watch(self._tenant_changed)
+        self._certificates.changed.append(self._certificates_changed)
+        self.workers = [
+            WorkerProcess(self._reactor, index, front, self) for index, front in enumerate(self._fronts) if index
+        ]
+        for worker in self.workers:
+            worker.start()
+        self._tick.startService()
+        super().startService()
+        _log.info("TURN is served by {count} processes", count=self._count)
+
+    async def ready(self) -> None:
+        """Wait until all workers serve."""
+        for worker in self.workers:
+            await worker.began
+
+    def stopService(self) -> Deferred[Any]:
+        """End every allocation and every worker, and give every port back."""
+        super().stopService()
+        self._tenants.unwatch(self._tenant_changed)
+        self._certificates.changed.remove(self._certificates_changed)
+        stopping = [self._tick.stopService(), maybeDeferred(self.own.stopService)]
+        stopping += [worker.stop() for worker in self.workers]
+        return gatherResults(stopping).addBoth(self._stopped)
+
+    def _stopped(self, result: Any) -> Any:
+        for front in self._fronts:
+            front.close()
+        self._common.close()
+        os.close(self.table)
+        return result
+
+    # ---- what the node says
+
+    def drain(self) -> None:
+        """Make no new allocations; the ones that are there go on."""
+        self._draining = True
+        self.own.drain()
+        self._tell(order="drain")
+
+    def undrain(self) -> None:
+        """Make allocations again."""
+        self._draining = False
+        self.own.undrain()
+        self._tell(order="undrain")
+
+    def drain_tenant(self, namespace: str) -> None:
+        """Make no new allocations for *namespace*: who asks gets 508, the ones that are there go on."""
+        self._drained.add(namespace)
+        self.own.drain_tenant(namespace)
+        self._tell(order="drain_tenant", namespace=namespace)
+
+    def undrain_tenant(self, namespace: str) -> None:
+        """Make allocations for *namespace* again."""
+        self._drained.discard(namespace)
+        self.own.undrain_tenant(namespace)
+        self._tell(order="undrain_tenant", namespace=namespace)
+
+    def configure(self, settings: TurnSettings) -> None:
+        """Take over what may change while the server runs."""
+        turn = _offered(settings)
+        self._settings = evolve(self._settings, turn=turn)
+        self.own.configure(turn)
+        self._tell(order="configure", settings=to_json(turn))
+
+    async def disconnect(self, selection: Selection) -> int:
+        """End the allocations that an operator means, and the streams of their clients; gives how many there were.
+
+        :raises Unavailable: a worker does not answer.
+        """
+        counts = await self._ask(self.own.disconnect(selection), order="disconnect", selection=to_json(selection))
+        return sum(counts)
+
+    # ---- what it asks
+
+    async def sessions(self, selection: Selection) -> list[Session]:
+        """The allocations that an operator means.
+
+        :raises Unavailable: a worker does not answer.
+        """
+        own, *others = await self._ask(self.own.sessions(selection), order="sessions", selection=to_json(selection))
+        return [*own, *(from_json(Session, each) for found in others for each in found)]
+
+    def allocations(self, namespace: str | None = None) -> int:
+        """How many there are, of all or of one namespace."""
+        if namespace is not None:
+            return self._common.held((namespace,))
+        return sum(self._common.held((tenant.namespace,)) for tenant in self._tenants)
+
+    def samples(self) -> Iterator[Sample]:
+        """Name, labels and value of every figure, for Prometheus: the sums of what the workers have."""
+        sums: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        for name, labels, value in self.own.samples():
+            sums[name, tuple(sorted(labels.items()))] = value
+        for worker in self.workers:
+            for name, labels, value in worker.samples():
+                if name not in _COMMON:
+                    key = name, tuple(sorted(labels.items()))
+                    sums[key] = sums.get(key, 0.0) + value
+        for (name, pairs), value in sums.items():
+            yield name, dict(pairs), value
+        yield "orama_turn_workers", {}, 1 + sum(worker.pid is not None for worker in self.workers)
+
+    # ---- for the workers
+
+    def beginning(self, worker: int) -> Mapping[str, Any]:
+        """What a worker is told first: how everything is now."""
+        beginning = Beginning(
+            worker=worker,
+            workers=self._count,
+            table_key=self._table_key.hex(),
+            key=self._key.hex(),
+            settings=self._settings,
+            tenants=tuple(self._tenants),
+            sockets=len(list(self._fronts[worker])),
+            certificates=self._certificates.files(),
+            protocols=self._certificates.protocols,
+            drained=tuple(sorted(self._drained)),
+            draining=self._draining,
+        )
+        return to_json(beginning)  # type: ignore[no-any-return]
+
+    def died(self, worker: int) -> None:
+        """What the table has of it belongs to nobody."""
+        self._common.forget(worker)
+
+    async def _ask(self, own: Coroutine[Any, Any, Any], **message: Any) -> list[Any]:
+        """Our own answer and those of the workers."""
+        asking = [Deferred.fromCoroutine(each) for each in (own, *(worker.ask(**message) for worker in self.workers))]
+        try:
+            return list(await gatherResults(asking, consumeErrors=True))
+        except FirstError as error:
+            error.subFailure.raiseException()
+            raise
+
+    def _tell(self, **message: Any) -> None:
+        for worker in self.workers:
+            worker.tell(**message)
+
+    def _tenant_changed(self, namespace: str) -> None:
+        tenant = self._tenants.get(namespace)
+        if tenant is None:
+            self._drained.discard(namespace)
+            self._tell(order="remove", namespace=namespace)
+        else:
+            self._tell(order="put", tenant=to_json(tenant))
+
+    def _certificates_changed(self) -> None:
+        self._tell(order="certificates", certificates=self._certificates.files())
+
+    def _look(self) -> None:
+        # A timer whose function raises never runs again.
+        try:
+            self._common.sweep(self._reactor.seconds())
+            for worker in self.workers:
+                worker.tick()
+        except Exception:
+            _log.failure("a look at the TURN workers failed")
+
+
+def _offered(settings: TurnSettings) -> TurnSettings:
+    """*settings* without what several workers cannot do."""
+    if settings.tcp_relays:
+        _log.warn("there are no TCP relays: they need turn.workers = 1")
+    return evolve(settings, tcp_relays=False, mobility=False)
