@@ -158,8 +158,8 @@ class Stream:
 
     def read(self, deep: bool) -> None:
         """Read once; a poll comes again when there is more."""
-        if not self._reading:  # held, and called all the same: both directions are closed
-            self.abort()
+        if not self._reading:  # held, and called all the same: both directions are closed, and there may be the rest
+            self._poll.remove(self)
             return
         try:
             size = self._socket.recv_into(self._arena)

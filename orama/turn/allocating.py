@@ -5,8 +5,9 @@ from __future__ import annotations
 from orama.net.fabric import Address
 from orama.settings import TurnSettings
 from orama.turn.allocation import Allocation
-from orama.turn.allocations import Allocations, NoPort, OverQuota
+from orama.turn.allocations import Allocations, MakeRelay, NoPort, OverQuota
 from orama.turn.alternates import Alternates, Configured
+from orama.turn.mobility import Mobility
 from orama.turn.request import Attributes, Refused, Request
 from orama.wire import stun
 from orama.wire.stun import Family, Message
@@ -15,16 +16,24 @@ from orama.wire.stun import Family, Message
 DEFAULT_LIFETIME = 600
 #: Of each family in one answer.
 MAX_ALTERNATES = 4
-#: The protocol number of UDP, for REQUESTED-TRANSPORT.
+#: The protocol numbers of REQUESTED-TRANSPORT.
 UDP = 17
+TCP = 6
 
 
 class Allocating:
-    """The two methods, and the drain that makes the first one refuse."""
+    """The two methods, and the drain that makes the first one refuse.
 
-    def __init__(self, allocations: Allocations, settings: TurnSettings) -> None:
+    :param make_tcp_relay: for TCP allocations.
+    """
+
+    def __init__(
+        self, allocations: Allocations, settings: TurnSettings, mobility: Mobility, make_tcp_relay: MakeRelay
+    ) -> None:
         self._allocations = allocations
         self._settings = settings
+        self._mobility = mobility
+        self._make_tcp_relay = make_tcp_relay
         #: May be replaced at any time.
         self.alternates: Alternates = Configured(settings.alternate_servers)
         #: Make no new allocations: at all, or for these namespaces.
@@ -39,11 +48,8 @@ class Allocating:
             if there.transaction_id == message.transaction_id and request.is_owner_of(there):
                 return there.answer
             raise Refused(437)
-        transport = message.get(stun.REQUESTED_TRANSPORT)
-        if transport is None:  # 3
-            raise Refused(400)
-        if transport != UDP:
-            raise Refused(442)
+        tcp = self._is_tcp(request)  # 3
+        mobile = self._mobility.is_asked_for(request, tcp=tcp)
         # 4: DONT-FRAGMENT is understood, and there is nothing to refuse.
         even = message.get(stun.EVEN_PORT)
         token = message.get(stun.RESERVATION_TOKEN)
@@ -61,6 +67,7 @@ class Allocating:
                 even=even is not None,
                 pair=bool(even),
                 token=token,
+                make_relay=self._make_tcp_relay if tcp else None,
             )
         except OverQuota:  # 10
             raise Refused(486) from None
@@ -77,6 +84,8 @@ class Allocating:
                 if allocation.relay_of(family) is None:
                     code = 508 if family in self._allocations.families else 440
                     answer.append((stun.ADDRESS_ERROR_CODE, (family, code)))
+        if mobile:
+            answer.append((stun.MOBILITY_TICKET, self._mobility.begin(allocation)))
         allocation.transaction_id, allocation.answer = message.transaction_id, answer
         allocation.key = request.identity.key
         return answer
@@ -91,6 +100,25 @@ class Allocating:
                 return Refused(508)
             found += others[:MAX_ALTERNATES]
         return Refused(300, attributes=[(stun.ALTERNATE_SERVER, address) for address in found])
+
+    def _is_tcp(self, request: Request) -> bool:
+        """Whether a TCP allocation is asked for (RFC 6062, 5.1), where there are any.
+
+        :raises Refused: 442 for a transport that we do not have, 400 for none, and for TCP where the client came over
+            UDP or asks for what packets have.
+        """
+        message = request.message
+        transport = message.get(stun.REQUESTED_TRANSPORT)
+        if transport is None:
+            raise Refused(400)
+        if transport == UDP:
+            return False
+        if transport != TCP or not self._settings.tcp_relays:
+            raise Refused(442)
+        of_packets = (stun.DONT_FRAGMENT, stun.EVEN_PORT, stun.RESERVATION_TOKEN)
+        if not request.verified or any(attribute in message for attribute in of_packets):
+            raise Refused(400)
+        return True
 
     def _families(self, message: Message) -> tuple[Family, ...]:
         """The families that are asked for, of which at least one can be had (RFC 8656, 7.2, steps 5 to 9).
@@ -121,8 +149,16 @@ class Allocating:
         return (Family.IPV4,) if Family.IPV4 in there else (Family.IPV6,)
 
     def refresh(self, request: Request) -> Attributes:
-        """RFC 8656, 8: all of the allocation, or its relay of one family alone."""
-        allocation, message, now = request.own(), request.message, request.now
+        """RFC 8656, 8: all of the allocation, or its relay of one family alone.
+
+        With a ticket it is the ticket's allocation, which gets a second five-tuple (RFC 8016, 3.2.2).
+        """
+        message, now = request.message, request.now
+        ticket = message.get(stun.MOBILITY_TICKET)
+        mobile = None if ticket is None else self._mobility.find(request, ticket)
+        if mobile is not None and (answer := mobile.answer_again(request)):
+            return answer
+        allocation = request.own() if mobile is None else mobile.allocation
         family = message.get(stun.REQUESTED_ADDRESS_FAMILY)
         relays = [relay for relay in allocation.relays if family is None or relay.family == family]
         if not relays:
@@ -134,7 +170,8 @@ class Allocating:
         allocation.key = request.identity.key
         lifetime = self._lifetime(allocation, message, now)
         allocation.extend(relays, now + lifetime)
-        return [(stun.LIFETIME, lifetime)]
+        answer = [(stun.LIFETIME, lifetime)]
+        return answer if mobile is None else self._mobility.resume(mobile, request, answer)
 
     def _lifetime(self, allocation: Allocation, message: Message, now: float) -> int:
         """RFC 8656, 7.2: what is asked for, between the default and the maximum, within the total age."""

@@ -32,6 +32,7 @@ from orama.turn.server import Server
 from orama.turn.sessions import Selection, Session
 from orama.turn.shared import Crew
 from orama.turn.stream import StreamClients
+from orama.turn.tcp import KernelTcp
 from orama.turn.tenants import Tenants
 
 #: Seconds between looks for what has expired.
@@ -84,6 +85,7 @@ class TurnService(Service):
             peers=self._peers,
             fabric=fabric,
             open_socket=self._open_relay,
+            tcp=KernelTcp(self._poll),
             crew=crew,
         )
         self._clients = StreamClients(reactor, self._server, fabric)

@@ -43,6 +43,8 @@ class Permitting:
         if number is None or peer is None or not FIRST_CHANNEL <= number <= LAST_CHANNEL:
             raise Refused(400)
         relay = self.relay_to(allocation, peer[0])
+        if not relay.has_packets:  # what a channel carries
+            raise Refused(400)
         if not self._peers.may_reach(allocation.tenant, peer):
             raise Refused(403)
         try:

@@ -7,7 +7,7 @@ shut. Which peers may be reached is not decided here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from twisted.internet.error import CannotListenError
 
@@ -51,6 +51,8 @@ class Relay:
     """One relayed address of an allocation, from its making to :meth:`close`."""
 
     __slots__ = ("address", "expires", "family")
+    #: Whether it relays packets; a TCP relay has connections.
+    has_packets: ClassVar[bool] = True
 
     def __init__(self, address: Address) -> None:
         self.address = address

@@ -1,9 +1,8 @@
 """The TURN server without its sockets: packets of clients in, answers and relayed packets out.
 
-Speaks RFC 8656 (UDP relays) and the Binding of RFC 8489. What comes from a client enters at
-:meth:`Server.received`; what comes from a peer enters at ``Allocation.receive``. Nothing is kept for a
-client before it has authenticated. TCP relays (RFC 6062), mobility (RFC 8016) and OAuth (RFC 7635) are
-not spoken.
+Speaks RFC 8656, RFC 6062 (TCP relays), RFC 8016 (mobility) and the Binding of RFC 8489. What comes from a
+client enters at :meth:`Server.received`; what comes from a peer enters at ``Allocation.receive``, or as a
+connection. Nothing is kept for a client before it has authenticated. OAuth (RFC 7635) is not spoken.
 """
 
 from __future__ import annotations
@@ -24,6 +23,9 @@ from orama.turn.allocation import Allocation
 from orama.turn.allocations import Allocations
 from orama.turn.alternates import Alternates
 from orama.turn.authentication import Authenticator
+from orama.turn.connecting import Connecting
+from orama.turn.connections import Connections, Tcp
+from orama.turn.mobility import Mobility
 from orama.turn.names import Names
 from orama.turn.nonce import Nonces
 from orama.turn.peers import Peers
@@ -53,6 +55,7 @@ class Server:
     :param random: for relay ports, tokens and the nonce key; not to be guessed in production.
     :param relay_ip: where relays are, of either family; :param relay_ip6: where those of IPv6 are besides.
     :param open_socket: binds a relay address in the kernel.
+    :param tcp: where TCP relays listen and connect.
     :param all_issued_here: all credentials are issued by this process, which tells of each by :meth:`learn`, so that
         clients may hide their names (RFC 8489, 14.4).
     :param crew: where there are several workers on the same ports, what they have in common.
@@ -70,6 +73,7 @@ class Server:
         peers: Peers,
         fabric: Fabric,
         open_socket: OpenSocket,
+        tcp: Tcp,
         relay_ip6: str = "",
         all_issued_here: bool = False,
         crew: Crew | None = None,
@@ -115,14 +119,19 @@ class Server:
             drops=self.drops,
             crew=crew,
         )
-        self._allocating = Allocating(self._allocations, settings)
         permitting = Permitting(peers, fabric)
+        self._connections = Connections(clock, random, tcp)
+        self._connecting = Connecting(self._connections, clock, random, tenants, peers, permitting.relay_to, self.drops)
+        self._mobility = Mobility(self._allocations, random, settings, self.drops)
+        self._allocating = Allocating(self._allocations, settings, self._mobility, self._connecting.make_relay)
         #: What credentials have to stand behind, and what nobody answers.
         self._requests: Mapping[int, MethodOf] = {
             Method.ALLOCATE: self._allocating.allocate,
             Method.REFRESH: self._allocating.refresh,
             Method.CREATE_PERMISSION: permitting.create_permission,
             Method.CHANNEL_BIND: permitting.channel_bind,
+            Method.CONNECT: self._connecting.connect,
+            Method.CONNECTION_BIND: self._connecting.connection_bind,
         }
         self._indications: Mapping[int, Callable[[Message, Allocation | None, float], None]] = {
             Method.BINDING: self._kept_alive,
@@ -138,6 +147,8 @@ class Server:
         """
         now = self._clock.seconds()
         allocation = self._allocations.find(link, client, now)
+        if allocation is not None and allocation.second is not None:
+            self._mobility.seen(allocation, link, client, packets)
         at, count = 0, len(packets)
         while at < count:
             packet = packets[at]
@@ -171,9 +182,9 @@ class Server:
         return start + len(payloads)
 
     def disconnected(self, link: Link, client: Address) -> None:
-        """The client's stream is gone, and its allocation with it (RFC 8656, 7)."""
+        """The client's stream is gone, and its allocation with it (RFC 8656, 7), unless that is mobile."""
         allocation = self._allocations.find(link, client, self._clock.seconds())
-        if allocation is not None:
+        if allocation is not None and not self._mobility.disconnected(allocation, link, client):
             self._allocations.end(allocation, "disconnected")
 
     def has_allocation(self, link: Link, client: Address) -> bool:
@@ -206,7 +217,7 @@ class Server:
         self, message: Message, link: Link, client: Address, allocation: Allocation | None, now: float, verified: bool
     ) -> None:
         """Authenticate a request and have its method answer it."""
-        held = b"" if allocation is None else allocation.key
+        held = self._held_key(message) if allocation is None else allocation.key
         try:
             identity = self._authenticator.identify(message, client, now, held, verified=verified)
         except Refused as refused:
@@ -227,6 +238,13 @@ class Server:
             outcome.addErrback(lambda failure: self._failed(request, failure))
         else:
             self._answer(request, Class.SUCCESS, outcome)
+
+    def _held_key(self, message: Message) -> bytes:
+        """The key of the allocation that a request from another five-tuple is about."""
+        if ticket := message.get(stun.MOBILITY_TICKET):
+            return self._mobility.key_of(ticket)
+        id_ = message.get(stun.CONNECTION_ID)
+        return b"" if id_ is None else self._connecting.key_of(id_)
 
     def _answer(self, request: Request, kind: Class, attributes: Attributes) -> None:
         """Send an answer that is signed as its request was."""
@@ -310,6 +328,7 @@ class Server:
         """End what has expired; to be called about once a second."""
         now = self._clock.seconds()
         self._allocations.expire(now)
+        self._connections.expire(now)
         self._names.tick(self._plain_names(), now)
 
     def learn(self, username: str) -> None:
@@ -373,11 +392,13 @@ class Server:
     def stop(self) -> None:
         """End every allocation."""
         self._tenants.unwatch(self._tenant_changed)
+        self._connecting.stop()
         self._allocations.stop()
 
     def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
         """Name, labels and value of every figure, for Prometheus."""
         yield from self._allocations.samples()
+        yield from self._connections.samples()
         for reason, count in sorted(self.drops.items()):
             yield "orama_turn_dropped_total", {"reason": reason}, count
         for code, count in sorted(self.refusals.items()):

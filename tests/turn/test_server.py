@@ -74,8 +74,8 @@ class StrangerTests(SynchronousTestCase):
         self.assertEqual((len(request), len(answer)), (20, 32))
 
     def test_unknown_method(self) -> None:
-        """A method that we do not have, as ConnectionBind over UDP, gets 400."""
-        for method in (0x00A, 0x00B, 0x00C, 0x0FF, Method.SEND, Method.DATA):
+        """A method that we do not have, or that is no request, gets 400."""
+        for method in (Method.CONNECTION_ATTEMPT, 0x0FF, Method.SEND, Method.DATA):
             self.assertEqual(code(self.client.ask(method, signed=False)), 400)
 
     def test_no_answer(self) -> None:

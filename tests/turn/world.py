@@ -20,6 +20,7 @@ from orama.turn.server import Server
 from orama.turn.tenants import Tenant, Tenants
 from orama.wire import channeldata, stun
 from orama.wire.stun import Algorithm, Attribute, Class, Message, Method, PasswordAlgorithm
+from tests.turn.streams import MemoryTcp
 
 NOW = 1_800_000_000
 REALM = "orama"
@@ -95,6 +96,8 @@ class World:
         self.peers = Peers(self.tenants, relay_ip, [(INTERNAL_IP, 3478)], relay_ip6)
         #: What the kernel has open, by address.
         self.opened: dict[Address, tuple[MemoryLink, Receiver]] = {}
+        #: The kernel's TCP.
+        self.tcp = MemoryTcp(self.clock)
         #: Ports that the kernel does not give.
         self.busy: Callable[[Address], bool] = lambda address: False
         settings.setdefault("default_namespace", "myapp")
@@ -108,6 +111,7 @@ class World:
             peers=self.peers,
             fabric=self.fabric,
             open_socket=self._open,
+            tcp=self.tcp,
             relay_ip6=relay_ip6,
             all_issued_here=all_issued_here,
         )
