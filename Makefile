@@ -1,14 +1,16 @@
 # make run     start a node with the defaults (ARGS= passes options)
 # make test    everything that CI runs
 # make venv    .venv/bin/twistd and .venv/bin/orama, from the wheel
+# make fuzz    every parser and the TURN server by coverage, TIME= seconds each
 # make bench   side-by-side benchmarks with coturn and Janus
 
 VENV := .venv
 BIN := $(VENV)/bin
+TIME ?= 60
 WHEELS := build/wheel
 SOURCES := $(shell find orama twisted -name __pycache__ -prune -o -name '*.cache' -prune -o -print 2>/dev/null)
 
-.PHONY: run venv test lint bench clean test-venv
+.PHONY: run venv test lint fuzz bench clean test-venv
 .DEFAULT_GOAL := venv
 
 run: venv
@@ -45,6 +47,10 @@ test: test-venv
 
 lint: test-venv
 	@$(BIN)/python -m tests --checks
+
+fuzz: test-venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(echo $(WHEELS)/*.whl)[fuzz]"
+	@$(BIN)/python -m tests.fuzz --time $(TIME) $(ARGS)
 
 bench: venv
 	@etc/debian/install

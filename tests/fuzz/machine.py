@@ -6,10 +6,12 @@ nothing kept for strangers, data where it is permitted and nowhere else, every p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, get_state_machine_test, initialize, invariant, rule
 
 from orama.net.fabric import Address
 from orama.turn.credentials import issue
@@ -458,3 +460,15 @@ def _said(packet: bytes) -> object:
     if message.method == Method.DATA:
         return message.get(stun.XOR_PEER_ADDRESS), message.get(stun.DATA)
     return message
+
+
+def fuzz_one_input() -> Callable[[bytes], bytes | None]:
+    """The whole machine as a function of bytes, for fuzzers that go by coverage."""
+    test = get_state_machine_test(
+        Machine,
+        settings=settings(
+            stateful_step_count=50, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+    run: Callable[[bytes], bytes | None] = vars(test)["hypothesis"].fuzz_one_input
+    return run

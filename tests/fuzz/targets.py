@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from attrs import field, frozen
 
-from tests.fuzz import parsers
+from tests.fuzz import parsers, session
 from tests.fuzz.mutation import Repair, corpus
 
 #: Takes any bytes; returns whether the parser took them, fails when a promise is broken.
@@ -46,6 +46,7 @@ TARGETS = {
         Target("rtp", parsers.run_rtp, 100_000, parsers.repair_rtp),
         Target("rtcp", parsers.run_rtcp, 100_000, parsers.repair_rtcp),
         Target("sdp", parsers.run_sdp, 50_000),
+        Target("session", session.run_session, 15_000, session.repair_session),
         Target("messages", parsers.run_messages, 100_000),
     )
 }

@@ -73,6 +73,10 @@ class ParserTests(SynchronousTestCase):
         """Descriptions are read, with every attribute in them, or are one error."""
         self.fuzz("sdp", 0.2)
 
+    def test_session(self) -> None:
+        """Sessions of signed requests with any attributes get nothing from a TURN server that they should not."""
+        self.fuzz("session", 0.3)
+
     def test_messages(self) -> None:
         """Frames of signalling are a message or one error with its code."""
         self.fuzz("messages", 0.02)
