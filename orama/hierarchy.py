@@ -52,6 +52,7 @@ from orama.store.directory import DataDirectory
 from orama.store.sealing import BrokenSeal, Seal
 from orama.turn.listeners import TurnService
 from orama.turn.tenants import Tenants
+from orama.turn.workers import Workers, worker_count
 from orama.units import Units
 
 _PORTS = ("turn_port", "turns_port")
@@ -145,7 +146,7 @@ class Node:
         self._prepare()
         await self._open_http(endpoints)
         await self._wait()
-        self._start_media()
+        await self._start_media()
         self._start_signaling()
         await self._join()
         await self._serve()
@@ -219,7 +220,7 @@ class Node:
         """Our own gateway, as browsers reach it."""
         return self.settings.cluster.url.rstrip("/") or self.url.partition("/?")[0]
 
-    def _start_media(self) -> None:
+    async def _start_media(self) -> None:
         settings, reactor = self.settings, self._reactor
         self.fabric = Fabric(reactor)
         self.tenants = Tenants(settings.relay_ip, settings.turn.relay_ip6)
@@ -232,8 +233,10 @@ class Node:
             protocols=("stun.turn", "stun.nat-discovery"),  # RFC 7443, 3
         )
         poll = Poll(reactor, self.fabric, settings.turn.coalescing)
-        self.turn = TurnService(reactor, settings, self.tenants, self.fabric, self.certificates, poll)
+        turn_server = TurnService if worker_count(settings.turn) == 1 else Workers
+        self.turn = turn_server(reactor, settings, self.tenants, self.fabric, self.certificates, poll)
         self._run(self.turn)
+        await self.turn.ready()
         self.rooms = Rooms(reactor, settings, self.fabric, poll=poll)
         self.rooms.on_empty = self._emptied
         self.rooms.on_secured = self.metrics.join_time.observe

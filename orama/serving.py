@@ -30,6 +30,7 @@ from orama.settings import NamespaceTurnSettings, Settings
 from orama.sfu.room import Rooms
 from orama.turn.peers import read_network
 from orama.turn.tenants import Tenant, Tenants
+from orama.turn.workers import worker_count
 
 #: Namespace → nothing; raises NotFound when it has no WebRTC.
 Require = Callable[[str], Awaitable[object]]
@@ -70,6 +71,8 @@ class ServedNamespaces:
         self._rooms = rooms
         self._signal = signal
         self._require = require
+        #: Whether relays of this node may be another process's: only the first worker has ours.
+        self._elsewhere = worker_count(settings.turn) > 1
         self._sfus: dict[str, _Sfu] = {}
         self._configs: dict[str, WebRtcConfig] = {}
         #: Called when the TURN part of a namespace is about to end: nobody new, please.
@@ -124,7 +127,7 @@ class ServedNamespaces:
         relays = [
             (place.relay_ip, *place.relay)
             for place in config.turns
-            if place.node_id != self._node_id or blocks.relay is None
+            if place.node_id != self._node_id or blocks.relay is None or self._elsewhere
         ]
         if running is not None:
             self._rooms.set_relays(namespace, relays, blocks.relay)

@@ -69,7 +69,7 @@ class RelayOnly:
 
     Through the fabric that is *own*, the namespace's block on the TURN server of this process; through the kernel it is
     one of *others*, its blocks on all other TURN servers. A relay of our own never comes through the kernel: such a
-    source is forged. Where TURN is another process of this host, its block is one of the others.
+    source is forged. Where TURN is another process of this host, or several are, its block is one of the others.
     """
 
     own: RelayPlace | None

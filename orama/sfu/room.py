@@ -237,7 +237,8 @@ class Rooms:
         """Open the namespace's media port, the first of the block that is free (0 to 0 is any), and give its number.
 
         :param relay_block: ports of its relays in this very process; None when TURN does not run here.
-        :param relays: where its relays in other processes are; :meth:`set_relays` changes that.
+        :param relays: where its relays in other processes are, which may be the same ports; :meth:`set_relays`
+            changes that.
         :raises CannotListenError: none is free.
         """
         if namespace in self._namespaces:

@@ -121,6 +121,9 @@ class TurnService(Service):
         )
         super().startService()
 
+    async def ready(self) -> None:
+        """Wait until it serves: as soon as it is started."""
+
     def stopService(self) -> Deferred[Any]:
         """End every allocation and give every port back."""
         super().stopService()

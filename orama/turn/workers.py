@@ -42,9 +42,9 @@ _KEY_LENGTH = 32
 _log = Logger()
 
 
-def worker_count(settings: Settings) -> int:
+def worker_count(settings: TurnSettings) -> int:
     """How many processes are to serve TURN."""
-    return settings.turn.workers or len(os.sched_getaffinity(0))
+    return settings.workers or len(os.sched_getaffinity(0))
 
 
 class Workers(Service):
@@ -71,7 +71,7 @@ class Workers(Service):
         self._fabric = fabric
         self._certificates = certificates
         self._poll = poll
-        self._count = worker_count(settings)
+        self._count = worker_count(settings.turn)
         self._table_key = secrets.token_bytes(_KEY_LENGTH)
         self._key = secrets.token_bytes(_KEY_LENGTH)
         self._draining = False

@@ -417,4 +417,4 @@ class LifeTests(WorkersTestCase):
     def test_count(self) -> None:
         """0 is one worker for each core that this process may use."""
         for wanted, count in ((0, len(os.sched_getaffinity(0))), (1, 1), (5, 5)):
-            self.assertEqual(worker_count(Settings(turn=TurnSettings(workers=wanted))), count)
+            self.assertEqual(worker_count(TurnSettings(workers=wanted)), count)
