@@ -64,16 +64,14 @@ class Run(Sequence[Buffer]):
     def heads_alike(self) -> bool:
         """Whether every packet, perhaps without the last, begins with the same four bytes.
 
-        Where they lie one behind the other by columns: 2 µs however many there are, 0.15 µs a packet otherwise.
+        Where they lie one behind the other at whole words by a column of words: 0.7 µs however many there are, 0.1 µs
+        a packet otherwise.
         """
         view, starts = self.view, self.starts
-        if type(starts) is not range:
+        if type(starts) is not range or (starts.start | starts.step | len(view)) & 3:
             return len({_word(view, at) for at in starts[:-1]}) <= 1
-        for at in range(starts[0], starts[0] + 4):
-            column = view[at : starts[-1] : starts.step].tobytes()
-            if column.count(column[:1]) != len(column):
-                return False
-        return True
+        words = view.cast("I")[starts.start >> 2 : starts[-1] >> 2 : starts.step >> 2].tobytes()
+        return words == words[:4] * (len(starts) - 1)
 
     def __len__(self) -> int:
         return len(self.starts)
