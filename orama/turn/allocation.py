@@ -252,14 +252,6 @@ class Allocation:
         """Data indications (RFC 8656, 11.3), one for each packet."""
         lengths = list(map(len, packets))
         transactions = self._transactions(len(packets))
-        if ":" in source[0]:
-            attributes = [((stun.XOR_PEER_ADDRESS, source), (stun.DATA, packet)) for packet in packets]
-            messages = [
-                stun.build(Method.DATA, Class.INDICATION, transaction, pair)
-                for transaction, pair in zip(transactions, attributes, strict=True)
-            ]
-            self.link.send(messages, self.client)
-            return
         headers = [
             data_header(transaction, source, length) for transaction, length in zip(transactions, lengths, strict=True)
         ]
@@ -272,9 +264,10 @@ class Allocation:
     def unreachable(self, error: IcmpError) -> None:
         """Tell the client what ICMP says about something that it sent (RFC 8656, 11.5).
 
-        The permission is the one for whom it was sent to; who reports it may be any router.
+        The permission is the one for whom it was sent to; who reports it may be any router. A port of 0 is one that is
+        not known.
         """
-        if self.has_permission(error.to[0], self._clock.seconds()) and self._may_reach(error.to):
+        if self.has_permission(error.to[0], self._clock.seconds()):
             attributes = ((stun.XOR_PEER_ADDRESS, error.to), (stun.ICMP, (error.kind, error.code, error.mtu)))
             (transaction,) = self._transactions(1)
             self.link.send((stun.build(Method.DATA, Class.INDICATION, transaction, attributes),), self.client)

@@ -18,11 +18,14 @@ SEND = 0x0016
 DATA_INDICATION = 0x0017
 #: From the start of an indication to its data.
 OVERHEAD = 36
+OVERHEAD6 = 48
 
 #: Type, length, cookie, (transaction), attribute type, length, zero and family, XORed port and IP, type, length.
 _peer_first = struct.Struct("!HHI12xHHH6sHH")
 _peer_last = struct.Struct("!HHH6s")
 _whole = struct.Struct("!HHI12sHHHHIHH")
+_whole6 = struct.Struct("!HHI12sHHHH16sHH")
+_COOKIE_BYTES = COOKIE.to_bytes(4, "big")
 _port_and_ip = struct.Struct("!HI")
 _PEER = 12
 
@@ -56,7 +59,9 @@ def unpack_send(packet: Buffer) -> tuple[Address, Buffer] | None:
 
 
 def data_header(transaction_id: bytes, peer: Address, size: int) -> bytes:
-    """What goes in front of *size* bytes from an IPv4 *peer*; their padding to four bytes is the caller's to add."""
+    """What goes in front of *size* bytes from *peer*; their padding to four bytes is the caller's to add."""
+    if ":" in peer[0]:
+        return _data_header6(transaction_id, peer, size)
     port, ip = _masked(peer)
     length = OVERHEAD - HEADER_LENGTH + size + -size % 4
     return _whole.pack(
@@ -72,6 +77,28 @@ def data_header(transaction_id: bytes, peer: Address, size: int) -> bytes:
         DATA.type,
         size,
     )
+
+
+def _data_header6(transaction_id: bytes, peer: Address, size: int) -> bytes:
+    mask = int.from_bytes(_COOKIE_BYTES + transaction_id, "big")
+    return _whole6.pack(
+        DATA_INDICATION,
+        OVERHEAD6 - HEADER_LENGTH + size + -size % 4,
+        COOKIE,
+        transaction_id,
+        XOR_PEER_ADDRESS.type,
+        20,
+        Family.IPV6,
+        peer[1] ^ COOKIE >> 16,
+        (_number6(peer[0]) ^ mask).to_bytes(16, "big"),
+        DATA.type,
+        size,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _number6(ip: str) -> int:
+    return int(ipaddress.IPv6Address(ip))
 
 
 @lru_cache(maxsize=1024)

@@ -49,7 +49,7 @@ OTHER = Tenant(
 )
 
 
-@define(eq=False)
+@define(eq=False, slots=False)
 class MemoryLink:
     """Keeps what is sent over it."""
 
