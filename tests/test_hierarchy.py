@@ -16,13 +16,17 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from orama.errors import Conflict, StartError
 from orama.hierarchy import Node
-from orama.settings import Settings, SfuSettings
+from orama.settings import Settings, SfuSettings, TurnSettings
+from orama.wire import stun
+from orama.wire.stun import Class, Method
 from tests.signaling.wire import Page, open_page
+from tests.turn.plain_client import Client
 
 
 class NodeTestCase(TestCase):
@@ -251,6 +255,50 @@ class DrainTests(NodeTestCase):
         node = await self.running()
         await node.drain()
         self.assertEqual(node.unready, "the node is draining")
+
+
+class WorkersTests(NodeTestCase):
+    """Of a node that serves TURN by several processes."""
+
+    async def test_sfu_from_every_worker(self) -> None:
+        """The SFU of the node takes what comes from the namespace's relays, whichever process has them."""
+        node = await self.running(turn=TurnSettings(workers=3))
+        (tenant,) = node.tenants
+        clients = [Client(node.turn.udp_port, tenant.secrets[0], namespace="default") for _ in range(30)]
+        for client in clients:
+            self.addCleanup(client.close)
+        media = node.rooms._held("default").port.address
+
+        def send(client: Client) -> tuple[int, int]:
+            codes = client.allocate(), client.signed(Method.CREATE_PERMISSION, (stun.XOR_PEER_ADDRESS, media))
+            sent = [(stun.XOR_PEER_ADDRESS, media), (stun.DATA, b"\x80nobody knows me")]
+            client.socket.send(stun.build(Method.SEND, Class.INDICATION, b"t" * 12, sent))
+            return codes
+
+        for client in clients:
+            self.assertEqual(await deferToThread(send, client), (0, 0))
+        name, figures = "orama_sfu_dropped_packets_total", dict[str, float]()
+        while sum(figures.values()) < len(clients):
+            await deferLater(reactor, 0)
+            found = [each for each in node.rooms.samples() if each[0] == name]
+            figures = {labels["reason"]: value for _, labels, value in found if value}
+        self.assertEqual(figures, {"unknown_source": len(clients)})
+
+    async def test_nothing_left_behind(self) -> None:
+        """A node that has been stopped leaves no process, descriptor or delayed call."""
+        await deferLater(reactor, 0)
+        files = _descriptors()
+        node = Node(reactor, self.settings(turn=TurnSettings(workers=2)))
+        await node.start()
+        (worker,) = node.turn.workers
+        pid = worker.pid
+        assert pid is not None
+        self.assertEqual((await self.get(node, "/ready"))[0], 200)
+        self.assertIn(b"orama_turn_workers 2.0", (await self.get(node, "/metrics"))[1])
+        await node.stop()
+        self.assertRaises(ProcessLookupError, os.kill, pid, 0)
+        self.assertEqual([str(call) for call in reactor.getDelayedCalls() if "TestCase._run" not in str(call)], [])
+        self.assertEqual(_descriptors() - files, set())
 
 
 class MetricsTests(NodeTestCase):
