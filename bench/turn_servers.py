@@ -142,6 +142,7 @@ def serve(port: int, tls_port: int, workers: int, relay_ports: tuple[int, int], 
     from orama.settings import Settings
     from orama.turn.listeners import TurnService
     from orama.turn.tenants import Tenant, Tenants
+    from orama.turn.workers import Workers
 
     globalLogBeginner.beginLoggingTo([logs.observer("text", sys.stdout)], redirectStandardIO=False)
     more = {"workers": workers} if has_workers() else {}
@@ -152,7 +153,8 @@ def serve(port: int, tls_port: int, workers: int, relay_ports: tuple[int, int], 
     tenants = Tenants(OURS_HOST)
     tenants.put(Tenant(NAMESPACE, (rivals.SECRET,), relay_ports, allowed_peers=(ip_network("127.0.0.0/8"),)))
     certificates = ServerCertificates(directory, [OURS_HOST], reactor)  # type: ignore[arg-type]
-    service = TurnService(reactor, settings, tenants, Fabric(reactor), certificates)  # type: ignore[arg-type]
+    kind = TurnService if workers == 1 else Workers
+    service = kind(reactor, settings, tenants, Fabric(reactor), certificates)  # type: ignore[arg-type]
     service.startService()
     reactor.run()  # type: ignore[attr-defined]
 
