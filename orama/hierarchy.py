@@ -9,6 +9,7 @@ then the sockets close, then the store.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from random import SystemRandom
 from typing import Any
 
 from attrs import evolve
@@ -21,7 +22,8 @@ from twisted.python.failure import Failure
 
 from orama import __version__
 from orama.boot import wait_for_database, wait_for_prerequisites, waiting_site
-from orama.cluster.desired import WebRtcConfig
+from orama.cluster.alternates import ClusterAlternates
+from orama.cluster.desired import TurnPlace, WebRtcConfig
 from orama.cluster.keyring import Keyring
 from orama.cluster.namespaces import DEFAULT_KEY_FILE
 from orama.cluster.nodes import Capacity, machine
@@ -273,12 +275,20 @@ class Node:
             reactor, settings, self.node_id, self.tenants, self.rooms, self._signal, self.namespaces.require_webrtc
         )
         self.served.drain_tenant = self.turn.drain_tenant
+        self.turn.redirect(
+            ClusterAlternates(self._settings_now, self.node_id, self._turn_places, self.registry.active, SystemRandom())
+        )
         self.served.lose_namespace = self._moved
         self._started("namespaces", self.served.stop)
         # Stopped before the rooms are, so that clients hear that the node goes, not that their room was closed.
         self._run(self.signaling)
         sfus = self.rooms if self.units is None else self.units.workers
         self.live = LiveRooms(sfus, self.membership.close_elsewhere)
+
+    def _turn_places(self, namespace: str) -> Sequence[TurnPlace]:
+        """Where TURN of *namespace* is, as the last pass found it."""
+        each = self.membership.desired.get(namespace)
+        return () if each is None else each.turn_places({node.node_id: node for node in self.registry.nodes})
 
     def _parts(self) -> Parts:
         units, inline = self.units, InlineRunner(self.served.apply, self._config_to_run)

@@ -28,6 +28,7 @@ from orama.errors import ConfigurationError  # noqa: E402
 from orama.net.fabric import Fabric  # noqa: E402
 from orama.net.tls import ServerCertificates  # noqa: E402
 from orama.settings import TurnSettings  # noqa: E402
+from orama.turn.alternates import Listed  # noqa: E402
 from orama.turn.fronts import Front  # noqa: E402
 from orama.turn.listeners import TurnService  # noqa: E402
 from orama.turn.sessions import Selection  # noqa: E402
@@ -82,6 +83,8 @@ class TurnWorker:
             self._serve_certificates(message["certificates"])
         elif order == "configure":
             self._serving.configure(from_json(TurnSettings, message["settings"]))
+        elif order == "alternates":
+            self._serving.redirect(Listed(message["table"]))
         elif order in ("drain", "undrain"):
             getattr(self._serving, order)()
         elif order in ("drain_tenant", "undrain_tenant"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from orama.net.fabric import Address
 from orama.wire.stun import Family
@@ -17,6 +17,35 @@ class Alternates(Protocol):
 
         Over TLS they have to show a certificate for the name that the client came for, since none is sent with them.
         """
+
+
+class Listed:
+    """What somebody else has found out (:func:`listed`): each client gets the same servers, beginning with another one.
+
+    :param table: namespace → transport → IPs and ports.
+    """
+
+    def __init__(self, table: Mapping[str, Mapping[str, Sequence[Sequence[Any]]]]) -> None:
+        self._table = table
+        self._asked = 0
+
+    def __call__(self, namespace: str, family: Family, transport: str) -> Sequence[Address]:
+        places = self._table.get(namespace, {}).get(transport, ())
+        found = [(str(ip), int(port)) for ip, port in places if (":" in ip) == (family == Family.IPV6)]
+        self._asked += 1
+        first = self._asked % len(found) if found else 0
+        return [*found[first:], *found[:first]]
+
+
+def listed(alternates: Alternates, namespaces: Iterable[str]) -> dict[str, dict[str, list[list[Any]]]]:
+    """The table of what *alternates* says about *namespaces*, for :class:`Listed`; in JSON it is the same."""
+    return {
+        namespace: {
+            transport: sorted([ip, port] for family in Family for ip, port in alternates(namespace, family, transport))
+            for transport in ("udp", "tcp", "tls")
+        }
+        for namespace in namespaces
+    }
 
 
 class Configured:

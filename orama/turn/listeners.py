@@ -26,6 +26,7 @@ from orama.net.proxy import Proxies
 from orama.net.stream import Listener, Stream
 from orama.net.tls import ServerCertificates
 from orama.settings import Settings, TurnSettings
+from orama.turn.alternates import Alternates
 from orama.turn.fronts import Front, bind
 from orama.turn.peers import Peers
 from orama.turn.server import Server
@@ -154,6 +155,10 @@ class TurnService(Service):
         """Take over what may change while the server runs."""
         self._server.configure(settings)
         self._proxies = Proxies(settings.proxy_protocol_from)
+
+    def redirect(self, alternates: Alternates) -> None:
+        """Send clients to *alternates* while draining, instead of to the servers of the configuration."""
+        self._server.redirect(alternates)
 
     def drain(self) -> None:
         """Make no new allocations; the ones that are there go on."""

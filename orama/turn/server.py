@@ -21,7 +21,7 @@ from orama.settings import TurnSettings
 from orama.turn.allocating import Allocating
 from orama.turn.allocation import Allocation
 from orama.turn.allocations import Allocations
-from orama.turn.alternates import Alternates
+from orama.turn.alternates import Alternates, Configured
 from orama.turn.authentication import Authenticator
 from orama.turn.connecting import Connecting
 from orama.turn.connections import Connections, Tcp
@@ -351,6 +351,8 @@ class Server:
             settings.unauthenticated_prefix_burst,
         )
         self._allocations.configure(settings)
+        if isinstance(self._allocating.alternates, Configured):
+            self._allocating.alternates = Configured(settings.alternate_servers)
 
     def sessions(self, selection: Selection) -> Iterator[Session]:
         """The allocations that an operator means; those that end meanwhile may be among them."""

@@ -25,6 +25,7 @@ from orama.net.fabric import Fabric
 from orama.net.poll import Poll
 from orama.net.tls import ServerCertificates
 from orama.settings import Settings, TurnSettings
+from orama.turn.alternates import Alternates, listed
 from orama.turn.fronts import Front, bind
 from orama.turn.listeners import TurnService
 from orama.turn.sessions import Selection, Session
@@ -35,6 +36,8 @@ from orama.turn.workers_process import WorkerProcess
 
 #: Seconds between two looks at the workers.
 TICK = 1.0
+#: Seconds between two looks where clients are sent while this node, or a namespace on it, drains.
+ALTERNATES_TIME = 5.0
 #: Figures that the table has for all workers: the node's own say them.
 _COMMON = frozenset({"orama_turn_allocations"})
 _KEY_LENGTH = 32
@@ -72,6 +75,8 @@ class Workers(Service):
         self._certificates = certificates
         self._poll = poll
         self._count = worker_count(settings.turn)
+        self._alternates: Alternates | None = None
+        self._alternates_told = 0.0
         self._table_key = secrets.token_bytes(_KEY_LENGTH)
         self._key = secrets.token_bytes(_KEY_LENGTH)
         self._draining = False
@@ -139,10 +144,16 @@ class Workers(Service):
 
     # ---- what the node says
 
+    def redirect(self, alternates: Alternates) -> None:
+        """Send clients to *alternates* while draining, instead of to the servers of the configuration."""
+        self._alternates = alternates
+        self.own.redirect(alternates)
+
     def drain(self) -> None:
         """Make no new allocations; the ones that are there go on."""
         self._draining = True
         self.own.drain()
+        self._tell_alternates()
         self._tell(order="drain")
 
     def undrain(self) -> None:
@@ -155,6 +166,7 @@ class Workers(Service):
         """Make no new allocations for *namespace*: who asks gets 508, the ones that are there go on."""
         self._drained.add(namespace)
         self.own.drain_tenant(namespace)
+        self._tell_alternates()
         self._tell(order="drain_tenant", namespace=namespace)
 
     def undrain_tenant(self, namespace: str) -> None:
@@ -244,6 +256,13 @@ class Workers(Service):
         for worker in self.workers:
             worker.tell(**message)
 
+    def _tell_alternates(self) -> None:
+        """Where clients are sent by those of us who send them away."""
+        self._alternates_told = self._reactor.seconds()
+        if self._alternates is not None:
+            namespaces = [tenant.namespace for tenant in self._tenants] if self._draining else sorted(self._drained)
+            self._tell(order="alternates", table=listed(self._alternates, namespaces))
+
     def _tenant_changed(self, namespace: str) -> None:
         tenant = self._tenants.get(namespace)
         if tenant is None:
@@ -261,6 +280,9 @@ class Workers(Service):
             self._common.sweep(self._reactor.seconds())
             for worker in self.workers:
                 worker.tick()
+            late = self._reactor.seconds() - self._alternates_told >= ALTERNATES_TIME
+            if late and (self._draining or self._drained):
+                self._tell_alternates()
         except Exception:
             _log.failure("a look at the TURN workers failed")
 

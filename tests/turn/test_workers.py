@@ -258,6 +258,16 @@ class TellingTests(WorkersTestCase):
         service.undrain_tenant("myapp")
         await until(new, Client.attempt, 0)
 
+    async def test_alternates(self) -> None:
+        """While the node drains every worker sends its clients to the servers that the node knows (300)."""
+        service = await self.started()
+        service.redirect(lambda namespace, family, transport: [("192.0.2.1", 3478)] if family == 1 else [])
+        new = self.clients(service)
+        service.drain()
+        await until(new, Client.attempt, 300)
+        service.undrain()
+        await until(new, Client.attempt, 0)
+
     async def test_configure(self) -> None:
         """Limits that change while the node runs change in all workers."""
         service = await self.started(allocations_per_user=1)
