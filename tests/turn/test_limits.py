@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import sys
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -289,6 +290,20 @@ class RelayPortsTests(SynchronousTestCase):
         ports = [self.ports.take((50000, 50799)) or 0 for _ in range(400)]
         steps = {second - first for first, second in itertools.pairwise(ports)}
         self.assertGreater(len(steps), 250)
+
+    def test_equal_chances(self) -> None:
+        """Every free port is as likely as any other, in an empty block as in one that is nearly full."""
+        for taken in (0, 40, 48, 49):
+            ports = RelayPorts(random.Random(5))
+            for _ in range(taken):
+                ports.take((50000, 50049))
+            drawn: Counter[int] = Counter()
+            for _ in range(200 * (50 - taken)):
+                port = ports.take((50000, 50049)) or 0
+                drawn[port] += 1
+                ports.release(port)
+            self.assertEqual(len(drawn), 50 - taken)
+            self.assertTrue(all(130 <= count <= 270 for count in drawn.values()), drawn)
 
     def test_even(self) -> None:
         """EVEN-PORT gives even ports as long as there are any; freed ones come back (never 508 too early)."""
