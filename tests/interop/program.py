@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import frozen
@@ -28,9 +28,11 @@ class Finished:
 
 
 class _Running(ProcessProtocol):
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, line: Callable[[bytes], None] | None) -> None:
         self.finished: Deferred[Finished] = Deferred(lambda _: self._kill())
         self._seconds = seconds
+        self._line = line
+        self._rest = b""
         self._said = bytearray()
         self._killing: IDelayedCall | None = None
 
@@ -43,6 +45,10 @@ class _Running(ProcessProtocol):
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         self._said += data
+        if self._line is not None:
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            for line in lines:
+                self._line(line)
 
     def processEnded(self, reason: Failure) -> None:
         if self._killing is not None and self._killing.active():
@@ -52,8 +58,13 @@ class _Running(ProcessProtocol):
         self.finished.callback(Finished(status, self._said.decode(errors="replace")))
 
 
-def run(command: Sequence[str], seconds: float = PATIENCE) -> Deferred[Finished]:
-    """Run *command*, and kill it after *seconds*; fires when it is gone, whatever became of it."""
-    running = _Running(seconds)
+def run(
+    command: Sequence[str], seconds: float = PATIENCE, line: Callable[[bytes], None] | None = None
+) -> Deferred[Finished]:
+    """Run *command*, and kill it after *seconds*; fires when it is gone, whatever became of it.
+
+    :param line: called with each line that it says, when it says it.
+    """
+    running = _Running(seconds, line)
     reactor.spawnProcess(running, command[0], command, env=os.environ)  # type: ignore[attr-defined]
     return running.finished

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
-from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.protocol import DatagramProtocol, Protocol
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from zope.interface import implementer
 
@@ -128,6 +128,14 @@ class EchoPeer(DatagramProtocol):
 
     def stop(self) -> Deferred[Any]:
         return gatherResults([maybeDeferred(each.stopListening) for each in self._ports])
+
+
+class EchoStream(Protocol):
+    """Sends everything back."""
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self.transport is not None
+        self.transport.write(data)
 
 
 def free_port(kind: int) -> int:

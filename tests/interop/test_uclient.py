@@ -2,7 +2,8 @@
 
 Debian's is 4.6.1: it has no flood (``-Y``) and its SCTP (``-b``) wants a kernel with it. DTLS (``-S`` without ``-t``)
 is not served, and ``-J`` has nothing to do where the server does not speak of OAuth. Two families in one allocation
-(``-Z``) it asks for by the number of a draft, not by that of RFC 8656.
+(``-Z``) it asks for by the number of a draft, not by that of RFC 8656. Of passive TCP relays (``-P``) it gets back no
+more than half from coturn's own server.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ def ways(transport: str) -> dict[str, Way]:
     }
     if transport == "udp":
         found["with DONT-FRAGMENT"] = Way(("-c", "-g"))
+    else:
+        # RFC 6062: again two clients, each of which connects to the other's relay.
+        found["by TCP relays"] = Way(("-T",), 2)
     return {f"{name} over {transport}": Way((*how, *way.options), way.times) for name, way in found.items()}
 
 
@@ -107,7 +111,7 @@ class NodeTests(UclientTestCase):
     """With a node as everybody runs it, and credentials that its REST gave out."""
 
     def setUp(self) -> Deferred[Any]:  # type: ignore[override]
-        config = f'[turn]\nallowed_peers = ["127.0.0.0/8", "::1/128"]\nrelay_ports = {list(RELAY_PORTS)}\n'
+        config = f'[turn]\nallowed_peers = ["127.0.0.0/8"]\nrelay_ports = {list(RELAY_PORTS)}\ntcp_relays = true\n'
         directory = Path(tempfile.mkdtemp(prefix="orama-uclient-"))  # the path of a socket may not be long
         self.addCleanup(shutil.rmtree, directory)
         self.node = NodeProcess(directory, config=config)
