@@ -9,7 +9,7 @@ from threading import Thread
 
 from attrs import define, field
 
-from tests.attacks.probe import client_hello
+from tests.attacks.probe import PROXY_V2, client_hello
 from tests.contract import turn
 from tests.contract.turn import Address
 
@@ -25,6 +25,7 @@ class Lurker:
     transport: str
     first: bytes
     then: bytes = b""
+    source: str = ""
     #: Seconds until the server closed it.
     lived: float | None = None
     socket: socket.socket = field(init=False)
@@ -40,7 +41,9 @@ class Lurkers:
         self._lurkers = {each.name: each for each in lurkers}
         self._selector = selectors.DefaultSelector()
         for number, each in enumerate(lurkers, 1):
-            each.socket = socket.create_connection(addresses[each.transport], source_address=(f"127.50.0.{number}", 0))
+            each.socket = socket.create_connection(
+                addresses[each.transport], source_address=(each.source or f"127.50.0.{number}", 0)
+            )
             each.socket.sendall(each.first)
             self._selector.register(each.socket, selectors.EVENT_READ, each)
         self._since = time.monotonic()
@@ -92,6 +95,8 @@ def typical() -> list[Lurker]:
         Lurker("half a message", "tcp", request[:40]),
         Lurker("half a ChannelData", "tcp", b"\x40\0\0\x40" + bytes(10)),
         Lurker("a byte a second", "tcp", b"", request),
+        Lurker("half a PROXY header", "tcp", b"PROXY TCP4 1", source="127.70.0.1"),
+        Lurker("a PROXY header by bytes", "tls", b"", PROXY_V2 + b"\x21\x11\x00\x60" + bytes(0x60), "127.70.0.2"),
         Lurker("half a ClientHello", "tls", hello[:50]),
         Lurker("half a handshake", "tls", hello),
         Lurker("a ClientHello by bytes", "tls", b"", hello),

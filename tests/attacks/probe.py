@@ -22,6 +22,9 @@ ACCESS_TOKEN, SHA256, RESERVATION_TOKEN, CONNECTION_ID = 0x001B, 0x001C, 0x0022,
 ADDITIONAL_FAMILY, MOBILITY_TICKET, ORIGIN = 0x8000, 0x8030, 0x802F
 TCP = bytes((6, 0, 0, 0))
 HEADER = 20
+CONNECTION_ATTEMPT = 0x00C
+#: With which a binary header of the PROXY protocol begins (proxy-protocol.txt, 2.2).
+PROXY_V2 = b"\r\n\r\n\0\r\nQUIT\n"
 #: ``linux/udp.h``: the kernel cuts one send into datagrams of this size.
 _SOL_UDP, _UDP_SEGMENT = 17, 103
 #: Datagrams in such a send, and sends before we wait until the server has come so far.
@@ -102,6 +105,10 @@ class Probe(Turn):
         """The code of the answer to a Connect (RFC 6062, 4.3)."""
         transaction = os.urandom(12)
         return self.code(CONNECT, *self.peer(peer, transaction=transaction), transaction=transaction)
+
+    def join(self, connection: bytes) -> int:
+        """The code of the answer to a ConnectionBind (RFC 6062, 4.4)."""
+        return self.code(CONNECTION_BIND, (CONNECTION_ID, connection))
 
     def is_alive(self) -> bool:
         """Whether the server still answers us, and with our own address."""

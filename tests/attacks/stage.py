@@ -26,7 +26,9 @@ from tests.node import NodeProcess
 #: Where relays are: an address of their own for each node, so that no other test has a port of the blocks.
 GUARDED, OPENED, NARROW = "127.0.80.1", "127.0.80.2", "127.0.80.3"
 #: Networks whose last bit is inside a byte; nobody is there.
-WIDE, DEEP = "2600:1230::/29", "2600:2000:0:7f00::/57"
+WIDE, DEEP, HOLE = "2600:1230::/29", "2600:2000:0:7f00::/57", "2600:1234:8000::/35"
+#: Where relays may not go for all that loopback is open, and where proxies are.
+DENIED, PROXIES = "127.66.0.0/15", "127.70.0.0/16"
 #: Where we look from after each test, so that nobody else's flood is counted for us.
 SURVIVOR = "127.0.99.99"
 #: What the narrow node allows.
@@ -45,7 +47,7 @@ def _kept(*options: str, **tables: str) -> NodeProcess:
 @cache
 def guarded() -> NodeProcess:
     """Peers are as nobody has configured them; blocks have the size that they have by default."""
-    return _kept("--internal-ip", GUARDED, turn="relay_block = 800")
+    return _kept("--internal-ip", GUARDED, turn=f'relay_block = 800\nproxy_protocol_from = ["{PROXIES}"]')
 
 
 @cache
@@ -57,26 +59,29 @@ def lurkers() -> Lurkers:
 
 @cache
 def opened() -> NodeProcess:
-    """Relays may reach loopback; the block of a namespace is sixteen ports."""
-    return _kept(turn=f'relay_ip = "{OPENED}"\nrelay_block = 16\nallowed_peers = ["127.0.0.0/8"]')
+    """Relays of UDP and TCP may reach loopback, but for a part; the block of a namespace is sixteen ports."""
+    return _kept(
+        turn=f'relay_ip = "{OPENED}"\nrelay_block = 16\nallowed_peers = ["127.0.0.0/8"]\n'
+        f'denied_peers = ["{DENIED}"]\ntcp_relays = true'
+    )
 
 
 @cache
 def numbered() -> NodeProcess:
-    """Relays are on IPv6, and may reach networks that end inside a byte."""
-    return _kept(turn=f'relay_ip = "::1"\nallowed_peers = ["{WIDE}", "{DEEP}"]')
+    """Relays are on IPv6, and may reach networks that end inside a byte, but for a part of one."""
+    return _kept(turn=f'relay_ip = "::1"\nallowed_peers = ["{WIDE}", "{DEEP}"]\ndenied_peers = ["{HOLE}"]')
 
 
 @cache
 def narrow() -> NodeProcess:
-    """Every limit is low, and the log is JSON."""
+    """Every limit is low, relays of TCP may reach nobody, and the log is JSON."""
     return _kept(
         "--log-format",
         "json",
         limits=f"request_rate = 5\nrequest_burst = {NAUGHTY_REQUESTS}",
         turn=f'relay_ip = "{NARROW}"\nallocations_per_user = {ALLOCATIONS_OF_USER}\n'
         f"allocations_per_namespace = {ALLOCATIONS_OF_NAMESPACE}\nnonce_lifetime = {NONCE_LIFETIME}\n"
-        f"unauthenticated_rate = {RATE}\nunauthenticated_burst = {BURST}",
+        f"tcp_relays = true\nunauthenticated_rate = {RATE}\nunauthenticated_burst = {BURST}",
     )
 
 

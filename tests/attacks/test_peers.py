@@ -151,6 +151,11 @@ class NetworkTests(PeerTestCase):
             ("2600:1234:5678:9abc:def0:1234:5678:9abc", 0),
             ("2600:1238::", 403),
             ("2600:122f:ffff:ffff:ffff:ffff:ffff:ffff", 403),
+            ("2600:1234:7fff:ffff::", 0),
+            ("2600:1234:8000::", 403),
+            ("2600:1234:9234:5678:ffff:ffff:ffff:ffff", 403),
+            ("2600:1234:9fff:ffff:ffff:ffff:ffff:ffff", 403),
+            ("2600:1234:a000::", 0),
             ("2600:2000:0:7f7f:ffff::", 0),
             ("2600:2000:0:7f80::", 403),
             ("2600:2000:0:7eff:ffff::", 403),
@@ -158,12 +163,19 @@ class NetworkTests(PeerTestCase):
             self.assertEqual(client.permit(host), code, host)
         self.assertShut("::1", "::", "fe80::1", "fd00::1", "::ffff:127.0.0.1", client=client)
 
+    def test_denied_networks(self) -> None:
+        """coturn 6c13608c: what is denied is so inside of what is allowed, up to its last address and no further."""
+        self.node = opened()
+        self.assertShut("127.66.0.0", "127.66.0.1", "127.67.255.255")
+        self.assertEqual(self.allocated().permit("127.65.255.255", "127.68.0.0"), 0)
+
     def test_garbage_stops_the_start(self) -> None:
         """coturn #1872: an entry that is no network ends the start with a line that names it; it is not skipped."""
-        for entry in ("10.0.0.0/33", "10.0.0.0-10.255.255.255", "10.0.0.1/8"):
-            node = NodeProcess(directory(), config=f'[turn]\nallowed_peers = ["127.0.0.0/8", "{entry}"]\n')
-            node.launch()
-            self.assertEqual(node.wait(), 1)
-            [line] = node.errors.splitlines()
-            self.assertIn(entry, line)
-            self.assertIn("allowed_peers", line)
+        for entry in ("10.0.0.0/33", "10.0.0.0-10.255.255.255"):
+            for key in ("allowed_peers", "denied_peers"):
+                node = NodeProcess(directory(), config=f'[turn]\n{key} = ["127.0.0.0/8", "{entry}"]\n')
+                node.launch()
+                self.assertEqual(node.wait(), 1)
+                [line] = node.errors.splitlines()
+                self.assertIn(entry, line)
+                self.assertIn(key, line)

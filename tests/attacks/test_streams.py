@@ -9,7 +9,7 @@ import struct
 
 from OpenSSL import SSL
 
-from tests.attacks.probe import Probe, client_hello, memory
+from tests.attacks.probe import PROXY_V2, Probe, client_hello, memory
 from tests.attacks.stage import AttackTestCase, address, lurkers, opened
 from tests.contract import turn
 from tests.contract.turn import Address
@@ -56,6 +56,13 @@ class TimeTests(StreamTestCase):
         """No Allocate: who says nothing, a Binding, or never comes to the end of a handshake, has 30 seconds."""
         self.assertLived(STRANGER_TIME, "silent", "silent over TLS", "no Allocate")
         self.assertLived(STRANGER_TIME, "half a ClientHello", "half a handshake", "a ClientHello by bytes")
+
+    def test_half_a_proxy(self) -> None:
+        """Nor has a proxy more time, or one who has got its address: a header that does not end is ended."""
+        for name in ("half a PROXY header", "a PROXY header by bytes"):
+            lived = lurkers().lived(name)
+            assert lived is not None, name
+            self.assertLessEqual(lived, STRANGER_TIME + 5 * LOOK)
 
     def test_half_a_message(self) -> None:
         """A partial header, a partial message, partial ChannelData, then silence: ten seconds."""
@@ -291,6 +298,70 @@ class TlsTests(StreamTestCase):
     def test_no_compression(self) -> None:
         """CVE-2012-4929 (CRIME): nothing is compressed."""
         self.assertIsNone(self.hands(turn.unchecked()).compression())
+
+
+class ProxyTests(StreamTestCase):
+    """coturn #1642 and eturnal: whose address a PROXY header names, and who may say so."""
+
+    PROXY = "127.70.0.9"
+
+    def mapped(self, header: bytes, source: str = PROXY, *, tls: bool = False) -> Address:
+        """What a Binding behind *header* says is our address."""
+        stream = self.stream("tls" if tls else "tcp", source)
+        stream.sendall(header)
+        stream = turn.unchecked().wrap_socket(stream) if tls else stream
+        self.addCleanup(stream.close)
+        stream.sendall(turn.build(turn.BINDING))
+        return turn.parse(stream.recv(100)).address(turn.XOR_MAPPED_ADDRESS)
+
+    def test_header_of_a_proxy(self) -> None:
+        """A proxy's word counts, in both versions, with TLVs, cut into bytes, and before TLS."""
+        line = b"PROXY TCP4 198.51.100.7 127.0.0.1 5555 3478\r\n"
+        binary = (
+            PROXY_V2 + b"\x21\x11\x00\x13" + bytes((198, 51, 100, 7, 127, 0, 0, 1)) + struct.pack("!HH", 5555, 3478)
+        )
+        binary += b"\x04\x00\x04null"
+        for header in (line, binary):
+            for tls in (False, True):
+                self.assertEqual(self.mapped(header, tls=tls), ("198.51.100.7", 5555))
+        six = b"PROXY TCP6 2001:db8::7 ::1 5555 3478\r\n"
+        self.assertEqual(self.mapped(six), ("2001:db8::7", 5555))
+
+    def test_header_of_nobody(self) -> None:
+        """A header that comes from elsewhere is junk: the connection ends, and nobody gets another's address."""
+        for header in (b"PROXY TCP4 198.51.100.7 127.0.0.1 5555 3478\r\n", PROXY_V2 + b"\x21\x11\x00\x0c" + bytes(12)):
+            for transport in ("tcp", "tls"):
+                stream = self.stream(transport)
+                stream.sendall(header + turn.build(turn.BINDING))
+                self.assertClosed(stream)
+
+    def test_proxy_without_a_header(self) -> None:
+        """A proxy that says nothing about its client is closed: its own address would stand for everybody's."""
+        for transport in ("tcp", "tls"):
+            stream = self.stream(transport, self.PROXY)
+            stream.sendall(turn.build(turn.BINDING) if transport == "tcp" else client_hello())
+            self.assertClosed(stream)
+
+    def test_headers_that_lie(self) -> None:
+        """Lines without an end, lengths beyond measure, ports and addresses that are none: closed, each of them."""
+        for header in (
+            b"PROXY " + b"x" * 200, b"PROXY TCP4 1.2.3.4 127.0.0.1 99999 3478\r\n", b"PROXY TCP4 ::1 ::1 1 2\r\n",
+            b"PROXY TCP4 1.2.3 127.0.0.1 1 2\r\n", b"PROXY TCP9 1.2.3.4 1.2.3.4 1 2\r\n", b"PROXY TCP4\r\n",
+            b"PROXY TCP4 1.2.3.4 127.0.0.1 -1 2\r\n", b"PROXY TCP4 1.2.3.4 127.0.0.1 0x1 2\r\n",
+            PROXY_V2 + b"\x21\x11\xff\xff" + bytes(3000), PROXY_V2 + b"\x31\x11\x00\x0c" + bytes(12),
+            PROXY_V2 + b"\x21\x11\x00\x04" + bytes(4), PROXY_V2 + b"\x2f\x11\x00\x0c" + bytes(12),
+            PROXY_V2 + b"\x21\xf1\x00\x0c" + bytes(12), PROXY_V2 + b"\x21\x21\x00\x0c" + bytes(12),
+        ):  # fmt: skip
+            stream = self.stream(source=self.PROXY)
+            stream.sendall(header + turn.build(turn.BINDING))
+            self.assertClosed(stream)
+
+    def test_second_header(self) -> None:
+        """One header is believed: a client behind the proxy that sends another one has sent junk."""
+        line = b"PROXY TCP4 198.51.100.7 127.0.0.1 5555 3478\r\n"
+        stream = self.stream(source=self.PROXY)
+        stream.sendall(line + line.replace(b"100.7", b"100.8") + turn.build(turn.BINDING))
+        self.assertClosed(stream)
 
 
 class RestTests(StreamTestCase):

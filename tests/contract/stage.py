@@ -21,7 +21,8 @@ INTERNAL = "127.0.0.2"
 #: nodes of their own.
 _ROOMY = {
     "limits": 'request_rate = 100000\nrequest_burst = 100000\norigins = ["https://app.example"]\n',
-    "turn": "unauthenticated_rate = 100000\nunauthenticated_burst = 100000\nallocations_per_namespace = 100\n",
+    "turn": "unauthenticated_rate = 100000\nunauthenticated_burst = 100000\nallocations_per_namespace = 100\n"
+    "unauthenticated_prefix_rate = 100000\nunauthenticated_prefix_burst = 100000\n",
 }
 #: And what all but the first one are told besides, since the ranges of ports are the whole machine's.
 _NARROW = {"turn": "relay_block = 100\n", "sfu": "media_block = 20\n"}
