@@ -18,8 +18,8 @@ from orama.net.fabric import Address, AddressInUse, Fabric
 from orama.settings import TurnSettings
 from orama.turn.allocation import Allocation, Traffic
 from orama.turn.peers import Peers
-from orama.turn.ports import RelayPorts
-from orama.turn.quota import Quota
+from orama.turn.ports import RESERVATION_TIME, RelayPorts
+from orama.turn.quota import Owner, Quota, Share
 from orama.turn.relay import Link, OpenSocket, Relay, UdpRelay
 from orama.turn.sessions import Selection, Session, transport_of
 from orama.turn.shared import Crew
@@ -89,6 +89,9 @@ class Allocations:
         #: Is told of each that has ended.
         self.ended: Callable[[Allocation], None] = _nobody
         self._ended: dict[str, Traffic] = {}
+        #: Ports that wait for who shows the token: for whom, and until when.
+        self._kept: dict[bytes, tuple[Owner, float]] = {}
+        self._kept_by: Counter[Owner] = Counter()
         tenants.watch(self._tenant_changed)
 
     def __len__(self) -> int:
@@ -141,6 +144,9 @@ class Allocations:
         share = self._quota.take(tenant.namespace, user, now)
         if share is None:
             raise OverQuota
+        if pair and not self._may_keep_port(share):
+            self._quota.release(share)
+            raise OverQuota
         allocation = Allocation(
             id=f"{self._random.getrandbits(_ID_BITS):0{_ID_BITS // 4}x}",
             clock=self._clock,
@@ -174,8 +180,27 @@ class Allocations:
 
     def reserve(self, allocation: Allocation, now: float) -> bytes:
         """Keep the port above the allocation's; gives the token."""
-        relay = allocation.relay
-        return self._ports[relay.family].reserve(allocation.tenant.namespace, relay.address[1] + 1, now)
+        relay, owner = allocation.relay, allocation.share.keys[-1]
+        token = self._ports[relay.family].reserve(allocation.tenant.namespace, relay.address[1] + 1, now)
+        self._kept[token] = owner, now + RESERVATION_TIME
+        self._kept_by[owner] += 1
+        return token
+
+    def _may_keep_port(self, share: Share) -> bool:
+        """Whether a port may wait for its owner: as many at a time as he may have allocations.
+
+        Without that limit one user could, by allocations that he gives back at once, keep all ports of his namespace.
+        """
+        owner = share.keys[-1]
+        limit = self._quota.limits(owner[0]).allocations(owner)
+        return not limit or self._kept_by[owner] < limit
+
+    def _forget_kept(self, token: bytes) -> None:
+        kept = self._kept.pop(token, None)
+        if kept is not None:
+            self._kept_by[kept[0]] -= 1
+            if not self._kept_by[kept[0]]:
+                del self._kept_by[kept[0]]
 
     def drop(self, allocation: Allocation, relay: Relay) -> None:
         """Take one of its two relays from an allocation, or end it with the last one."""
@@ -256,6 +281,8 @@ class Allocations:
                     self.drop(allocation, relay)
         for ports in self._ports.values():
             ports.expire(now)
+        for token in [token for token, (_, expires) in self._kept.items() if expires <= now]:
+            self._forget_kept(token)
         self._quota.forget_idle(now)
 
     def stop(self) -> None:
@@ -319,6 +346,7 @@ class Allocations:
         for family, ports in self._ports.items():
             port = ports.redeem(allocation.tenant.namespace, token, now)
             if port is not None:
+                self._forget_kept(token)
                 relay = self._relay(allocation, family, port, self._udp_relay)
                 if relay is None:
                     ports.release(port)

@@ -64,6 +64,26 @@ class AllocationTests(SynchronousTestCase):
         world.tenants.put(MYAPP)
         again(6)
 
+    def test_kept_ports(self) -> None:
+        """A user keeps no more ports by EVEN-PORT than he may have allocations, however often he gives these back."""
+        world = World(allocations_per_user=3, allocations_per_namespace=8)
+        world.tenants.put(evolve(MYAPP, relay_ports=(50000, 50009)))
+        ann = world.client(port=1, user="ann")
+        answers = []
+        for _ in range(6):
+            answer = ann.allocate((stun.EVEN_PORT, True))
+            answers.append(code(answer))
+            ann.refresh((stun.LIFETIME, 0))
+        self.assertEqual(answers, [0, 0, 0, 486, 486, 486])
+        self.assertEqual(code(ann.allocate()), 0, "without a second port there is no limit but the usual one")
+        ann.refresh((stun.LIFETIME, 0))
+        bob = world.client(port=2, user="bob")
+        token = bob.allocate((stun.EVEN_PORT, True)).get(stun.RESERVATION_TOKEN)
+        self.assertEqual(code(world.client(port=3, user="bob").allocate((stun.RESERVATION_TOKEN, token))), 0)
+        world.clock.advance(31)
+        world.server.tick()
+        self.assertEqual(code(ann.allocate((stun.EVEN_PORT, True))), 0)
+
     def test_of_one_namespace(self) -> None:
         """A namespace with a limit of its own has that one."""
         world = World(allocations_per_user=1, namespaces={"other": NamespaceTurnSettings(allocations_per_user=2)})
