@@ -181,6 +181,8 @@ class Workers(Service):
         self._settings = evolve(self._settings, turn=turn)
         self.own.configure(turn)
         self._tell(order="configure", settings=to_json(turn))
+        if self._draining or self._drained:
+            self._tell_alternates()
 
     async def disconnect(self, selection: Selection) -> int:
         """End the allocations that an operator means, and the streams of their clients; gives how many there were.
