@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, get_state_machine_test, i
 from orama.net.fabric import Address
 from orama.turn.credentials import issue
 from orama.wire import channeldata, stun
-from orama.wire.stun import Attribute, Class, Message, Method
+from orama.wire.stun import Attribute, Class, Message, Method, PasswordAlgorithm
 from tests.fuzz.model import (
     CHANNEL,
     FEW,
@@ -75,6 +75,8 @@ class Machine(RuleBasedStateMachine):
         self.clients = [
             CheckedClient(self.world, ("203.0.113.9", 40000 + slot), self.named(USERS[0])) for slot in range(6)
         ]
+        self.clients[1].algorithm = PasswordAlgorithm.SHA256
+        self.clients[1].verified = True
         self.relays: set[Address] = set()
 
     def named(self, who: Who, ttl: int = 600) -> Any:
@@ -105,9 +107,9 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(who=users)
     def begin(self, who: Who) -> None:
-        """Somebody is there already, and his SFU may send."""
-        self.allocate(0, who, None, None)
-        self.permit(0, who, [SFU])
+        """Somebody is there already, with a channel to his SFU."""
+        self.allocate(0, who, None, MAX_LIFETIME)
+        self.bind(0, who, 0x4000, OTHER_SFU if who.namespace == "other" else SFU)
 
     # ---- requests ---------------------------------------------------------------------------
 
@@ -374,6 +376,22 @@ class Machine(RuleBasedStateMachine):
         self.world.clock.advance(passed)
         self.model.pass_time(passed)
         self.world.server.tick()
+
+    @rule(which=st.integers(0, 9), early=st.booleans())
+    def approach(self, which: int, early: bool) -> None:
+        """Something is about to expire, or has just done so, and nobody has looked yet; the channels are tried."""
+        times = self.model.expiries()
+        if not times:
+            return
+        passed = times[which % len(times)] - self.model.now - (0.05 if early else 0)
+        if passed > 0:
+            self.world.clock.advance(passed)
+            self.model.pass_time(passed)
+            for slot in self.model.held:
+                self.send_on_channel(slot, 0x4000, b"", True)
+                self.send(slot, None, b"")
+                self.answer(slot, None, b"")
+            self.world.server.tick()
 
     @rule(slot=slots)
     def disconnect(self, slot: int) -> None:

@@ -133,6 +133,14 @@ class Model:
         """RFC 8656, 7.2, within the total age."""
         return max(0, min(max(600, min(asked or 600, MAX_LIFETIME)), int(created + MAX_AGE - self.now)))
 
+    def expiries(self) -> list[float]:
+        """When what is there now will be over, in order."""
+        times = {until for _, _, until in self.reserved.values()} | {held.expires for held in self.held.values()}
+        for held in self.held.values():
+            times |= {until for until in held.permissions.values() if until > self.now}
+            times |= {until for _, until in held.channels.values() if until > self.now}
+        return sorted(times)
+
     def pass_time(self, seconds: float) -> None:
         """Forget what has expired."""
         self.now += seconds

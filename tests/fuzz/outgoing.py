@@ -42,15 +42,22 @@ def check(packet: bytes) -> reference.Reading | None:
 class CheckedClient(Client):
     """A client whose answers and packets are all looked at."""
 
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self._asked: set[bytes] = set()
+
     def give(self, *packets: Buffer) -> list[bytes]:
-        """Hand packets to the server; every answer belongs to one of them and is faultless."""
-        got = super().give(*packets)
-        asked = [bytes(packet[8:20]) for packet in packets]
-        for packet in got:
+        """Hand packets to the server; every answer is faultless and belongs to one of what was ever asked."""
+        self._asked.update(bytes(packet[8:20]) for packet in packets)
+        return self.checked(super().give(*packets))
+
+    def checked(self, packets: list[bytes]) -> list[bytes]:
+        """*packets*, which have come from the server."""
+        for packet in packets:
             reading = check(packet)
             if reading is not None and reading.kind & _CLASS != _INDICATION:
-                assert reading.transaction in asked, "an answer to nothing"
-        return got
+                assert reading.transaction in self._asked, "an answer to nothing"
+        return packets
 
 
 def things(root: Any) -> Iterator[Any]:

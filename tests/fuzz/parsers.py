@@ -7,6 +7,7 @@ typed error, nothing else raised; what is read can be written and read again; tw
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable
 from ipaddress import ip_address
 
@@ -16,6 +17,7 @@ from orama.errors import SignalError
 from orama.net import proxy
 from orama.signaling import messages
 from orama.turn.credentials import CredentialError, parse_username
+from orama.turn.mobility import Tickets
 from orama.turn.nonce import Nonces
 from orama.wire import channeldata, dns, indications, rtcp, rtp, sdp, stun, video
 from orama.wire.channeldata import FrameError
@@ -224,6 +226,17 @@ def run_nonce(data: bytes) -> bool:
     assert not _NONCES.good(data, (CLIENT[0], CLIENT[1] + 1), NOW + 1), "somebody else's nonce"
     assert not _NONCES.good(data, CLIENT, NOW + 3601), "an old nonce"
     return good
+
+
+_TICKETS = Tickets(random.Random(8016))
+TICKET = _TICKETS.write(7, 3)
+
+
+def run_ticket(data: bytes) -> bool:
+    """No mobility ticket is read but one that we wrote."""
+    found = _TICKETS.read(data)
+    assert found == ((7, 3) if data == TICKET else None), "a ticket that was not written"
+    return found is not None
 
 
 # ---- the others ---------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ TARGETS = {
         Target("framing", parsers.run_framing, 100_000),
         Target("username", parsers.run_username, 100_000),
         Target("nonce", parsers.run_nonce, 50_000, made=(parsers.NONCE, parsers.NONCE.replace(b"_", b"/"))),
+        Target("ticket", parsers.run_ticket, 30_000, made=(parsers.TICKET,)),
         Target("dns", parsers.run_dns, 100_000),
         Target("rtp", parsers.run_rtp, 100_000, parsers.repair_rtp),
         Target("rtcp", parsers.run_rtcp, 100_000, parsers.repair_rtcp),

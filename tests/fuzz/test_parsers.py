@@ -57,6 +57,10 @@ class ParserTests(SynchronousTestCase):
         """No nonce is good but the one that was issued."""
         self.fuzz("nonce", 0)
 
+    def test_ticket(self) -> None:
+        """No mobility ticket is good but one that was written."""
+        self.fuzz("ticket", 0)
+
     def test_dns(self) -> None:
         """DNS queries are read as Twisted Names reads them, or are one error."""
         self.fuzz("dns", 0.15)
