@@ -38,12 +38,16 @@ class Client:
             if answer.transaction_id == transaction:
                 return answer
 
+    def challenge(self) -> None:
+        """Get a nonce."""
+        nonce = self.ask(Method.ALLOCATE, (stun.REQUESTED_TRANSPORT, 17)).get(stun.NONCE)
+        assert nonce is not None
+        self.nonce = nonce
+
     def signed(self, method: int, *attributes: Any) -> int:
         """The error code of an authenticated request's answer, 0 for a success."""
         if not self.nonce:
-            nonce = self.ask(Method.ALLOCATE, (stun.REQUESTED_TRANSPORT, 17)).get(stun.NONCE)
-            assert nonce is not None
-            self.nonce = nonce
+            self.challenge()
         credentials = issue(self.secret, self.namespace, 600, time.time(), self.user)
         key = stun.long_term_key(credentials.username, "orama", credentials.password)
         who = [(stun.USERNAME, credentials.username), (stun.REALM, "orama"), (stun.NONCE, self.nonce)]

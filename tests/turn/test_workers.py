@@ -185,6 +185,23 @@ class ServingTests(WorkersTestCase):
         codes = await each(self.clients(service, user="bob"), Client.allocate)
         self.assertEqual(sorted(codes), [0] * 2 + [486] * (CLIENTS - 2))
 
+    async def test_nonces(self) -> None:
+        """A nonce that one process gave out is good with the others: the same address comes to them over TCP."""
+        # With a large answer, so that over UDP it offers what it does over TCP.
+        service = await self.started(unauthenticated_amplification=10.0)
+
+        def over_tcp(client: Client) -> int:
+            client.challenge()
+            with socket.socket() as stream:
+                stream.settimeout(10)
+                stream.bind(client.socket.getsockname())
+                stream.connect(("127.0.0.1", service.tcp_port))
+                client.close()
+                client.socket = stream
+                return client.allocate()
+
+        self.assertEqual(await each(self.clients(service), over_tcp), [0] * CLIENTS)
+
     async def test_all_ports(self) -> None:
         """A namespace gets every port of its block, whichever workers its clients come to, and then 508."""
         service = await self.started()
