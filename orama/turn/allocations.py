@@ -325,6 +325,8 @@ class Allocations:
                 self.end(allocation, "block_moved")
             else:
                 allocation.revise(tenant)
+        if tenant is None:
+            self._ended.pop(namespace, None)
 
     def _any_relay(
         self, allocation: Allocation, family: Family, even: bool, pair: bool, make_relay: MakeRelay

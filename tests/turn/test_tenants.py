@@ -6,7 +6,7 @@ from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.turn.tenants import Tenants
-from tests.turn.world import INTERNAL_IP, MYAPP, OTHER
+from tests.turn.world import INTERNAL_IP, MYAPP, OTHER, PEER, World
 
 
 class TenantsTests(SynchronousTestCase):
@@ -73,3 +73,14 @@ class TenantsTests(SynchronousTestCase):
         self.assertEqual(heard, [])
         self.tenants.put(evolve(MYAPP, secrets=("other",)))
         self.assertEqual(heard, ["myapp"])
+
+    def test_figures(self) -> None:
+        """A namespace that is gone has no figures any more: there are as many as there are namespaces."""
+        world = World()
+        client = world.client()
+        client.allocate()
+        client.bind(0x4000, PEER)
+        client.data(0x4000, b"12345")
+        self.assertEqual(world.figures()["orama_turn_bytes_total", "myapp", "up"], 5)
+        world.tenants.remove("myapp")
+        self.assertEqual({key[1] for key in world.figures() if key[0] == "orama_turn_bytes_total"}, {"other"})
