@@ -104,9 +104,13 @@ class RelayServer:
 
 
 class EchoPeer(DatagramProtocol):
-    """Sends everything back; "from elsewhere" goes back from another port."""
+    """Sends everything back; "from elsewhere" goes back from another port.
+
+    :ivar received: how many datagrams have come.
+    """
 
     def __init__(self) -> None:
+        self.received = 0
         self._other = DatagramProtocol()
 
     def start(self) -> EchoPeer:
@@ -122,6 +126,7 @@ class EchoPeer(DatagramProtocol):
         return HOST, self._ports[1].getHost().port
 
     def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        self.received += 1
         by = self._other if datagram == b"from elsewhere" else self
         assert by.transport is not None
         by.transport.write(datagram, addr)

@@ -23,7 +23,7 @@ from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from tests.interop.program import PATIENCE, Finished, run
-from tests.interop.relay_server import HOST, NAMESPACE, RELAY_PORTS, SECRET, RelayServer, free_port, has_ipv6
+from tests.interop.relay_server import HOST, NAMESPACE, RELAY_PORTS, SECRET, EchoPeer, RelayServer, free_port, has_ipv6
 from tests.node import NodeProcess
 
 MESSAGES = 40
@@ -194,17 +194,25 @@ class ServerTests(UclientTestCase):
             "vanishing": ("-c", "-B", "-m", "10"),
             "only leaving": ("-c", "-O", "-m", "20"),
             "only leaving, with reservations": ("-O", "-m", "20"),
-            "no permission": ("-c", "-I", "-s"),
         }
+        unreached = EchoPeer().start()
+        self.addCleanup(unreached.stop)
         outcomes = await together(
             {
                 f"{name} over {transport}": self.command(transport, "-z", "5", *options)
                 for transport in TRANSPORTS
                 for name, options in modes.items()
+            }
+            | {
+                f"no permission over {transport}": self.command(
+                    transport, "-z", "5", "-c", "-I", "-s", "-r", str(unreached.address[1])
+                )
+                for transport in TRANSPORTS
             },
             MISCHIEF,
         )
         self.assertEqual({counts(outcomes[f"no permission over {each}"]) for each in TRANSPORTS}, {(MESSAGES, 0)})
+        self.assertEqual(unreached.received, 0)
         figures = self.server.figures()
         self.assertEqual(figures["orama_turn_dropped_total", "no_permission"], len(TRANSPORTS) * MESSAGES)
         self.assertGreater(figures["orama_turn_dropped_total", "malformed"], 0)
