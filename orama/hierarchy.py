@@ -235,8 +235,13 @@ class Node:
             protocols=("stun.turn", "stun.nat-discovery"),  # RFC 7443, 3
         )
         poll = Poll(reactor, self.fabric, settings.turn.coalescing)
-        turn_server = TurnService if worker_count(settings.turn) == 1 else Workers
-        self.turn = turn_server(reactor, settings, self.tenants, self.fabric, self.certificates, poll)
+        parts = reactor, settings, self.tenants, self.fabric, self.certificates, poll
+        self.turn: TurnService | Workers
+        if worker_count(settings.turn) == 1:
+            inline = settings.cluster.runner == "inline"
+            self.turn = TurnService(*parts, all_issued_here=settings.is_alone and inline)
+        else:
+            self.turn = Workers(*parts)
         self._run(self.turn)
         await self.turn.ready()
         self.rooms = Rooms(reactor, settings, self.fabric, poll=poll)
@@ -268,7 +273,7 @@ class Node:
 
     def _start_signaling(self) -> None:
         settings, reactor = self.settings, self._reactor
-        self.access = TurnAccess(settings, self.membership, reactor, self.registry.alive)
+        self.access = TurnAccess(settings, self.membership, reactor, self.registry.alive, self.turn.learn)
         trunks = Trunks(reactor, settings.signaling, self.membership.places, self.membership.sign, self.registry.alive)
         self.signaling = SignalingService(reactor, settings, self.rooms, self.directory, self.access, trunks=trunks)
         self.served = ServedNamespaces(

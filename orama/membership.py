@@ -271,7 +271,7 @@ class Membership:
     def _listen(self, monitoring: Monitoring) -> int:
         """Answer the other nodes, on the internal address alone; the port, 0 where there can be no others."""
         settings, reactor = self._settings(), self._reactor
-        if not (settings.database or settings.base_domain or settings.cluster.port):
+        if settings.is_alone:
             return 0
         calls = NodeCalls(self.report.make, self._reconcile, self._close_room, self._set_draining, self._change_key)
         routes = internal_routes(self.gate, calls)

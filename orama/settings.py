@@ -251,6 +251,11 @@ class Settings:
         return self.base_domain or "orama"
 
     @property
+    def is_alone(self) -> bool:
+        """Whether there can be no other nodes: nothing is shared with them, and nobody told them of a port."""
+        return not (self.database or self.base_domain or self.cluster.port)
+
+    @property
     def relay_ip(self) -> str:
         return self.turn.relay_ip or self.internal_ip
 

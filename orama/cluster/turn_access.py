@@ -44,6 +44,7 @@ class TurnAccess:
     """Issues credentials for the TURN servers of the cluster.
 
     :param alive: whether a node is.
+    :param issued: is told of each user name.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class TurnAccess:
         namespaces: Configs,
         clock: IReactorTime,
         alive: Callable[[str], bool] = lambda node_id: True,
+        issued: Callable[[str], None] = lambda username: None,
     ) -> None:
         self._settings = settings
         self._namespaces = namespaces
         self._clock = clock
         self._alive = alive
+        self._issued = issued
 
     async def issue(self, namespace: str, user_id: str | None = None) -> TurnGrant:
         """:raises NotFound: ``webrtc_not_enabled``.
@@ -68,6 +71,7 @@ class TurnAccess:
         if user and _PLAIN.match(user) is None:
             user = sha256(user.encode()).hexdigest()[:32]
         made = issue(config.turn_secret, namespace, config.credential_ttl, self._clock.seconds(), user)
+        self._issued(made.username)
         return TurnGrant(tuple(self._servers(config)), made.username, made.password, made.ttl)
 
     def _servers(self, config: WebRtcConfig) -> list[str]:

@@ -52,6 +52,7 @@ class TurnService(Service):
     :param poll: where the sockets are, beside those of an SFU in this process.
     :param front: listening sockets that are bound already; closed with the service.
     :param crew: what is in common with other workers that have such sockets.
+    :param all_issued_here: all credentials for this server are issued by this process, which tells :meth:`learn`.
     """
 
     name = "turn"
@@ -67,6 +68,7 @@ class TurnService(Service):
         *,
         front: Front | None = None,
         crew: Crew | None = None,
+        all_issued_here: bool = False,
     ) -> None:
         self._reactor = reactor
         self._settings = settings
@@ -88,6 +90,7 @@ class TurnService(Service):
             open_socket=self._open_relay,
             tcp=KernelTcp(self._poll),
             crew=crew,
+            all_issued_here=all_issued_here,
         )
         self._clients = StreamClients(reactor, self._server, fabric)
         self._sockets: list[BurstSocket] = []
@@ -159,6 +162,10 @@ class TurnService(Service):
     def redirect(self, alternates: Alternates) -> None:
         """Send clients to *alternates* while draining, instead of to the servers of the configuration."""
         self._server.redirect(alternates)
+
+    def learn(self, username: str) -> None:
+        """Know the name of credentials that were issued, so that a client may hide it (RFC 8489, 14.4)."""
+        self._server.learn(username)
 
     def drain(self) -> None:
         """Make no new allocations; the ones that are there go on."""

@@ -25,6 +25,7 @@ from orama.turn.alternates import Alternates, Configured
 from orama.turn.authentication import Authenticator
 from orama.turn.connecting import Connecting
 from orama.turn.connections import Connections, Tcp
+from orama.turn.credentials import parse_username
 from orama.turn.mobility import Mobility
 from orama.turn.names import Names
 from orama.turn.nonce import Nonces
@@ -83,7 +84,6 @@ class Server:
         nonces = Nonces(nonce_key, settings.nonce_lifetime)
         self._names = Names(realm, settings.credential_ttl, all_issued_here=all_issued_here)
         self._default_namespace = settings.default_namespace
-        self._credential_ttl = settings.credential_ttl
         self._authenticator = Authenticator(
             tenants,
             nonces,
@@ -333,7 +333,7 @@ class Server:
 
     def learn(self, username: str) -> None:
         """Know the name of credentials that were issued, so that it is found by its hash."""
-        self._names.learn(username, self._clock.seconds() + self._credential_ttl)
+        self._names.learn(username, parse_username(username, self._default_namespace).expiry)
 
     def _plain_names(self) -> Iterator[str]:
         """Namespaces, and an empty one where an expiry alone is a name."""

@@ -121,6 +121,10 @@ class Workers(Service):
         super().startService()
         _log.info("TURN is served by {count} processes", count=self._count)
 
+    def learn(self, username: str) -> None:
+        """Know the name of credentials that were issued, in this process alone; nobody is told to hide one."""
+        self.own.learn(username)
+
     async def ready(self) -> None:
         """Wait until all workers serve."""
         for worker in self.workers:

@@ -46,6 +46,13 @@ class TurnAccessTests(OnSQLite, DatabaseCase):
         self.assertTrue((await access.issue("tenant", "anna@x")).username.endswith(":tenant:anna@x"))
         self.assertRegex((await access.issue("tenant", "a:b ü")).username, r"\A\d+:tenant:[0-9a-f]{32}\Z")
 
+    async def test_told(self) -> None:
+        """Who wants to know user names by their hash is told of each one that is issued."""
+        told: list[str] = []
+        await self.access(Settings())
+        access = TurnAccess(Settings(), self.node.namespaces, self.clock, issued=told.append)
+        self.assertEqual([(await access.issue("tenant", user)).username for user in (None, "ann")], told)
+
     async def test_not_enabled(self) -> None:
         """A namespace without WebRTC has no credentials."""
         access = await self.access(Settings())
