@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from attrs import field, frozen
 
-from tests.fuzz import parsers, session
+from tests.fuzz import parsers, session, streams
 from tests.fuzz.mutation import Repair, corpus
 
 #: Takes any bytes; returns whether the parser took them, fails when a promise is broken.
@@ -48,6 +48,7 @@ TARGETS = {
         Target("rtcp", parsers.run_rtcp, 100_000, parsers.repair_rtcp),
         Target("sdp", parsers.run_sdp, 50_000),
         Target("session", session.run_session, 15_000, session.repair_session),
+        Target("stream", streams.run_stream, 4_000),
         Target("messages", parsers.run_messages, 100_000),
     )
 }

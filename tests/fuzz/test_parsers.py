@@ -77,6 +77,10 @@ class ParserTests(SynchronousTestCase):
         """Descriptions are read, with every attribute in them, or are one error."""
         self.fuzz("sdp", 0.2)
 
+    def test_stream(self) -> None:
+        """A client's stream does the same in one piece and in many."""
+        self.fuzz("stream", 0.3)
+
     def test_session(self) -> None:
         """Sessions of signed requests with any attributes get nothing from a TURN server that they should not."""
         self.fuzz("session", 0.3)
