@@ -95,12 +95,17 @@ class InwardTests(ConnectionTestCase):
         client = self.allocated_tcp()
         self.assertEqual(client.permit("127.0.0.9"), 0)
         for source in ("127.0.0.1", "127.66.0.1"):
-            with socket.create_connection(self.relayed, turn.PATIENCE, source_address=(source, 0)) as peer:
-                try:
+            try:
+                with socket.create_connection(self.relayed, turn.PATIENCE, source_address=(source, 0)) as peer:
                     self.assertEqual(peer.recv(1), b"")
-                except ConnectionError:
-                    pass
+            except ConnectionError:
+                pass
         self.silent(client)
+        with socket.create_connection(self.relayed, turn.PATIENCE, source_address=("127.0.0.9", 0)) as peer:
+            raw = client.receive()
+            assert raw is not None
+            self.assertEqual(turn.parse(raw).kind, probe.CONNECTION_ATTEMPT | turn.INDICATION)
+            self.assertEqual(turn.parse(raw).address(turn.XOR_PEER_ADDRESS), peer.getsockname())
 
 
 class OwnershipTests(ConnectionTestCase):
