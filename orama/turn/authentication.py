@@ -77,12 +77,19 @@ class Authenticator:
         ]
 
     def identify(
-        self, request: Message, client: Address, now: float, held: bytes = b"", *, verified: bool = False
+        self,
+        request: Message,
+        client: Address,
+        now: float,
+        held: tuple[bytes, Address] | None = None,
+        *,
+        verified: bool = False,
     ) -> Identity:
         """Check a request, in the order of RFC 8489, 9.2.4.
 
-        :param held: the key of the allocation that *client* has. It stays good for that one when the secret that made
-            it is no longer the tenant's, so that another secret ends no call.
+        :param held: key and client of the allocation that the request is about. The key stays good for that one when
+            the secret that made it is no longer the tenant's, so that another secret ends no call. So does a nonce of
+            that client's, who may speak from elsewhere about it (RFC 6062, 4.3; RFC 8016, 3.2), and not try twice.
         :param verified: the client's address cannot be forged.
         :raises Refused: 401, 400 or 438.
         """
@@ -95,10 +102,11 @@ class Authenticator:
         offered = features(nonce)
         chosen = self._chosen(request, offered)
         name, username, tenant = self._user(request, realm, now)
-        identity = self._prove(request, name, username, tenant, chosen, held)
+        identity = self._prove(request, name, username, tenant, chosen, b"" if held is None else held[0])
         if identity is None:
             raise Refused(401, challenge=True)
-        if not self._nonces.good(nonce, client, now) or (verified and offered is None):
+        good = self._nonces.good(nonce, client, now) or (held is not None and self._nonces.good(nonce, held[1], now))
+        if not good or (verified and offered is None):
             raise Refused(438, challenge=True)
         if request.method == Method.ALLOCATE or stun.USERHASH in request:
             self._names.learn(name, now + self._remembered)

@@ -102,10 +102,10 @@ class Connecting:
         connection.bind(link)
         return []
 
-    def key_of(self, id_: int) -> bytes:
-        """With which the owner of a pending connection last signed; nothing when there is none."""
+    def named(self, id_: int) -> Allocation | None:
+        """Whose the pending connection of that number is."""
         connection = self._connections.pending(id_)
-        return b"" if connection is None else connection.allocation.key
+        return None if connection is None else connection.allocation
 
     def _arrived(self, relay: TcpRelay, stream: PeerStream, peer: Address) -> None:
         """A peer has connected to a relayed address (RFC 6062, 5.3)."""

@@ -159,11 +159,11 @@ class Mobility:
         self._numbers[allocation] = number
         return self._tickets.write(number, 0)
 
-    def key_of(self, ticket: bytes) -> bytes:
-        """With which the owner of a ticket's allocation last signed; nothing when there is none."""
+    def named(self, ticket: bytes) -> Allocation | None:
+        """Whose that ticket is."""
         found = self._tickets.read(ticket)
         mobile = None if found is None else self._mobiles.get(found[0])
-        return b"" if mobile is None else mobile.allocation.key
+        return None if mobile is None else mobile.allocation
 
     # ---- moving -----------------------------------------------------------------------------
 

@@ -217,7 +217,8 @@ class Server:
         self, message: Message, link: Link, client: Address, allocation: Allocation | None, now: float, verified: bool
     ) -> None:
         """Authenticate a request and have its method answer it."""
-        held = self._held_key(message) if allocation is None else allocation.key
+        about = self._named(message) if allocation is None else allocation
+        held = None if about is None else (about.key, about.client)
         try:
             identity = self._authenticator.identify(message, client, now, held, verified=verified)
         except Refused as refused:
@@ -239,12 +240,12 @@ class Server:
         else:
             self._answer(request, Class.SUCCESS, outcome)
 
-    def _held_key(self, message: Message) -> bytes:
-        """The key of the allocation that a request from another five-tuple is about."""
+    def _named(self, message: Message) -> Allocation | None:
+        """The allocation that a request from another five-tuple is about."""
         if ticket := message.get(stun.MOBILITY_TICKET):
-            return self._mobility.key_of(ticket)
+            return self._mobility.named(ticket)
         id_ = message.get(stun.CONNECTION_ID)
-        return b"" if id_ is None else self._connecting.key_of(id_)
+        return None if id_ is None else self._connecting.named(id_)
 
     def _answer(self, request: Request, kind: Class, attributes: Attributes) -> None:
         """Send an answer that is signed as its request was."""

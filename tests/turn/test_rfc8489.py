@@ -324,6 +324,18 @@ class RequestTests(SynchronousTestCase):
         self.client.nonce = answer.get(stun.NONCE) or b""
         self.assertEqual(code(self.client.refresh()), 0)
 
+    def test_9_2_4_nonce_from_the_old_address(self) -> None:
+        """Who names an allocation from another address may show the nonce that its client has; nobody else may."""
+        ticket = self.client.allocate((stun.MOBILITY_TICKET, b"")).get(stun.MOBILITY_TICKET)
+        self.client.address = ("203.0.113.77", 7)
+        self.assertEqual(code(self.client.refresh()), 438)
+        self.assertEqual(code(self.client.allocate()), 438)
+        self.assertEqual(code(self.client.refresh((stun.MOBILITY_TICKET, ticket))), 0)
+        stranger = modern(self.world, port=9)
+        stranger.challenge()
+        self.client.nonce = stranger.nonce
+        self.assertEqual(code(self.client.refresh()), 438)
+
     def test_9_2_4_answers(self) -> None:
         """Whoever names an algorithm, MD5 too, gets every answer under MESSAGE-INTEGRITY-SHA256 and that key."""
         for algorithm in PasswordAlgorithm:
