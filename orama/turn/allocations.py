@@ -89,6 +89,8 @@ class Allocations:
         #: Is told of each that has ended.
         self.ended: Callable[[Allocation], None] = _nobody
         self._ended: dict[str, Traffic] = {}
+        #: Relay ports and SFUs of each namespace, as they were last seen.
+        self._places: dict[str, object] = {each.namespace: (each.relay_ports, each.sfu_media) for each in tenants}
         #: Ports that wait for who shows the token: for whom, and until when.
         self._kept: dict[bytes, tuple[Owner, float]] = {}
         self._kept_by: Counter[Owner] = Counter()
@@ -314,9 +316,12 @@ class Allocations:
 
     def _tenant_changed(self, namespace: str) -> None:
         tenant = self._tenants.get(namespace)
+        before, now = self._places.get(namespace), tenant and (tenant.relay_ports, tenant.sfu_media)
+        self._places[namespace] = now
         for allocation in list(self._live.values()):
             if allocation.tenant.namespace != namespace:
-                allocation.revise(allocation.tenant)  # what it reached may be the neighbour's now
+                if now != before:
+                    allocation.revise(allocation.tenant)  # what it reached may be the neighbour's now
             elif tenant is None:
                 self.end(allocation, "namespace_removed")
             elif not all(
@@ -327,6 +332,7 @@ class Allocations:
                 allocation.revise(tenant)
         if tenant is None:
             self._ended.pop(namespace, None)
+            del self._places[namespace]
 
     def _any_relay(
         self, allocation: Allocation, family: Family, even: bool, pair: bool, make_relay: MakeRelay

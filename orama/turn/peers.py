@@ -96,6 +96,23 @@ def _read(text: str) -> tuple[IP, bool]:
     return plain, plain == ip
 
 
+@lru_cache(maxsize=4096)
+def _opens(allowed: tuple[Network, ...], text: str) -> bool:
+    """Whether one of *allowed* opens the address: lies inside each special range that has it."""
+    address, plain = _read(text)
+    if not plain:  # nobody honest writes an IPv4 peer as 64:ff9b::7f00:1
+        return False
+    special = [network for network in SPECIAL if address in network]
+    return any(address in network and all(_inside(network, each) for each in special) for network in allowed)
+
+
+@lru_cache(maxsize=4096)
+def _holds(denied: tuple[Network, ...], text: str) -> bool:
+    """Whether the address is in one of *denied*, in whichever spelling."""
+    address, _ = _read(text)
+    return any(address in network for network in denied)
+
+
 class Peers:
     """The rules, for every tenant.
 
@@ -131,16 +148,7 @@ class Peers:
 
     def is_allowed_ip(self, tenant: Tenant, ip: str) -> bool:
         """Whether the tenant's ``allowed_peers`` open *ip*."""
-        if not tenant.allowed_peers:
-            return False
-        address, plain = _read(ip)
-        if not plain:  # nobody honest writes an IPv4 peer as 64:ff9b::7f00:1
-            return False
-        special = [network for network in SPECIAL if address in network]
-        return any(
-            address in allowed and all(_inside(allowed, network) for network in special)
-            for allowed in tenant.allowed_peers
-        )
+        return bool(tenant.allowed_peers) and _opens(tenant.allowed_peers, ip)
 
     def is_inward(self, ip: str) -> bool:
         """Whether *ip* points inside: loopback, private, link-local and the like, in any spelling."""
@@ -148,10 +156,7 @@ class Peers:
         return not plain or any(address in network for network in SPECIAL if network not in _HARMLESS)
 
     def _is_denied(self, tenant: Tenant, ip: str) -> bool:
-        if not tenant.denied_peers:
-            return False
-        address, _ = _read(ip)
-        return any(address in network for network in tenant.denied_peers)
+        return bool(tenant.denied_peers) and _holds(tenant.denied_peers, ip)
 
     def _is_somebody_elses(self, tenant: Tenant, peer: Address) -> bool:
         if peer in self.listeners:

@@ -84,3 +84,17 @@ class TenantsTests(SynchronousTestCase):
         self.assertEqual(world.figures()["orama_turn_bytes_total", "myapp", "up"], 5)
         world.tenants.remove("myapp")
         self.assertEqual({key[1] for key in world.figures() if key[0] == "orama_turn_bytes_total"}, {"other"})
+
+    def test_neighbours(self) -> None:
+        """What a namespace may reach, and its secrets, let nobody else's allocations be judged anew; its ports do."""
+        world = World()
+        client = world.client()
+        client.allocate()
+        client.permit(PEER)
+        client.send(PEER, b"known from now on")
+        (allocation,) = world.server._allocations
+        self.assertEqual(allocation._reachable, {PEER})
+        world.tenants.put(evolve(OTHER, secrets=("newer",), denied_peers=MYAPP.allowed_peers))
+        self.assertEqual(allocation._reachable, {PEER})
+        world.tenants.put(evolve(OTHER, relay_ports=(53000, 53799)))
+        self.assertEqual(allocation._reachable, set())
