@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from orama.wire import stun
 from orama.wire.stun import Class, Method
+from tests.fuzz.outgoing import kept
 from tests.turn.world import MYAPP, REALM, SFU, Client, World, code
 
 #: Bytes that one allocation may take, with a permission and a channel.
@@ -116,9 +117,10 @@ class MemoryTests(SynchronousTestCase):
         turn(200)
         there.server.tick()
         gc.collect()
-        before = sys.getallocatedblocks()
+        things, before = kept(there.server), sys.getallocatedblocks()
         turn(TURNOVER)
         there.server.tick()
         gc.collect()
         self.assertEqual(len(there.server), 0)
         self.assertLess(sys.getallocatedblocks() - before, SLACK_OBJECTS)
+        self.assertEqual(kept(there.server), things)
