@@ -86,7 +86,7 @@ class Node(NodeProcess):
             *("--turn-port", str(TURN), "--turns-port", str(TURNS), "--log-format", "json"),
             config=config,
         )
-        self.said = ""
+        self._before = ""
 
     @property
     def node_id(self) -> str:
@@ -103,13 +103,11 @@ class Node(NodeProcess):
     @property
     def log(self) -> str:
         """All that it has said in all its lives."""
-        while not self._lines.empty():
-            self.output += filter(None, [self._lines.get()])
-        return "\n".join([self.said, *self.output])
+        return "\n".join([self._before, *self.said()])
 
     def launch(self) -> None:
         if hasattr(self, "process"):
-            self.said = self.log
+            self._before = self.log
         super().launch()
 
     def kill(self) -> None:
