@@ -44,8 +44,8 @@ SELF_SIGNED_LIFETIME = timedelta(days=365)
 SELF_SIGNED_MARGIN = timedelta(days=30)
 #: Seconds between two looks at how long the self-signed certificate lasts.
 SELF_SIGNED_LOOK = 3600.0
-#: Seconds that the key for session tickets stays, and connections that may share it. What OpenSSL remembers of
-#: sessions is gone with it.
+#: Seconds that the key for session tickets stays, and connections that may share it: who gets hold of it reads what
+#: was said by TLS 1.2 under its tickets (RFC 5077, 5.5). OpenSSL makes one for each context, and never another.
 TICKET_KEY_LIFETIME = 3600.0
 TICKET_KEY_CONNECTIONS = 4096
 

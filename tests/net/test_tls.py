@@ -454,7 +454,7 @@ class StandardCertificateTests(CertificateTests):
         self.assertTrue(certificates.reload_if_changed(), "the default had not been looked at")
 
     def test_ticket_keys(self) -> None:
-        """A context, with its ticket key and what it remembers, is for an hour and for a number of connections."""
+        """A context, with its ticket key, is for an hour and for a number of connections."""
         certificates = self.configured()
         first = certificates.ssl_context()
         self.assertIs(certificates.ssl_context(), first)
