@@ -384,6 +384,14 @@ class BindTests(TcpTests):
             self.assertEqual(code(TcpClient(self.world, 41001, **who).bind_connection(id_)), 441)
         self.assertEqual(code(TcpClient(self.world, 41002, user="ann").bind_connection(id_)), 0)
 
+    def test_4_3_nonce(self) -> None:
+        """A data connection binds at once with the nonce that its client got on the control connection."""
+        client = self.client()
+        _, id_ = self.connected(client)
+        data = TcpClient(self.world, 41000)
+        data.nonce = client.nonce
+        self.assertEqual(code(data.bind_connection(id_)), 0)
+
     def test_5_4_not_on_the_control_connection(self) -> None:
         """A connection that has an allocation becomes no data connection: 400."""
         client = self.client()
