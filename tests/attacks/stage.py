@@ -24,7 +24,7 @@ from tests.contract.turn import Address
 from tests.node import NodeProcess
 
 #: Where relays are: an address of their own for each node, so that no other test has a port of the blocks.
-GUARDED, OPENED, NARROW = "127.0.80.1", "127.0.80.2", "127.0.80.3"
+GUARDED, OPENED, NARROW, WIDE_OPEN = "127.0.80.1", "127.0.80.2", "127.0.80.3", "127.0.80.4"
 #: Networks whose last bit is inside a byte; nobody is there.
 WIDE, DEEP, HOLE = "2600:1230::/29", "2600:2000:0:7f00::/57", "2600:1234:8000::/35"
 #: Where relays may not go for all that loopback is open, and where proxies are.
@@ -64,6 +64,12 @@ def opened() -> NodeProcess:
         turn=f'relay_ip = "{OPENED}"\nrelay_block = 16\nallowed_peers = ["127.0.0.0/8"]\n'
         f'denied_peers = ["{DENIED}"]\ntcp_relays = true'
     )
+
+
+@cache
+def wide() -> NodeProcess:
+    """Relays of both families may reach every address: everything, therefore, that is somebody's and not special."""
+    return _kept("--internal-ip", WIDE_OPEN, turn='relay_ip6 = "::1"\nallowed_peers = ["0.0.0.0/0", "::/0"]')
 
 
 @cache
@@ -123,10 +129,10 @@ class AttackTestCase(SynchronousTestCase):
         self.addCleanup(client.release)
         return client
 
-    def allocated(self, transport: str = "udp", **more: Any) -> Probe:
+    def allocated(self, *attributes: tuple[int, bytes], transport: str = "udp", **more: Any) -> Probe:
         """With an allocation; ``self.relayed`` is where."""
         client = self.client(transport, **more)
-        answer = client.allocate()
+        answer = client.allocate(*attributes)
         self.assertEqual(answer.code, 0)
         self.relayed = answer.address(turn.XOR_RELAYED_ADDRESS)
         return client

@@ -170,7 +170,7 @@ class ConnectTests(CodeTestCase):
     def test_unsigned(self) -> None:
         """pion 7a0272f: nobody connects or binds a connection without credentials: 401, with an allocation or not."""
         for transport in ("udp", "tcp", "tls"):
-            client = self.allocated(transport)
+            client = self.allocated(transport=transport)
             fresh = self.client(transport)
             for each in (client, fresh):
                 self.assertIn(each.ask(probe.CONNECT, (turn.XOR_PEER_ADDRESS, bytes(8))).code, (400, 401), transport)
@@ -185,7 +185,7 @@ class ConnectTests(CodeTestCase):
     def test_relay_of_udp_connects_nobody(self) -> None:
         """RFC 6062, 5.2: a Connect on an allocation that relays UDP is 400, and no connection comes of it."""
         with self.listening() as peer:
-            client = self.allocated("tcp")
+            client = self.allocated(transport="tcp")
             self.assertIn(client.connect(peer.getsockname()), (400, 403, 437))
             with self.assertRaises(TimeoutError):
                 peer.accept()

@@ -175,7 +175,7 @@ class CountTests(ConnectionTestCase):
         self.assertEqual(client.connect(nobody), 447)
         self.assertEqual(client.connect(("127.0.0.1", 0)), 400)
         self.assertEqual(client.code(probe.CONNECT), 400)
-        self.assertIn(self.allocated("tcp").connect(server.getsockname()), (400, 437))
+        self.assertIn(self.allocated(transport="tcp").connect(server.getsockname()), (400, 437))
         self.assertEqual(self.client("tcp").connect(server.getsockname()), 437)
 
     def test_connections_are_bounded(self) -> None:

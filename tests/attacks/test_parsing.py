@@ -184,7 +184,7 @@ class PaddingTests(AttackTestCase):
     def test_padding_of_relayed_data(self) -> None:
         """CVE-2020-4067, coturn #1984: nor do Data indications and ChannelData carry more than what the peer sent."""
         for transport in ("udp", "tcp"):
-            client = self.allocated(transport)
+            client = self.allocated(transport=transport)
             peer = self.bound("127.0.0.1")
             self.assertEqual(client.permit("127.0.0.1"), 0)
             peer.sendto(b"\xff" * 1000, self.relayed)

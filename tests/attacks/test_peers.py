@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from tests.attacks.probe import Probe
-from tests.attacks.stage import AttackTestCase, address, numbered, opened
+from tests.attacks.stage import AttackTestCase, address, numbered, opened, wide
 from tests.contract import turn
 from tests.contract.stage import directory
 from tests.contract.turn import Address
@@ -30,6 +30,17 @@ class PeerTestCase(AttackTestCase):
 
 
 class InwardTests(PeerTestCase):
+    """Where nothing is allowed, and where everything is: what is inside stays shut in both."""
+
+    def assertShut(self, *hosts: str, client: Probe | None = None) -> None:
+        super().assertShut(*hosts, client=client)
+        self.node = wide()
+        four, six = self.allocated(), self.allocated((turn.REQUESTED_FAMILY, b"\2\0\0\0"))
+        super().assertShut(*(host for host in hosts if ":" not in host), client=four)
+        super().assertShut(*hosts, client=six)
+        # This is what would have been the answer.
+        self.assertEqual((four.permit("9.9.9.9"), six.permit("2620:fe::fe")), (0, 0))
+
     def test_loopback_is_refused(self) -> None:
         """CVE-2018-4058 (coturn before 4.5.0.9 relayed to loopback): every address of it is 403, at both its ends."""
         self.assertShut("127.0.0.1", "127.0.0.2", "127.255.255.254", "::1")
@@ -102,7 +113,7 @@ class InwardTests(PeerTestCase):
 
     def test_the_internet_is_refused(self) -> None:
         """Default deny: an address that nobody opened is 403 as well, of whatever sort it is."""
-        self.assertShut("8.8.8.8", "1.1.1.1", "203.0.113.9")
+        super().assertShut("8.8.8.8", "1.1.1.1", "203.0.113.9")
 
     def test_one_bad_peer_spoils_the_request(self) -> None:
         """RFC 8656, 10.2: a CreatePermission with one forbidden peer installs none of its permissions."""

@@ -145,7 +145,7 @@ class FrameTests(StreamTestCase):
         """64 KiB of ChannelData from who has an allocation: it fits no datagram, and nothing worse comes of it."""
         self.node = opened()
         for transport in ("tcp", "tls"):
-            client, peer = self.allocated(transport), self.bound("127.0.0.1")
+            client, peer = self.allocated(transport=transport), self.bound("127.0.0.1")
             self.assertEqual(client.bind(peer.getsockname()), 0)
             for length in (65535, 65508, 65000):
                 client.channel_data(bytes(length))
@@ -201,7 +201,7 @@ class DeafTests(StreamTestCase):
     def test_relayed_data(self) -> None:
         """40 MB from a peer for a client that reads nothing: they are dropped, over TCP and TLS; then it goes on."""
         for transport in ("tcp", "tls"):
-            client, peer = self.allocated(transport), self.bound("127.0.0.1")
+            client, peer = self.allocated(transport=transport), self.bound("127.0.0.1")
             client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
             self.assertEqual(client.bind(peer.getsockname()), 0)
             before = memory(self.node.process.pid)
@@ -216,7 +216,7 @@ class DeafTests(StreamTestCase):
 
     def test_answers(self) -> None:
         """A client that asks and asks and reads no answer is closed before its answers fill the memory."""
-        client = self.allocated("tcp")
+        client = self.allocated(transport="tcp")
         before = memory(self.node.process.pid)
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         requests = client.signed(turn.REFRESH) * 500
