@@ -123,23 +123,28 @@ class Machine(RuleBasedStateMachine):
             attributes.append((stun.LIFETIME, asked))
         free = self.model.ports(who.namespace, even)
         answer = self.ask(slot, who, Method.ALLOCATE, *attributes)
-        if self.allocated(slot, who, answer, free, asked) and even:
+        if self.allocated(slot, who, answer, free, asked, pair=even is True) and even:
             token, port = answer.get(stun.RESERVATION_TOKEN), self.model.held[slot].relay[1] + 1
             assert token is not None
-            self.model.reserved[token] = (who.namespace, port, self.model.now + RESERVATION)
+            self.model.reserved[token] = (who, port, self.model.now + RESERVATION)
 
     @rule(slot=slots, who=users, choice=st.integers(0, 3))
     def redeem(self, slot: int, who: Who, choice: int) -> None:
         """The reserved port is whose namespace it was reserved for, once."""
         tokens = list(self.model.reserved)
         token = tokens[choice] if choice < len(tokens) else b"no token"
-        namespace, port, _ = self.model.reserved.get(token, ("", 0, 0))
+        owner, port, _ = self.model.reserved.get(token, (Who("", ""), 0, 0))
         answer = self.ask(slot, who, Method.ALLOCATE, (stun.REQUESTED_TRANSPORT, 17), (stun.RESERVATION_TOKEN, token))
-        if self.allocated(slot, who, answer, {port} if namespace == who.namespace else set(), None):
+        if self.allocated(slot, who, answer, {port} if owner.namespace == who.namespace else set(), None):
             del self.model.reserved[token]
 
-    def allocated(self, slot: int, who: Who, answer: Message, free: set[int], asked: int | None) -> bool:
-        """Hold an answer to Allocate to the model; whether there is an allocation now."""
+    def allocated(
+        self, slot: int, who: Who, answer: Message, free: set[int], asked: int | None, pair: bool = False
+    ) -> bool:
+        """Hold an answer to Allocate to the model; whether there is an allocation now.
+
+        :param free: ports that it may be on; *pair* asks to keep the next one.
+        """
         model = self.model
         refusals = [
             refusal
@@ -147,7 +152,7 @@ class Machine(RuleBasedStateMachine):
                 (401, not model.served(who.namespace)),
                 (437, slot in model.held),
                 (508, who.namespace in model.draining or not free),
-                (486, not model.quota_left(who)),
+                (486, not model.quota_left(who) or (pair and not model.may_reserve(who))),
             )
             if holds
         ]

@@ -78,8 +78,8 @@ class Model:
     draining: set[str] = field(factory=set)
     #: By five-tuple.
     held: dict[int, Held] = field(factory=dict)
-    #: Token to namespace, port and the time until which it is kept.
-    reserved: dict[bytes, tuple[str, int, float]] = field(factory=dict)
+    #: Token to who reserved it, the port and the time until which it is kept.
+    reserved: dict[bytes, tuple[Who, int, float]] = field(factory=dict)
 
     def served(self, namespace: str) -> bool:
         return namespace != "other" or not self.other_gone
@@ -119,6 +119,11 @@ class Model:
     def quota_left(self, who: Who) -> bool:
         mine = [held.who for held in self.held.values() if held.who.namespace == who.namespace]
         return len(mine) < PER_NAMESPACE and (not who.user or mine.count(who) < PER_USER)
+
+    def may_reserve(self, who: Who) -> bool:
+        """As many ports may wait for somebody as he may have allocations."""
+        waiting = [owner for owner, _, _ in self.reserved.values()]
+        return waiting.count(who) < (PER_USER if who.user else PER_NAMESPACE)
 
     def ports(self, namespace: str, even: bool | None) -> set[int]:
         """Ports that an Allocate may get; *even* as EVEN-PORT says it."""
