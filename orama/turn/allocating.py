@@ -83,7 +83,9 @@ class Allocating:
             for family in families:  # 9
                 if allocation.relay_of(family) is None:
                     code = 508 if family in self._allocations.families else 440
-                    answer.append((stun.ADDRESS_ERROR_CODE, (family, code)))
+                    draft = stun.ADDITIONAL_ADDRESS_FAMILY not in message
+                    row = stun.DRAFT_ADDRESS_ERROR_CODE if draft else stun.ADDRESS_ERROR_CODE
+                    answer.append((row, (family, code)))
         if mobile:
             answer.append((stun.MOBILITY_TICKET, self._mobility.begin(allocation)))
         allocation.transaction_id, allocation.answer = message.transaction_id, answer
@@ -131,6 +133,8 @@ class Allocating:
         there = self._allocations.families
         requested = message.get(stun.REQUESTED_ADDRESS_FAMILY)
         additional = message.get(stun.ADDITIONAL_ADDRESS_FAMILY)
+        if additional is None:
+            additional = message.get(stun.DRAFT_ADDITIONAL_ADDRESS_FAMILY)
         even = message.get(stun.EVEN_PORT)
         if stun.RESERVATION_TOKEN in message:  # 5
             if even is not None or requested is not None or additional is not None:

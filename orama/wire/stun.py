@@ -9,24 +9,27 @@ zero on the way out. The classic STUN of RFC 3489 (no magic cookie) is not spoke
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from hashlib import md5, sha256
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from attrs import field, frozen
 
-COOKIE = 0x2112A442
+from orama.wire import stun_values as values
+from orama.wire.stun_values import COOKIE as COOKIE
+from orama.wire.stun_values import Address as Address
+from orama.wire.stun_values import Algorithm as Algorithm
+from orama.wire.stun_values import Family as Family
+from orama.wire.stun_values import Format as Format
+from orama.wire.stun_values import PasswordAlgorithm as PasswordAlgorithm
+from orama.wire.stun_values import StunError as StunError
+
 HEADER_LENGTH = 20
 #: The length field has 16 bits and counts whole words.
 MAX_LENGTH = HEADER_LENGTH + 0xFFFC
-#: RFC 8489, 14.3, 14.9, 14.10 and 14.14: bytes of a text that have to be read, and that may be written.
-MAX_TEXT = 763
-MAX_WRITTEN = 508
-
 #: RFC 8489, 14.16.
 MAX_DOMAIN = 255
 
@@ -37,16 +40,8 @@ _INTEGRITY_LENGTH = 20
 _FINGERPRINT_LENGTH = 4
 _COOKIE_BYTES = COOKIE.to_bytes(4, "big")
 
-#: The IP as canonical text, and the port.
-Address: TypeAlias = tuple[str, int]
 Buffer: TypeAlias = bytes | bytearray | memoryview
-#: A number, which is a :class:`PasswordAlgorithm` where we know it, and its parameters.
-Algorithm: TypeAlias = tuple[int, bytes]
 T = TypeVar("T")
-
-
-class StunError(ValueError):
-    """The bytes are not a STUN message."""
 
 
 class Method(IntEnum):
@@ -74,218 +69,9 @@ class Class(IntEnum):
     ERROR = 3
 
 
-class PasswordAlgorithm(IntEnum):
-    """How a key is made of a password (RFC 8489, 18.5)."""
-
-    MD5 = 1
-    SHA256 = 2
-
-
-class Family(IntEnum):
-    """RFC 8489, 14.1, and REQUESTED-ADDRESS-FAMILY of RFC 8656, 18.6."""
-
-    IPV4 = 1
-    IPV6 = 2
-
-
 def is_stun(data: Buffer) -> bool:
     """Whether *data* starts like a STUN message: for telling protocols apart, not a check."""
     return len(data) >= HEADER_LENGTH and data[0] < 4 and data[4:8] == _COOKIE_BYTES
-
-
-# ---- how values are written: pairs of functions (value, transaction id) -> bytes and back ----------
-
-
-@frozen
-class Format(Generic[T]):
-    """How one kind of value is written. ``unpack`` raises StunError, or struct.error when it is too short."""
-
-    pack: Callable[[T, bytes], bytes]
-    unpack: Callable[[bytes, bytes], T]
-
-
-def _exactly(length: int, value: bytes) -> bytes:
-    if len(value) != length:
-        raise StunError(f"{len(value)} bytes where {length} belong")
-    return value
-
-
-def _unsigned(layout: str) -> Format[int]:
-    codec = struct.Struct(layout)
-
-    def unpack(value: bytes, _: bytes) -> int:
-        return cast(int, codec.unpack(value)[0])
-
-    return Format(lambda value, _: codec.pack(value), unpack)
-
-
-def _octets(length: int) -> Format[bytes]:
-    return Format(lambda value, _: _exactly(length, value), lambda value, _: _exactly(length, value))
-
-
-def _bounded(limit: int) -> Format[bytes]:
-    def check(value: bytes, _: bytes) -> bytes:
-        if len(value) > limit:
-            raise StunError(f"{len(value)} bytes where at most {limit} belong")
-        return bytes(value)
-
-    return Format(check, check)
-
-
-def _text(limit: int = MAX_TEXT, written: int = MAX_WRITTEN) -> Format[str]:
-    """UTF-8 of at most *limit* bytes on the way in and *written* on the way out."""
-    incoming, outgoing = _bounded(limit), _bounded(written)
-
-    def unpack(value: bytes, transaction_id: bytes) -> str:
-        try:
-            return incoming.unpack(value, transaction_id).decode("utf-8")
-        except UnicodeDecodeError:
-            raise StunError("text that is not UTF-8") from None
-
-    return Format(lambda value, transaction_id: outgoing.pack(value.encode("utf-8"), transaction_id), unpack)
-
-
-def _pack_flag(_: bool, __: bytes) -> bytes:
-    return b""
-
-
-def _unpack_flag(value: bytes, _: bytes) -> bool:
-    _exactly(0, value)
-    return True
-
-
-def _pack_address(address: Address, _: bytes) -> bytes:
-    host, port = address
-    if ":" in host:
-        return struct.pack("!xBH", Family.IPV6, port) + ipaddress.IPv6Address(host).packed
-    return struct.pack("!xBH", Family.IPV4, port) + bytes(map(int, host.split(".")))
-
-
-def _unpack_address(value: bytes, _: bytes) -> Address:
-    family, port = struct.unpack_from("!xBH", value)
-    if family == Family.IPV4 and len(value) == 8:
-        return ".".join(map(str, value[4:])), port
-    if family == Family.IPV6 and len(value) == 20:
-        return str(ipaddress.IPv6Address(value[4:])), port
-    raise StunError(f"address family {family} in {len(value)} bytes")
-
-
-def _mask(value: bytes, transaction_id: bytes) -> bytes:
-    """RFC 8489, 14.2: the port is XORed with the cookie's upper half, the IP with cookie and transaction id."""
-    rest = value[2:]
-    key = (_COOKIE_BYTES[:2] + _COOKIE_BYTES + transaction_id)[: len(rest)]
-    masked = int.from_bytes(rest, "big") ^ int.from_bytes(key, "big")
-    return value[:2] + masked.to_bytes(len(rest), "big")
-
-
-def _pack_xor_address(address: Address, transaction_id: bytes) -> bytes:
-    return _mask(_pack_address(address, transaction_id), transaction_id)
-
-
-def _unpack_xor_address(value: bytes, transaction_id: bytes) -> Address:
-    if len(value) not in (8, 20):
-        raise StunError(f"an address in {len(value)} bytes")
-    return _unpack_address(_mask(value, transaction_id), transaction_id)
-
-
-def _pack_error(error: tuple[int, str], _: bytes) -> bytes:
-    code, reason = error
-    return struct.pack("!HBB", 0, code // 100, code % 100) + reason.encode("utf-8")
-
-
-def _unpack_error(value: bytes, _: bytes) -> tuple[int, str]:
-    hundreds, rest = struct.unpack_from("!xxBB", value)
-    hundreds &= 7
-    if not 3 <= hundreds <= 6 or rest > 99 or len(value) > 4 + MAX_TEXT:
-        raise StunError("an error code outside 300 to 699")
-    return hundreds * 100 + rest, value[4:].decode("utf-8", "replace")
-
-
-def _pack_address_error(error: tuple[int, int], _: bytes) -> bytes:
-    family, code = error
-    return struct.pack("!BxBB", family, code // 100, code % 100)
-
-
-def _unpack_address_error(value: bytes, _: bytes) -> tuple[int, int]:
-    family, hundreds, rest = struct.unpack_from("!BxBB", value)
-    return family, (hundreds & 7) * 100 + rest
-
-
-def _pack_types(types: Sequence[int], _: bytes) -> bytes:
-    return struct.pack(f"!{len(types)}H", *types)
-
-
-def _unpack_types(value: bytes, _: bytes) -> Sequence[int]:
-    return struct.unpack(f"!{len(value) // 2}H", value)
-
-
-def _pack_even_port(reserve: bool, _: bytes) -> bytes:
-    return b"\x80" if reserve else b"\x00"
-
-
-def _unpack_even_port(value: bytes, _: bytes) -> bool:
-    return _exactly(1, value)[0] & 0x80 != 0
-
-
-def _pack_sha256(value: bytes, _: bytes) -> bytes:
-    return value
-
-
-def _unpack_sha256(value: bytes, _: bytes) -> bytes:
-    if not 16 <= len(value) <= 32 or len(value) % 4:  # RFC 8489, 14.6
-        raise StunError("a SHA-256 integrity of a wrong length")
-    return value
-
-
-def _pack_algorithm(algorithm: Algorithm, _: bytes) -> bytes:
-    number, parameters = algorithm
-    return _attribute_header.pack(number, len(parameters)) + parameters + bytes(-len(parameters) % 4)
-
-
-def _unpack_algorithm(value: bytes, _: bytes) -> Algorithm:
-    algorithms = _unpack_algorithms(value, _)
-    if len(algorithms) != 1:
-        raise StunError(f"{len(algorithms)} algorithms where one belongs")
-    return algorithms[0]
-
-
-def _pack_algorithms(algorithms: Sequence[Algorithm], _: bytes) -> bytes:
-    return b"".join(_pack_algorithm(algorithm, _) for algorithm in algorithms)
-
-
-def _unpack_algorithms(value: bytes, _: bytes) -> tuple[Algorithm, ...]:
-    """RFC 8489, 14.11: number, length of the parameters, the parameters, padding."""
-    algorithms = []
-    at = 0
-    while at < len(value):
-        number, size = _attribute_header.unpack_from(value, at)
-        if at + 4 + size > len(value):
-            raise StunError("parameters that run over the end")
-        algorithms.append((number, value[at + 4 : at + 4 + size]))
-        at += 4 + size + -size % 4
-    return tuple(algorithms)
-
-
-def _pack_icmp(error: tuple[int, int, int], _: bytes) -> bytes:
-    """RFC 8656, 18.13: by its figure the type has seven bits and the code nine."""
-    kind, code, data = error
-    if kind > 0x7F or code > 0x1FF:
-        raise StunError("an ICMP type of more than 7 bits or a code of more than 9")
-    return struct.pack("!xxHI", kind << 9 | code, data)
-
-
-def _unpack_icmp(value: bytes, _: bytes) -> tuple[int, int, int]:
-    both, data = struct.unpack("!xxHI", value)
-    return both >> 9, both & 0x1FF, data
-
-
-_ADDRESS = Format(_pack_address, _unpack_address)
-_XOR_ADDRESS = Format(_pack_xor_address, _unpack_xor_address)
-_FLAG = Format(_pack_flag, _unpack_flag)
-_U8 = _unsigned("!B3x")
-_U16 = _unsigned("!H2x")
-_U32 = _unsigned("!I")
-_U64 = _unsigned("!Q")
 
 
 # ---- the attributes -----------------------------------------------------------------------------
@@ -302,46 +88,50 @@ class Attribute(Generic[T]):
     repeats: bool = False
 
 
-MAPPED_ADDRESS = Attribute(0x0001, "MAPPED-ADDRESS", _ADDRESS)
-USERNAME = Attribute(0x0006, "USERNAME", _text())
-MESSAGE_INTEGRITY = Attribute(0x0008, "MESSAGE-INTEGRITY", _octets(_INTEGRITY_LENGTH))
-ERROR_CODE = Attribute(0x0009, "ERROR-CODE", Format(_pack_error, _unpack_error))
-UNKNOWN_ATTRIBUTES = Attribute(0x000A, "UNKNOWN-ATTRIBUTES", Format(_pack_types, _unpack_types))
-CHANNEL_NUMBER = Attribute(0x000C, "CHANNEL-NUMBER", _U16)
-LIFETIME = Attribute(0x000D, "LIFETIME", _U32)
-XOR_PEER_ADDRESS = Attribute(0x0012, "XOR-PEER-ADDRESS", _XOR_ADDRESS, repeats=True)
-DATA = Attribute(0x0013, "DATA", _bounded(0xFFFF))
-REALM = Attribute(0x0014, "REALM", _text())
-NONCE = Attribute(0x0015, "NONCE", _bounded(MAX_TEXT))
+MAPPED_ADDRESS = Attribute(0x0001, "MAPPED-ADDRESS", values.ADDRESS)
+USERNAME = Attribute(0x0006, "USERNAME", values.text())
+MESSAGE_INTEGRITY = Attribute(0x0008, "MESSAGE-INTEGRITY", values.octets(_INTEGRITY_LENGTH))
+ERROR_CODE = Attribute(0x0009, "ERROR-CODE", values.ERROR)
+UNKNOWN_ATTRIBUTES = Attribute(0x000A, "UNKNOWN-ATTRIBUTES", values.TYPES)
+CHANNEL_NUMBER = Attribute(0x000C, "CHANNEL-NUMBER", values.U16)
+LIFETIME = Attribute(0x000D, "LIFETIME", values.U32)
+XOR_PEER_ADDRESS = Attribute(0x0012, "XOR-PEER-ADDRESS", values.XOR_ADDRESS, repeats=True)
+DATA = Attribute(0x0013, "DATA", values.bounded(0xFFFF))
+REALM = Attribute(0x0014, "REALM", values.text())
+NONCE = Attribute(0x0015, "NONCE", values.bounded(values.MAX_TEXT))
 #: Twice in the answer of a dual allocation (RFC 8656, 7.2).
-XOR_RELAYED_ADDRESS = Attribute(0x0016, "XOR-RELAYED-ADDRESS", _XOR_ADDRESS, repeats=True)
-REQUESTED_ADDRESS_FAMILY = Attribute(0x0017, "REQUESTED-ADDRESS-FAMILY", _U8)
-EVEN_PORT = Attribute(0x0018, "EVEN-PORT", Format(_pack_even_port, _unpack_even_port))
-REQUESTED_TRANSPORT = Attribute(0x0019, "REQUESTED-TRANSPORT", _U8)
-DONT_FRAGMENT = Attribute(0x001A, "DONT-FRAGMENT", _FLAG)
-MESSAGE_INTEGRITY_SHA256 = Attribute(0x001C, "MESSAGE-INTEGRITY-SHA256", Format(_pack_sha256, _unpack_sha256))
-PASSWORD_ALGORITHM = Attribute(0x001D, "PASSWORD-ALGORITHM", Format(_pack_algorithm, _unpack_algorithm))
-USERHASH = Attribute(0x001E, "USERHASH", _octets(32))
-XOR_MAPPED_ADDRESS = Attribute(0x0020, "XOR-MAPPED-ADDRESS", _XOR_ADDRESS)
-RESERVATION_TOKEN = Attribute(0x0022, "RESERVATION-TOKEN", _octets(8))
-PRIORITY = Attribute(0x0024, "PRIORITY", _U32)
-USE_CANDIDATE = Attribute(0x0025, "USE-CANDIDATE", _FLAG)
+XOR_RELAYED_ADDRESS = Attribute(0x0016, "XOR-RELAYED-ADDRESS", values.XOR_ADDRESS, repeats=True)
+REQUESTED_ADDRESS_FAMILY = Attribute(0x0017, "REQUESTED-ADDRESS-FAMILY", values.U8)
+EVEN_PORT = Attribute(0x0018, "EVEN-PORT", values.EVEN_PORT)
+REQUESTED_TRANSPORT = Attribute(0x0019, "REQUESTED-TRANSPORT", values.U8)
+DONT_FRAGMENT = Attribute(0x001A, "DONT-FRAGMENT", values.FLAG)
+MESSAGE_INTEGRITY_SHA256 = Attribute(0x001C, "MESSAGE-INTEGRITY-SHA256", values.SHA256)
+PASSWORD_ALGORITHM = Attribute(0x001D, "PASSWORD-ALGORITHM", values.ALGORITHM)
+USERHASH = Attribute(0x001E, "USERHASH", values.octets(32))
+XOR_MAPPED_ADDRESS = Attribute(0x0020, "XOR-MAPPED-ADDRESS", values.XOR_ADDRESS)
+RESERVATION_TOKEN = Attribute(0x0022, "RESERVATION-TOKEN", values.octets(8))
+PRIORITY = Attribute(0x0024, "PRIORITY", values.U32)
+USE_CANDIDATE = Attribute(0x0025, "USE-CANDIDATE", values.FLAG)
 #: RFC 6062, 6.2.1.
-CONNECTION_ID = Attribute(0x002A, "CONNECTION-ID", _U32)
-ADDITIONAL_ADDRESS_FAMILY = Attribute(0x8000, "ADDITIONAL-ADDRESS-FAMILY", _U8)
-ADDRESS_ERROR_CODE = Attribute(0x8001, "ADDRESS-ERROR-CODE", Format(_pack_address_error, _unpack_address_error))
-PASSWORD_ALGORITHMS = Attribute(0x8002, "PASSWORD-ALGORITHMS", Format(_pack_algorithms, _unpack_algorithms))
-ALTERNATE_DOMAIN = Attribute(0x8003, "ALTERNATE-DOMAIN", _text(MAX_DOMAIN, MAX_DOMAIN))
+CONNECTION_ID = Attribute(0x002A, "CONNECTION-ID", values.U32)
+ADDITIONAL_ADDRESS_FAMILY = Attribute(0x8000, "ADDITIONAL-ADDRESS-FAMILY", values.U8)
+ADDRESS_ERROR_CODE = Attribute(0x8001, "ADDRESS-ERROR-CODE", values.ADDRESS_ERROR)
+PASSWORD_ALGORITHMS = Attribute(0x8002, "PASSWORD-ALGORITHMS", values.ALGORITHMS)
+ALTERNATE_DOMAIN = Attribute(0x8003, "ALTERNATE-DOMAIN", values.text(MAX_DOMAIN, MAX_DOMAIN))
 #: Type, code and error data (RFC 8656, 18.13).
-ICMP = Attribute(0x8004, "ICMP", Format(_pack_icmp, _unpack_icmp))
-SOFTWARE = Attribute(0x8022, "SOFTWARE", _text())
+ICMP = Attribute(0x8004, "ICMP", values.ICMP)
+SOFTWARE = Attribute(0x8022, "SOFTWARE", values.text())
 #: One of the client's family, and perhaps one of the other (RFC 8489, 10).
-ALTERNATE_SERVER = Attribute(0x8023, "ALTERNATE-SERVER", _ADDRESS, repeats=True)
-FINGERPRINT = Attribute(0x8028, "FINGERPRINT", _U32)
-ICE_CONTROLLED = Attribute(0x8029, "ICE-CONTROLLED", _U64)
-ICE_CONTROLLING = Attribute(0x802A, "ICE-CONTROLLING", _U64)
+ALTERNATE_SERVER = Attribute(0x8023, "ALTERNATE-SERVER", values.ADDRESS, repeats=True)
+FINGERPRINT = Attribute(0x8028, "FINGERPRINT", values.U32)
+ICE_CONTROLLED = Attribute(0x8029, "ICE-CONTROLLED", values.U64)
+ICE_CONTROLLING = Attribute(0x802A, "ICE-CONTROLLING", values.U64)
 #: RFC 8016, 3.3; empty where it asks for one.
-MOBILITY_TICKET = Attribute(0x8030, "MOBILITY-TICKET", _bounded(MAX_TEXT))
+MOBILITY_TICKET = Attribute(0x8030, "MOBILITY-TICKET", values.bounded(values.MAX_TEXT))
+
+#: The two of RFC 8656 by the numbers that they had in its drafts, which coturn's client has kept.
+DRAFT_ADDITIONAL_ADDRESS_FAMILY = Attribute(0x8032, "ADDITIONAL-ADDRESS-FAMILY", values.U8)
+DRAFT_ADDRESS_ERROR_CODE = Attribute(0x8033, "ADDRESS-ERROR-CODE", values.ADDRESS_ERROR)
 
 _TABLE: Mapping[int, Attribute[Any]] = {
     value.type: value for value in list(globals().values()) if isinstance(value, Attribute)

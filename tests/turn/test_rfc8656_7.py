@@ -192,6 +192,14 @@ class AllocateTests(SynchronousTestCase):
         self.assertEqual((relays(answer), answer.get(stun.ADDRESS_ERROR_CODE)), ([INTERNAL_IP], (Family.IPV6, 508)))
         self.assertEqual(code(world.client(port=3).allocate(BOTH)), 508)
 
+    def test_7_2_step_9_by_the_numbers_of_the_draft(self) -> None:
+        """Who writes the attribute as it was numbered in the drafts gets both families, or its error so numbered."""
+        draft = (stun.DRAFT_ADDITIONAL_ADDRESS_FAMILY, Family.IPV6)
+        self.assertEqual(relays(World(relay_ip6=RELAY_IP6).client().allocate(draft)), [INTERNAL_IP, RELAY_IP6])
+        answer = self.client.allocate(draft)
+        self.assertEqual(answer.get(stun.DRAFT_ADDRESS_ERROR_CODE), (Family.IPV6, 440))
+        self.assertNotIn(stun.ADDRESS_ERROR_CODE, answer)
+
     def test_7_2_step_10_quota(self) -> None:
         """486 goes by the user name, not by the address."""
         world = World(allocations_per_user=2)
