@@ -28,6 +28,8 @@ FEW = 10
 #: Clients of a stream load, and of a load for workers.
 STREAM_CLIENTS, WORKER_CLIENTS = 4, 48
 DIRECTIONS = ("up", "down")
+#: Of a core, what a worker gets where the load would have none left.
+RATION = 0.15
 #: Relay ports of a second server of ours.
 OTHER_RELAY_PORTS = (26000, 31999)
 
@@ -275,7 +277,10 @@ def scale(plan: Plan, directory: Path) -> Section:
 
 
 def workers(plan: Plan, directory: Path) -> Section:
-    """The top rate of several workers against that of one, both servers ours."""
+    """The top rate of several workers against that of one, both servers ours.
+
+    Where they and the load share the CPUs, each worker gets a small share of a core and the load the rest.
+    """
     section = Section("Workers", (f"{plan.workers}", "1"))
     if not turn_servers.has_workers():
         section.remarks.append("this server has none")
@@ -284,14 +289,18 @@ def workers(plan: Plan, directory: Path) -> Section:
     own, load_cpus = turn_servers.divided(plan.workers)
     roomy = not own & load_cpus
     os.sched_setaffinity(0, load_cpus)
-    mark: Mark | None = turn_marks.WORKERS if roomy else None
-    for turn in range(plan.rounds if roomy else 1):
+    rationed = not roomy and os.access(turn_servers.CPU_GROUPS, os.W_OK)
+    mark: Mark | None = turn_marks.WORKERS if roomy or rationed else None
+    for turn in range(plan.rounds if mark else 1):
         for count in (plan.workers, 1):
             with (
                 turn_servers.orama(directory / f"{turn}-{count}", workers=count) as server,
                 crowds([server]) as (crowd,),
+                ExitStack() as stack,
             ):
                 crowd.grow(WORKER_CLIENTS)
+                if rationed:
+                    stack.enter_context(server.rationed(RATION))
                 for burst, size in ((10, 1200), (1, 160)):
                     for direction in DIRECTIONS:
                         load = Load(direction, burst, size, 0, plan.step)
@@ -301,7 +310,9 @@ def workers(plan: Plan, directory: Path) -> Section:
                         for what, unit, value in (("top rate", "/s", best.rate), ("CPU", "µs", best.cpu_per_packet)):
                             line = section.line(f"{load.name}  {what}", unit, mark if unit == "/s" else None)
                             (line.ours if count > 1 else line.theirs).append(value)
-    if not roomy:
+    if rationed:
+        section.remarks.append(f"each worker has {RATION:.0%} of a core, the load what is left of {len(load_cpus)}")
+    elif not roomy:
         section.remarks.append(f"no mark: {plan.workers} workers and the load share {len(own | load_cpus)} CPUs")
     return section
 

@@ -27,6 +27,11 @@ RELAY_PORTS = (10000, 25999)
 CPUS = tuple(sorted(os.sched_getaffinity(0)))
 
 
+#: Where the CPU controller of the kernel is, and over how many microseconds it rations.
+CPU_GROUPS = Path("/sys/fs/cgroup/cpu")
+RATION_PERIOD = 10_000
+
+
 @frozen
 class TurnServer:
     """A server that runs."""
@@ -69,6 +74,28 @@ class TurnServer:
         for each in self.processes():
             for task in Path(f"/proc/{each}/task").iterdir():
                 os.sched_setaffinity(int(task.name), cpus)
+
+    @contextmanager
+    def rationed(self, share: float) -> Iterator[None]:
+        """Let each of its processes have *share* of a core, so that a machine with few leaves some to the load.
+
+        :raises OSError: the kernel's CPU controller (``cpu.cfs_quota_us`` of its first version) is not ours to use.
+        """
+        groups = [CPU_GROUPS / f"orama-bench-{each}" for each in self.processes()]
+        made: list[Path] = []
+        try:
+            for each, group in zip(self.processes(), groups, strict=True):
+                group.mkdir()
+                made.append(group)
+                (group / "cpu.cfs_period_us").write_text(str(RATION_PERIOD))
+                (group / "cpu.cfs_quota_us").write_text(str(round(share * RATION_PERIOD)))
+                (group / "cgroup.procs").write_text(str(each))
+            yield
+        finally:
+            for group in made:
+                for process in (group / "cgroup.procs").read_text().split():
+                    (CPU_GROUPS / "cgroup.procs").write_text(process)
+                group.rmdir()
 
 
 def divided(workers: int = 1) -> tuple[set[int], set[int]]:
