@@ -44,7 +44,8 @@ def rules_for(configs: Iterable[WebRtcConfig], settings: Settings) -> frozenset[
         Rule("tcp", settings.turns_port, settings.turns_port),
     }
     if ip_address(settings.relay_ip) == ip_address(settings.public_ip):
-        rules |= {Rule("udp", first, last) for first, last in relays}
+        protocols = ("udp", "tcp") if settings.turn.tcp_relays else ("udp",)
+        rules |= {Rule(protocol, first, last) for first, last in relays for protocol in protocols}
     return frozenset(rules)
 
 

@@ -73,6 +73,9 @@ class PeerStream(Stream, Protocol):
 class Listener(Protocol):
     """A TCP port that takes connections."""
 
+    def resume(self) -> None:
+        """Take connections again where there was no room for them."""
+
     def close(self) -> None: ...
 
 
@@ -301,6 +304,7 @@ class TcpRelay(Relay):
         self._connections = connections
         self._live: dict[int, Connection] = {}
         self._listener = connections.tcp.listen(address, lambda stream, peer: arrived(self, stream, peer))
+        connections.relays.add(self)
 
     def __len__(self) -> int:
         return len(self._live)
@@ -313,6 +317,10 @@ class TcpRelay(Relay):
 
     def send(self, packets: Burst, peer: Address) -> None:
         raise RelayUnavailable("a TCP relay has no packets")
+
+    def resume(self) -> None:
+        """Take connections again where there was no room for them."""
+        self._listener.resume()
 
     def accept(self, stream: Stream, peer: Address, now: float) -> Connection:
         """A connection of *peer*, which waits for its ConnectionBind."""
@@ -343,6 +351,7 @@ class TcpRelay(Relay):
 
     def close(self) -> None:
         """Give the address back, and end the connections (RFC 6062, 5.5)."""
+        self._connections.relays.discard(self)
         self._listener.close()
         for connection in self:
             connection.abort()
@@ -361,6 +370,8 @@ class Connections:
 
     def __init__(self, clock: IReactorTime, random: _random.Random, tcp: Tcp) -> None:
         self.tcp = tcp
+        #: Those that are there.
+        self.relays: set[TcpRelay] = set()
         self._clock = clock
         self._random = random
         self._live: dict[int, Connection] = {}
@@ -388,6 +399,8 @@ class Connections:
 
     def expire(self, now: float) -> None:
         """End what has waited too long; to be called about once a second."""
+        for relay in self.relays:
+            relay.resume()
         for connection in self:
             if connection.state is not State.BOUND and connection.expires <= now:
                 connection.abort()

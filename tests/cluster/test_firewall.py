@@ -60,6 +60,12 @@ class WantedTests(SynchronousTestCase):
         self.assertEqual(both, {"3400/udp", "3400/tcp", "443/tcp", "49152:49951/udp", "49952:50751/udp"})
         self.assertEqual(rules_for([one, two], settings) - rules_for([two], settings), {BLOCK})
 
+    def test_tcp_relays(self) -> None:
+        """Where there are TCP relays their ports are open for TCP as well."""
+        settings = evolve(SETTINGS, turn=TurnSettings(relay_ip="192.0.2.1", tcp_relays=True))
+        rules = {str(rule) for rule in rules_for([config("a", (49152, 49951))], settings)}
+        self.assertLessEqual({"49152:49951/udp", "49152:49951/tcp"}, rules)
+
 
 class OutputTests(SynchronousTestCase):
     """What ufw 0.36.2 prints."""

@@ -153,6 +153,11 @@ class MemoryListener:
     address: Address
     arrived: Callable[[PeerStream, Address], None]
     closed: bool = False
+    #: How often it was told that there may be room again.
+    resumed: int = 0
+
+    def resume(self) -> None:
+        self.resumed += 1
 
     def close(self) -> None:
         self.closed = True

@@ -334,6 +334,15 @@ class ArrivalTests(TcpTests):
         streams = [self.world.tcp.arrives(client.relay, (PEER[0], port)) for port in range(1, MAX_CONNECTIONS + 2)]
         self.assertEqual([stream.aborted for stream in streams], [False] * MAX_CONNECTIONS + [True])
 
+    def test_5_3_short_of_descriptors(self) -> None:
+        """A port that could take no connection for want of descriptors is told every second to try again."""
+        client = self.client()
+        self.pass_time(3)
+        self.assertEqual(self.world.tcp.listeners[client.relay].resumed, 3)
+        client.refresh((stun.LIFETIME, 0))
+        self.pass_time(3)
+        self.assertEqual(self.world.tcp.listeners[client.relay].resumed, 3)
+
     def test_5_3_not_after_the_allocation(self) -> None:
         """With the allocation the port is closed."""
         client = self.client()
