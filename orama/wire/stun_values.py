@@ -159,7 +159,10 @@ def _pack_address_error(error: tuple[int, int], _: bytes) -> bytes:
 
 def _unpack_address_error(value: bytes, _: bytes) -> tuple[int, int]:
     family, hundreds, rest = struct.unpack_from("!BxBB", value)
-    return family, (hundreds & 7) * 100 + rest
+    hundreds &= 7
+    if not 3 <= hundreds <= 6 or rest > 99:
+        raise StunError("an error code outside 300 to 699")
+    return family, hundreds * 100 + rest
 
 
 def _pack_types(types: Sequence[int], _: bytes) -> bytes:
