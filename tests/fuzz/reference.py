@@ -85,6 +85,7 @@ KNOWN: Mapping[int, Check] = {
     0x0025: _exactly(0),
     0x002A: _exactly(4),
     0x8000: _exactly(4),
+    0x8001: lambda value: _error(value[:4]),
     0x8002: lambda value: _algorithms(value) is not None,
     0x8003: _text(255),
     0x8004: _exactly(8),
