@@ -8,6 +8,7 @@ not mind signals: it ends when it is told to, and when the node that would tell 
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -121,14 +122,16 @@ class TurnWorker:
         )
         self._serve_certificates(beginning.certificates)
         table = SharedTable(TABLE, beginning.workers, beginning.worker, bytes.fromhex(beginning.table_key))
+        last = SOCKETS + beginning.sockets
+        inbox, *outboxes = (socket.socket(fileno=last + index) for index in range(1 + beginning.workers))
         turn = TurnService(
             self._reactor,
             settings,
             self._tenants,
             Fabric(self._reactor),
             self._certificates,
-            front=Front.of_descriptors(range(SOCKETS, SOCKETS + beginning.sockets)),
-            crew=Crew(table, bytes.fromhex(beginning.key)),
+            front=Front.of_descriptors(range(SOCKETS, last)),
+            crew=Crew(table, bytes.fromhex(beginning.key), inbox, tuple(outboxes)),
         )
         for namespace in beginning.drained:
             turn.drain_tenant(namespace)

@@ -99,7 +99,8 @@ class Stream:
         self._full = self._ended = self._finishing = self._closed = False
         self._reading = True
         connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if connection.family != socket.AF_UNIX:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         poll.add(self)
 
     # ---- for its owner ------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from orama.net.fabric import Address, Buffer, Burst
 from orama.net.stream import Flow
 from orama.turn.allocation import Allocation
 from orama.turn.relay import Relay, RelayUnavailable
+from orama.turn.shared import Crew
 
 #: RFC 6062, 5.2: a connection attempt gets at least 30 s.
 CONNECT_TIME = 30.0
@@ -366,9 +367,11 @@ class Connections:
     """Every data connection of the process, by CONNECTION-ID.
 
     :param random: for the ids; not to be guessed in production.
+    :param crew: where there are several workers, so that each can tell whose an id is.
     """
 
-    def __init__(self, clock: IReactorTime, random: _random.Random, tcp: Tcp) -> None:
+    def __init__(self, clock: IReactorTime, random: _random.Random, tcp: Tcp, crew: Crew | None = None) -> None:
+        self._crew = crew
         self.tcp = tcp
         #: Those that are there.
         self.relays: set[TcpRelay] = set()
@@ -384,10 +387,14 @@ class Connections:
 
     def new(self, relay: TcpRelay, peer: Address, expires: float) -> Connection:
         """A connection with an id of its own."""
-        while (id_ := self._random.getrandbits(_ID_BITS)) in self._live:
+        while (id_ := self._id()) in self._live:
             pass
         connection = self._live[id_] = Connection(relay, id_, peer, expires, self._clock)
         return connection
+
+    def _id(self) -> int:
+        id_ = self._random.getrandbits(_ID_BITS)
+        return id_ if self._crew is None else self._crew.mark(id_)
 
     def pending(self, id_: int) -> Connection | None:
         """The connection of that id, when it waits for its ConnectionBind."""

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 
@@ -35,6 +35,7 @@ from orama.turn.shared import Crew
 from orama.turn.stream import StreamClients
 from orama.turn.tcp import KernelTcp
 from orama.turn.tenants import Tenants
+from orama.turn.workers_passing import Passing
 
 #: Seconds between looks for what has expired.
 TICK = 1.0
@@ -97,6 +98,8 @@ class TurnService(Service):
         self._ports: list[Listener] = []
         self._front = front
         self._proxies = Proxies(settings.turn.proxy_protocol_from)
+        self._crew = crew
+        self._passing: Passing | None = None
         self._tick = LoopingCall(self._look)
         self._tick.clock = reactor
         #: The actual ports.
@@ -133,13 +136,14 @@ class TurnService(Service):
         super().stopService()
         if self._tick.running:
             self._tick.stop()
+        stopping = [] if self._passing is None else [self._passing.stop()]
         self._server.stop()
         for front in self._sockets:
             front.close()
         for port in self._ports:
             port.close()
         self._sockets, self._ports = [], []
-        return self._clients.stop()
+        return gatherResults([*stopping, self._clients.stop()])
 
     async def sessions(self, selection: Selection) -> list[Session]:
         """The allocations that an operator means. It takes its time, so that packets go on meanwhile."""
@@ -200,6 +204,13 @@ class TurnService(Service):
             self._sockets.append(udp := BurstSocket(self._poll, _nobody, offload=offload))
             udp.received = partial(self._server.received, udp)
             udp.adopt(each)
+        if self._crew is not None:
+            self._passing = Passing(
+                self._crew, self._poll, self._reactor, self._server, self._clients, self._sockets, self._server.drops
+            )
+            self._clients.pass_on = self._passing.pass_on
+            for number, udp in enumerate(self._sockets):
+                udp.received = self._passing.receiver(number)
         for listening, accepted in ((front.tcp, self._tcp), (front.tls, self._tls)):
             for each in listening:
                 self._ports.append(port := Listener(self._poll, accepted))
@@ -221,6 +232,8 @@ class TurnService(Service):
     def _look(self) -> None:
         self._server.tick()
         self._clients.tick()
+        if self._passing is not None:
+            self._passing.tick()
         for each in self._ports:
             each.resume()
 

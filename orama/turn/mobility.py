@@ -8,6 +8,7 @@ on the second one.
 
 from __future__ import annotations
 
+import hmac
 import random as _random
 import struct
 from collections import Counter
@@ -23,12 +24,13 @@ from orama.turn.allocation import Allocation
 from orama.turn.allocations import Allocations
 from orama.turn.relay import Link
 from orama.turn.request import Attributes, Refused, Request
+from orama.turn.shared import Crew
 from orama.wire import stun
 from orama.wire.channeldata import FIRST_CHANNEL
 
 #: RFC 8016, 3.2.2 wants at least 30 s for the retransmissions of a Refresh; RFC 8489, 6.2.1 has them go on for 39.5 s.
 RETRANSMISSION_TIME = 40.0
-_KEY_BITS = 256
+_KEY_LENGTH = 32
 _NONCE_LENGTH = 12
 _TAG_LENGTH = 16
 #: Number of the allocation, and of its moves.
@@ -42,12 +44,12 @@ _SEND_INDICATION = b"\x00\x16"
 class Tickets:
     """Writes and reads tickets (RFC 8016, appendix A has the idea).
 
-    :param random: for the key and the nonces; not to be guessed in production.
+    :param random: for the nonces, and for the key unless there is one; not to be guessed in production.
     """
 
-    def __init__(self, random: _random.Random) -> None:
+    def __init__(self, random: _random.Random, key: bytes | None = None) -> None:
         self._random = random
-        self._cipher = AESGCM(random.getrandbits(_KEY_BITS).to_bytes(_KEY_BITS // 8, "big"))
+        self._cipher = AESGCM(random.randbytes(_KEY_LENGTH) if key is None else key)
 
     def write(self, number: int, moves: int) -> bytes:
         """A ticket; no two are alike."""
@@ -117,14 +119,21 @@ class Mobility:
 
     :param random: for tickets; not to be guessed in production.
     :param drops: packets lost, by reason.
+    :param crew: where there are several workers, so that each can tell whose a ticket is.
     """
 
     def __init__(
-        self, allocations: Allocations, random: _random.Random, settings: TurnSettings, drops: Counter[str]
+        self,
+        allocations: Allocations,
+        random: _random.Random,
+        settings: TurnSettings,
+        drops: Counter[str],
+        crew: Crew | None = None,
     ) -> None:
         self._allocations = allocations
         self._random = random
-        self._tickets = Tickets(random)
+        self._crew = crew
+        self._tickets = Tickets(random, None if crew is None else hmac.digest(crew.key, b"tickets", "sha256"))
         self._settings = settings
         self._drops = drops
         self._mobiles: dict[int, Mobile] = {}
@@ -153,11 +162,20 @@ class Mobility:
 
     def begin(self, allocation: Allocation) -> bytes:
         """Make *allocation* mobile; gives its first ticket."""
-        while (number := self._random.getrandbits(_NUMBER_BITS)) in self._mobiles:
+        while (number := self._number()) in self._mobiles:
             pass
         self._mobiles[number] = Mobile(allocation, number)
         self._numbers[allocation] = number
         return self._tickets.write(number, 0)
+
+    def _number(self) -> int:
+        number = self._random.getrandbits(_NUMBER_BITS)
+        return number if self._crew is None else self._crew.mark(number)
+
+    def number_of(self, ticket: bytes) -> int | None:
+        """The number of the allocation that a ticket is for, ours or another worker's; None when nobody wrote it."""
+        found = self._tickets.read(ticket)
+        return None if found is None else found[0]
 
     def named(self, ticket: bytes) -> Allocation | None:
         """Whose that ticket is."""

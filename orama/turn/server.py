@@ -44,6 +44,8 @@ from orama.wire.stun import Class, Family, Message, Method, StunError
 
 _FIRST_CHANNEL_BYTE = FIRST_CHANNEL >> 8
 NONCE_KEY_LENGTH = 32
+#: How requests begin that may be about another worker's.
+_FROM_ELSEWHERE = frozenset({b"\x00\x04", b"\x00\x0b"})
 #: Bytes of the key that spreads strangers over the table of the rate limit.
 RATE_KEY_LENGTH = 16
 
@@ -80,6 +82,7 @@ class Server:
         crew: Crew | None = None,
     ) -> None:
         self._clock = clock
+        self._crew = crew
         nonce_key = random.randbytes(NONCE_KEY_LENGTH) if crew is None else crew.key
         nonces = Nonces(nonce_key, settings.nonce_lifetime)
         self._names = Names(realm, settings.credential_ttl, all_issued_here=all_issued_here)
@@ -120,9 +123,9 @@ class Server:
             crew=crew,
         )
         permitting = Permitting(peers, fabric)
-        self._connections = Connections(clock, random, tcp)
+        self._connections = Connections(clock, random, tcp, crew)
         self._connecting = Connecting(self._connections, clock, random, tenants, peers, permitting.relay_to, self.drops)
-        self._mobility = Mobility(self._allocations, random, settings, self.drops)
+        self._mobility = Mobility(self._allocations, random, settings, self.drops, crew)
         self._allocating = Allocating(self._allocations, settings, self._mobility, self._connecting.make_relay)
         #: What credentials have to stand behind, and what nobody answers.
         self._requests: Mapping[int, MethodOf] = {
@@ -189,6 +192,21 @@ class Server:
 
     def has_allocation(self, link: Link, client: Address) -> bool:
         return self._allocations.find(link, client, self._clock.seconds()) is not None
+
+    def elsewhere(self, packet: Buffer) -> int | None:
+        """Which other worker has what a request from a new address is about; None where that is not so.
+
+        A Refresh that brings a ticket (RFC 8016), or a ConnectionBind (RFC 6062).
+        """
+        if self._crew is None or bytes(packet[:2]) not in _FROM_ELSEWHERE:
+            return None
+        try:
+            message = stun.parse(packet)
+        except StunError:
+            return None
+        ticket = message.get(stun.MOBILITY_TICKET)
+        number = self._mobility.number_of(ticket) if ticket else message.get(stun.CONNECTION_ID)
+        return None if number is None else self._crew.elsewhere(number)
 
     def _stun(
         self, link: Link, packet: Buffer, client: Address, allocation: Allocation | None, now: float, verified: bool

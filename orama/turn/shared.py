@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import mmap
 import os
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -25,7 +26,7 @@ SLOTS = 1 << 17
 MAX_PROBES = 256
 #: Slots that one :meth:`SharedTable.sweep` looks at.
 SWEEP = 4096
-#: Workers of one node.
+#: Workers of one node, a power of two.
 MAX_WORKERS = 64
 #: Rows of relay ports: one for each family of address.
 ROWS = 2
@@ -66,8 +67,8 @@ class SharedTable:
         if not 0 <= worker < workers <= MAX_WORKERS:
             raise ValueError(f"there is no worker {worker} of {workers}")
         self.workers = workers
+        self.worker = worker
         self._descriptor = descriptor
-        self._worker = worker
         self._key = key
         self._slots = slots
         self._map = mmap.mmap(descriptor, _size(workers, slots))
@@ -154,19 +155,19 @@ class SharedTable:
 
     def take_port(self, port: int, row: int = 0) -> bool:
         """Have *port*, unless some worker has it, or keeps it for somebody."""
-        return self._turn_port(port, row, 0, self._worker + 1)
+        return self._turn_port(port, row, 0, self.worker + 1)
 
     def release_port(self, port: int, row: int = 0) -> bool:
         """Give *port* back; nothing happens when it is not this worker's."""
-        return self._turn_port(port, row, self._worker + 1, 0)
+        return self._turn_port(port, row, self.worker + 1, 0)
 
     def keep_port(self, port: int, row: int = 0) -> bool:
         """Keep *port*, which is this worker's, for whoever comes for it to any worker."""
-        return self._turn_port(port, row, self._worker + 1, self._worker + 1 | _KEPT)
+        return self._turn_port(port, row, self.worker + 1, self.worker + 1 | _KEPT)
 
     def drop_port(self, port: int, row: int = 0) -> bool:
         """Keep *port* no more; nothing happens when somebody has it by now."""
-        return self._turn_port(port, row, self._worker + 1 | _KEPT, 0)
+        return self._turn_port(port, row, self.worker + 1 | _KEPT, 0)
 
     def claim_port(self, port: int, row: int = 0) -> bool:
         """Have *port* if some worker keeps it."""
@@ -174,7 +175,7 @@ class SharedTable:
             at = row * _PORTS + port
             if not self._ports[at] & _KEPT:
                 return False
-            self._ports[at] = self._worker + 1
+            self._ports[at] = self.worker + 1
             return True
 
     def has_port(self, port: int, row: int = 0) -> bool:
@@ -281,8 +282,25 @@ class Crew:
     """What the workers of a node have in common, as one of them has it."""
 
     table: SharedTable
-    #: Random bytes, so that what one worker has given out is good with all: nonces, and tokens of reservations.
+    #: Random bytes, so that what one worker has given out is good with all: nonces, tickets, tokens of reservations.
     key: bytes = field(repr=False)
+    #: Where other workers send what is ours (``workers_passing``), and for each worker where to send what is its.
+    inbox: socket.socket
+    outboxes: tuple[socket.socket, ...]
+
+    @property
+    def worker(self) -> int:
+        """Which one it is."""
+        return self.table.worker
+
+    def mark(self, number: int) -> int:
+        """*number* as one of ours: :meth:`elsewhere` tells. It costs six of its bits."""
+        return number & -MAX_WORKERS | self.worker
+
+    def elsewhere(self, number: int) -> int | None:
+        """Which other worker has made *number* its own; None when it was this one."""
+        owner = number % MAX_WORKERS
+        return None if owner == self.worker or owner >= self.table.workers else owner
 
 
 def _size(workers: int, slots: int) -> int:

@@ -8,7 +8,7 @@ requests still get through, since on a stream nobody repeats them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -72,6 +72,8 @@ class StreamClient:
         self._needed = 0
         self._incomplete_since = 0.0
         self._messages = 0
+        #: The other worker that has what this client is about.
+        self._elsewhere: int | None = None
         self._full = False
         self._closing = False
         self._waiting_answers = 0
@@ -119,6 +121,9 @@ class StreamClient:
             if self._closing:
                 return
             view = view[used:]
+            if self._elsewhere is not None:
+                self._clients.pass_on(self, view, self._elsewhere)
+                return
             if self._raw is not None:
                 if view:
                     self._raw.received(view)
@@ -152,6 +157,9 @@ class StreamClient:
                 start, at = at, at + length
                 if at > end:
                     self._needed = length
+                    return bursts, start, True
+                if not known and (worker := self._server.elsewhere(data[start:at])) is not None:
+                    self._elsewhere = worker
                     return bursts, start, True
                 if data[start] < _CHANNEL_BYTE:
                     if not singles:
@@ -255,6 +263,8 @@ class StreamClients:
         self._clients: dict[StreamClient, None] = {}
         self._strangers: dict[StreamClient, None] = {}
         self._stopped: Deferred[None] | None = None
+        #: Has another worker serve a client from here on, with what has come already.
+        self.pass_on: Callable[[StreamClient, Buffer, int], None] = _nobody_else
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -308,3 +318,8 @@ class StreamClients:
         for client in list(self._clients):
             client.close()
         return stopped
+
+
+def _nobody_else(client: StreamClient, data: Buffer, worker: int) -> None:
+    """There is no other worker."""
+    client.close()

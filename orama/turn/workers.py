@@ -2,16 +2,16 @@
 
 Python runs one thread at a time, so that one process is one core. All workers have sockets of their own on the same
 ports (:mod:`orama.turn.fronts`), and the kernel spreads clients over them; relay ports, allocations and bandwidth are
-counted for all of them in one table (:mod:`orama.turn.shared`), and what one gives out is good with all. A client that
-comes from another address comes to any worker, so that what would have to find its allocation then is not offered: TCP
-relays (RFC 6062) and mobility (RFC 8016). Worker 0 reaches the SFU of this process in memory, the others through the
-kernel.
+counted for all of them in one table (:mod:`orama.turn.shared`), and what one gives out is good with all. What comes
+from a new address about an allocation of another worker is passed on to that one (:mod:`orama.turn.workers_passing`).
+Worker 0 reaches the SFU of this process in memory, the others through the kernel.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import socket
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
@@ -69,7 +69,7 @@ class Workers(Service):
         poll: Poll | None = None,
     ) -> None:
         self._reactor = reactor
-        self._settings = evolve(settings, turn=_offered(settings.turn))
+        self._settings = settings
         self._tenants = tenants
         self._fabric = fabric
         self._certificates = certificates
@@ -99,6 +99,10 @@ class Workers(Service):
         self._settings = settings = evolve(settings, turn_port=self.udp_port, turns_port=self.tls_port)
         self.table = make_memory(self._count)
         self._common = SharedTable(self.table, self._count, 0, self._table_key)
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(self._count)]
+        self._inboxes, self._outboxes = zip(*pairs, strict=True)
+        for each in (*self._inboxes, *self._outboxes):
+            each.setblocking(False)
         self.own = TurnService(
             self._reactor,
             settings,
@@ -107,13 +111,14 @@ class Workers(Service):
             self._certificates,
             self._poll,
             front=self._fronts[0],
-            crew=Crew(self._common, self._key),
+            crew=Crew(self._common, self._key, self._inboxes[0], self._outboxes),
         )
         self.own.startService()
         self._tenants.watch(self._tenant_changed)
         self._certificates.changed.append(self._certificates_changed)
         self.workers = [
-            WorkerProcess(self._reactor, index, front, self) for index, front in enumerate(self._fronts) if index
+            WorkerProcess(self._reactor, index, [*self._fronts[index], self._inboxes[index], *self._outboxes], self)
+            for index in range(1, self._count)
         ]
         for worker in self.workers:
             worker.start()
@@ -140,8 +145,8 @@ class Workers(Service):
         return gatherResults(stopping).addBoth(self._stopped)
 
     def _stopped(self, result: Any) -> Any:
-        for front in self._fronts:
-            front.close()
+        for each in (*self._fronts, *self._inboxes, *self._outboxes):
+            each.close()
         self._common.close()
         os.close(self.table)
         return result
@@ -181,10 +186,9 @@ class Workers(Service):
 
     def configure(self, settings: TurnSettings) -> None:
         """Take over what may change while the server runs."""
-        turn = _offered(settings)
-        self._settings = evolve(self._settings, turn=turn)
-        self.own.configure(turn)
-        self._tell(order="configure", settings=to_json(turn))
+        self._settings = evolve(self._settings, turn=settings)
+        self.own.configure(settings)
+        self._tell(order="configure", settings=to_json(settings))
         if self._draining or self._drained:
             self._tell_alternates()
 
@@ -291,10 +295,3 @@ class Workers(Service):
                 self._tell_alternates()
         except Exception:
             _log.failure("a look at the TURN workers failed")
-
-
-def _offered(settings: TurnSettings) -> TurnSettings:
-    """*settings* without what several workers cannot do."""
-    if settings.tcp_relays:
-        _log.warn("there are no TCP relays: they need turn.workers = 1")
-    return evolve(settings, tcp_relays=False, mobility=False)

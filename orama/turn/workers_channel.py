@@ -74,7 +74,7 @@ class Beginning:
     #: Those of the node, with the ports that it really has.
     settings: Settings
     tenants: tuple[Tenant, ...]
-    #: Listening sockets that it was given: descriptors from :data:`SOCKETS` on.
+    #: Listening sockets that it was given: descriptors from :data:`SOCKETS` on. Its inbox and all outboxes follow.
     sockets: int
     #: Certificate and private key by the name that they are for; that of no name is the default.
     certificates: Mapping[str, tuple[str, str]]

@@ -7,8 +7,9 @@ Its sockets are the node's, so that its clients are nobody else's in the meantim
 from __future__ import annotations
 
 import os
+import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +22,6 @@ from twisted.python.failure import Failure
 
 import orama
 from orama.errors import Unavailable
-from orama.turn.fronts import Front
 from orama.turn.workers_channel import REPORTS, SOCKETS, TABLE, Garbled, Lines, Sample, line
 
 MODULE = "orama.turn_worker"
@@ -55,15 +55,15 @@ class Home(Protocol):
 class WorkerProcess:
     """Worker number *index*, whatever process it is at the moment.
 
-    :param front: its sockets, which stay the node's.
+    :param sockets: what it gets, which stays the node's.
     """
 
-    def __init__(self, reactor: Any, index: int, front: Front, home: Home) -> None:
+    def __init__(self, reactor: Any, index: int, sockets: Sequence[socket.socket], home: Home) -> None:
         self.index = index
         #: Fires when it serves for the first time.
         self.began: Deferred[None] = Deferred()
         self._reactor = reactor
-        self._front = front
+        self._sockets = sockets
         self._home = home
         self._running: _Running | None = None
         self._pause = FIRST_PAUSE
@@ -90,7 +90,7 @@ class WorkerProcess:
         self._since = self._heard = self._reactor.seconds()
         self._serves = False
         descriptors = {0: "w", 1: 2, 2: 2, REPORTS: "r", TABLE: self._home.table}
-        descriptors |= {SOCKETS + index: each.fileno() for index, each in enumerate(self._front)}
+        descriptors |= {SOCKETS + index: each.fileno() for index, each in enumerate(self._sockets)}
         command = [sys.executable, "-P", "-m", MODULE]
         self._running = _Running(self._heard_of, self._ended)
         try:

@@ -51,7 +51,7 @@ class Client:
         credentials = issue(self.secret, self.namespace, 600, time.time(), self.user)
         key = stun.long_term_key(credentials.username, "orama", credentials.password)
         who = [(stun.USERNAME, credentials.username), (stun.REALM, "orama"), (stun.NONCE, self.nonce)]
-        answer = self.ask(method, *attributes, *who, key=key)
+        self.answer = answer = self.ask(method, *attributes, *who, key=key)
         self.relay = answer.get(stun.XOR_RELAYED_ADDRESS) or self.relay
         error = answer.get(stun.ERROR_CODE)
         return error[0] if error else 0

@@ -33,6 +33,8 @@ from tests.net.test_tls import write_certificate
 from tests.turn.plain_client import Client
 
 TENANT = Tenant("myapp", ("north",), (13000, 13799), allowed_peers=(ip_network("127.0.0.0/8"),))
+#: Where relays are, so that their ports are nobody else's on this machine.
+RELAY_IP = "127.83.0.1"
 #: So many that one of two workers gets none of them once in 500,000 times.
 CLIENTS = 20
 
@@ -71,7 +73,7 @@ class WorkersTestCase(TestCase):
         self.tenants.put(TENANT)
         self.directory = Path(self.mktemp())
         self.certificates = ServerCertificates(self.directory, ["127.0.0.1"], reactor)
-        settings = Settings(turn_port=0, turns_port=0, turn=TurnSettings(workers=workers, **turn))
+        settings = Settings(turn_port=0, turns_port=0, turn=TurnSettings(workers=workers, relay_ip=RELAY_IP, **turn))
         service = Workers(reactor, settings, self.tenants, Fabric(reactor), self.certificates)
         service.startService()
         self.addCleanup(lambda: service.stopService() if service.running else None)
@@ -155,7 +157,11 @@ class ServingTests(WorkersTestCase):
             peer.settimeout(10)
 
             def through(client: Client) -> int:
-                permitted = client.signed(Method.CREATE_PERMISSION, (stun.XOR_PEER_ADDRESS, peer.getsockname()))
+                permitted = client.signed(
+                    Method.CREATE_PERMISSION,
+                    (stun.XOR_PEER_ADDRESS, peer.getsockname()),
+                    (stun.XOR_PEER_ADDRESS, (RELAY_IP, 1)),
+                )
                 assert permitted == 0
                 sent = [(stun.XOR_PEER_ADDRESS, peer.getsockname()), (stun.DATA, b"ping")]
                 client.socket.send(stun.build(Method.SEND, Class.INDICATION, b"t" * 12, sent))
@@ -290,7 +296,7 @@ class TellingTests(WorkersTestCase):
         service = await self.started(allocations_per_user=1)
         clients = self.clients(service, user="ann")
         self.assertEqual(sorted(await each(clients, Client.allocate)), [0] + [486] * (CLIENTS - 1))
-        service.configure(TurnSettings(allocations_per_user=CLIENTS))
+        service.configure(TurnSettings(allocations_per_user=CLIENTS, relay_ip=RELAY_IP))
         refused = [client for client in clients if client.relay is None]
         await until(refused, Client.allocate, 0)
 

@@ -16,7 +16,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from orama.errors import Unavailable
 from orama.settings import NamespaceTurnSettings, Settings, TurnSettings
-from orama.turn.fronts import Front
 from orama.turn.tenants import Tenant
 from orama.turn.workers_channel import MAX_LINE, REPORTS, Beginning, Garbled, Lines, from_json, line, to_json
 from orama.turn.workers_process import (
@@ -93,7 +92,7 @@ class Home:
 class WorkerProcessTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor, self.home = Reactor(), Home()
-        self.worker = WorkerProcess(self.reactor, 1, Front((), (), ()), self.home)
+        self.worker = WorkerProcess(self.reactor, 1, (), self.home)
         self.events: list[dict[str, Any]] = []
         globalLogPublisher.addObserver(self.events.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
@@ -194,7 +193,7 @@ class WorkerProcessTests(SynchronousTestCase):
         self.process.end(ProcessDone(0))
         self.successResultOf(stopped)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
-        other = WorkerProcess(self.reactor, 2, Front((), (), ()), self.home)
+        other = WorkerProcess(self.reactor, 2, (), self.home)
         other.start()
         self.process.end()
         self.successResultOf(other.stop())
