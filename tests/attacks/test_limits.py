@@ -142,6 +142,17 @@ class QuotaTests(AttackTestCase):
         codes = sorted(turn.parse(answer).code for answer in answers if answer)
         self.assertEqual(codes, [0] * ALLOCATIONS_OF_USER + [486] * 6)
 
+    def test_reserved_ports_count(self) -> None:
+        """coturn 4adbd82e, turned around: ports that are reserved and left are the user's own ones."""
+        eve = self.known("eve", namespace=OTHER)
+        codes = []
+        for _ in range(6):
+            codes.append(eve.allocate(EVEN_AND_NEXT).code)
+            eve.code(turn.REFRESH, GONE)
+        self.assertLessEqual(codes.count(0), ALLOCATIONS_OF_USER)
+        self.assertEqual(codes[-1], 486)
+        self.assertEqual(self.known("bob", namespace=OTHER).allocate().code, 0)
+
     def test_retransmission_counts_once(self) -> None:
         """coturn #243: an Allocate that comes five times is one allocation."""
         client = self.known("ann").known()
