@@ -80,7 +80,8 @@ class ClientHello:
         """
         records, message = self._records, self._message
         at = 0
-        while len(records) - at >= _RECORD_HEADER:
+        # What follows the message may be anything: early data (RFC 8446, 4.2.10) is no handshake record.
+        while not self._is_whole() and len(records) - at >= _RECORD_HEADER:
             length = int.from_bytes(records[at + 3 : at + 5], "big")
             if records[at] != _HANDSHAKE_RECORD or not 0 < length <= _MAX_RECORD:
                 raise ValueError("no handshake record")
@@ -93,12 +94,19 @@ class ClientHello:
             raise ValueError("another message")
         if len(message) < _MESSAGE_HEADER:
             return
-        needed = _MESSAGE_HEADER + int.from_bytes(message[1:4], "big")
+        needed = self._length()
         if needed > MAX_HELLO:
             raise ValueError("too long")
         if len(message) >= needed:
             self._read(_Reader(bytes(message), _MESSAGE_HEADER, needed))
             self._end()
+
+    def _length(self) -> int:
+        """Bytes of the message, once its header is there."""
+        return _MESSAGE_HEADER + int.from_bytes(self._message[1:_MESSAGE_HEADER], "big")
+
+    def _is_whole(self) -> bool:
+        return len(self._message) >= _MESSAGE_HEADER and len(self._message) >= self._length()
 
     def _end(self) -> None:
         self.done = True

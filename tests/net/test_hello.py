@@ -71,6 +71,12 @@ class HelloTests(SynchronousTestCase):
         hello.feed(data[-1:] + b"more")
         self.assertEqual((hello.done, hello.name, hello.protocols), (True, b"turn.example", (b"h2", b"stun.turn")))
 
+    def test_what_follows(self) -> None:
+        """Early data (RFC 8446, 4.2.10) and whatever else comes in the same read changes nothing."""
+        for more in (b"\x17\3\3\0\4data", b"\x14\3\3\0\1\1", b"no record at all", bytes(20000)):
+            hello = read(records(message(b"turn.example", [b"h2"])) + more)
+            self.assertEqual((hello.done, hello.name, hello.protocols), (True, b"turn.example", (b"h2",)))
+
     @given(st.binary(max_size=600), st.binary(max_size=600))
     @example(b"\x16\3\1\0\0", b"")
     @example(records(b"\1\0\0\1\0"), b"")
