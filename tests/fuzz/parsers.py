@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from twisted.names import dns as names
 
 from orama.errors import SignalError
-from orama.net import proxy
+from orama.net import hello, proxy
 from orama.signaling import messages
 from orama.turn.credentials import CredentialError, parse_username
 from orama.turn.mobility import Tickets
@@ -196,6 +196,24 @@ def _header(data: bytes) -> tuple[proxy.Header | None, bool]:
         return proxy.read_header(data), False
     except proxy.ProxyError:
         return None, True
+
+
+def run_hello(data: bytes) -> bool:
+    """A ClientHello is the same however it is cut and whatever follows it, and is judged within its bounds."""
+    whole = _hello(data, len(data) or 1)
+    for step in (1, 7):
+        assert _hello(data, step) == whole, step
+    done, name, protocols = whole
+    assert done or len(data) < 2 * hello.MAX_HELLO
+    return done and (bool(name) or protocols is not None)
+
+
+def _hello(data: bytes, step: int) -> tuple[bool, bytes, tuple[bytes, ...] | None]:
+    client = hello.ClientHello()
+    for at in range(0, len(data), step):
+        client.feed(data[at : at + step])
+        client.refusal(("stun.turn",))
+    return client.done, client.name, client.protocols
 
 
 def run_username(data: bytes) -> bool:

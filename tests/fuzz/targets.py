@@ -39,6 +39,7 @@ TARGETS = {
         Target("indications", parsers.run_indications, 150_000, parsers.repair_stun),
         Target("channeldata", parsers.run_channeldata, 100_000),
         Target("proxy", parsers.run_proxy, 100_000),
+        Target("hello", parsers.run_hello, 20_000),
         Target("framing", parsers.run_framing, 100_000),
         Target("username", parsers.run_username, 100_000),
         Target("nonce", parsers.run_nonce, 50_000, made=(parsers.NONCE, parsers.NONCE.replace(b"_", b"/"))),

@@ -45,6 +45,10 @@ class ParserTests(SynchronousTestCase):
         """A PROXY header is taken when it is whole, with an address, or is one error as soon as it cannot be one."""
         self.fuzz("proxy", 0.1)
 
+    def test_hello(self) -> None:
+        """A ClientHello is the same however it is cut and whatever follows it."""
+        self.fuzz("hello", 0.3)
+
     def test_framing(self) -> None:
         """A stream falls into the same messages however it arrives."""
         self.fuzz("framing", 0.3)
