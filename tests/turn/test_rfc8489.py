@@ -345,6 +345,7 @@ class RequestTests(SynchronousTestCase):
                 (client.allocate(), 0),
                 (client.permit(("8.8.8.8", 1)), 403),
                 (client.refresh(), 0),
+                (client.refresh(sha256=False), 0),  # signed with SHA-1, though it names an algorithm
             ):
                 self.assertEqual(code(answer), expected)
                 self.assertIn(stun.MESSAGE_INTEGRITY_SHA256, answer)
@@ -455,9 +456,11 @@ class AnonymityTests(SynchronousTestCase):
 
     def test_14_4_whole_call(self) -> None:
         """A call goes on under USERHASH past the expiry of the name, for every method; nobody's answer shows a name."""
+        self.world = World(all_issued_here=True, nonce_lifetime=50000)
+        self.world.server.tick()
         client = self.hidden()
         answers = [client.allocate((stun.LIFETIME, 3600)), client.permit(PEER)]
-        for _ in range(4):
+        for _ in range(12):
             self.world.clock.advance(700)
             self.world.server.tick()
             answers += [client.bind(0x4000, PEER), client.refresh((stun.LIFETIME, 3600))]
