@@ -15,6 +15,8 @@ from orama.wire.stun import userhash
 
 #: Names that are remembered; about 300 bytes each.
 MAX_NAMES = 32768
+#: Made in one tick, which takes 5 ms; what is left is the next one's.
+MAX_HASHES = 4096
 #: Seconds by which a credential may have been made by a clock that is ahead of ours.
 _AHEAD = 2
 
@@ -91,7 +93,7 @@ class Names:
                 self._plain.pop(digest, None)
         first = self._expiring[-1][0] + 1 if self._expiring else int(now) + 1
         last = min(int(now) + self._ttl + _AHEAD, int(now) + self._limit // max(1, len(served)))
-        for expiry in range(first, last + 1):
+        for expiry in range(first, min(last, first + MAX_HASHES // max(1, len(served))) + 1):
             digests = []
             for namespace in served:
                 name = f"{expiry}:{namespace}" if namespace else str(expiry)

@@ -75,6 +75,16 @@ class NamesTests(SynchronousTestCase):
         self.assertTrue(self.found(names, f"{NOW + 10}:ns-99"))
         self.assertFalse(self.found(names, f"{NOW + 11}:ns-99"))
 
+    def test_plain_names_take_no_long_tick(self) -> None:
+        """Where there are many to be made they come in several ticks."""
+        names = Names(REALM, 6000, all_issued_here=True)
+        sizes = []
+        for second in range(4):
+            names.tick(["a", "b"], NOW + second)
+            sizes.append(len(names))
+        self.assertLessEqual(sizes[0], 4100)
+        self.assertEqual(sizes[-1], 2 * 6002)
+
     def test_namespaces_change(self) -> None:
         """A namespace that comes is known at the next tick, and one that goes is not any more."""
         names = Names(REALM, 600, all_issued_here=True)
