@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
-from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ HOST = "127.0.0.1"
 NAMESPACE = "myapp"
 #: Text that is the key, as coturn's ``static-auth-secret`` has it.
 SECRET = "bm9ydGg="
+#: Of this process, so that those of others do not have its ports.
+RELAY_IP = str(IPv4Address(0x7F400000 | os.getpid() & 0x3FFFFF))
 #: Above what Linux gives to who asks for any port: the clients are on this machine too.
-RELAY_PORTS = (62000, 62799)
+RELAY_PORTS = (62000, 65535)
 _LOOPBACK = tuple(ip_network(text) for text in ("127.0.0.0/8", "::1/128"))
 #: A public IP that is no loopback address, so that every address is bound.
 _ANYWHERE = "192.0.2.1"
@@ -46,12 +48,12 @@ class RelayServer:
         tenants = Tenants()
         tenants.put(Tenant(NAMESPACE, (SECRET,), RELAY_PORTS, allowed_peers=_LOOPBACK))
         certificates = ServerCertificates(directory, [HOST], reactor)
-        turn = TurnSettings(relay_ip=HOST, **settings)
+        turn = TurnSettings(relay_ip=RELAY_IP, **settings)
         chosen = evolve(Settings(), turn_port=0, turns_port=0, public_ip=_ANYWHERE, turn=turn)
         self.service = TurnService(reactor, chosen, tenants, Fabric(reactor), certificates)
         #: Why allocations have ended, in order.
         self.ended: list[str] = []
-        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
+        self._waiting: list[tuple[int, Deferred[None]]] = []
 
     def start(self) -> RelayServer:
         self.service.startService()
@@ -72,15 +74,8 @@ class RelayServer:
 
     def when_ended(self, count: int) -> Deferred[None]:
         """Fires when so many allocations have ended."""
-        return self._when(lambda: len(self.ended) >= count)
-
-    def when_left(self, count: int) -> Deferred[None]:
-        """Fires when no more than so many allocations are there."""
-        return self._when(lambda: self.service.allocations() <= count)
-
-    def _when(self, reached: Callable[[], bool]) -> Deferred[None]:
         waiting: Deferred[None] = Deferred()
-        self._waiting.append((reached, waiting))
+        self._waiting.append((count, waiting))
         self._tell()
         return waiting
 
@@ -96,11 +91,11 @@ class RelayServer:
 
     def _tell(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for reached, fired in waiting:
-            if reached():
+        for count, fired in waiting:
+            if len(self.ended) >= count:
                 fired.callback(None)
             else:
-                self._waiting.append((reached, fired))
+                self._waiting.append((count, fired))
 
 
 class EchoPeer(DatagramProtocol):

@@ -19,7 +19,7 @@ from twisted.trial.unittest import TestCase
 
 from orama.net.fabric import Address
 from tests.interop.aiortc_client import deferred
-from tests.interop.relay_server import HOST, EchoPeer, RelayServer
+from tests.interop.relay_server import HOST, RELAY_IP, EchoPeer, RelayServer
 
 CHANNEL = 0x4000
 SECONDS = 10.0
@@ -87,7 +87,7 @@ class AioiceTests(TestCase):
         client = await self.client(server, transport)
         client.receiver = receiver = Receiver()
         relay = await client.connect()
-        self.assertEqual(relay[0], HOST)
+        self.assertEqual(relay[0], RELAY_IP)
         self.assertEqual(client.mapped_address, client.transport.get_extra_info("sockname"))
         self.assertEqual(server.service.allocations(), 1)
 
