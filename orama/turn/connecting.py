@@ -91,7 +91,7 @@ class Connecting:
         """RFC 6062, 5.4. A connection that has an allocation is no data connection."""
         id_ = request.message.get(stun.CONNECTION_ID)
         link = request.link
-        if not request.verified or not isinstance(link, Stream) or id_ is None or request.allocation is not None:
+        if not isinstance(link, Stream) or id_ is None or request.allocation is not None:
             raise Refused(400)
         connection = self._connections.pending(id_)
         if connection is None:

@@ -482,6 +482,20 @@ class ClosingTests(TcpTests):
         peer.breaks()
         self.assertEqual(code(TcpClient(self.world, 41000).bind_connection(id_)), 400)
 
+    def test_5_5_reads_to_the_end(self) -> None:
+        """A side that was held because the other one did not read is read again when that one is gone, so that its own
+        end is heard."""
+        peer, data = self.joined(self.client())
+        peer.stuck = True
+        data.gives(bytes(ROOM))
+        self.assertFalse(data.reading)
+        peer.breaks()
+        self.turn()
+        self.assertTrue(data.reading)
+        data.gives(b"into the void")
+        data.breaks()
+        self.assertEqual(self.connections(), 0)
+
     def test_5_5_does_not_take_the_last(self) -> None:
         """Who does not take what is left has 30 s for it."""
         peer, data = self.joined(self.client())
@@ -579,6 +593,37 @@ class BandwidthTests(TcpTests):
         self.assertFalse(data.finished)
         self.world.clock.pump([0.1] * 200)
         self.assertEqual((len(data.takes()), data.finished), (800_000, True))
+
+    def test_end_in_the_same_read(self) -> None:
+        """So it is when the end comes with what has to wait, as it may over TLS."""
+        peer, data = self.joined(self.client())
+        peer.gives(bytes(400_000))
+        peer.gives(b"last")
+        assert peer.flow is not None
+        peer.flow.ended()
+        self.assertEqual((len(data.takes()), data.finished), (400_000, False))
+        self.world.clock.pump([0.1] * 100)
+        self.assertEqual((data.takes(), data.finished), (b"last", True))
+
+    def test_gone_while_it_waits(self) -> None:
+        """What waits for bandwidth when its sender goes is passed on at once: there is nobody left to slow down."""
+        peer, data = self.joined(self.client())
+        peer.gives(bytes(400_000))
+        peer.gives(b"last")
+        peer.breaks()
+        self.assertEqual((data.takes()[400_000:], data.finished), (b"last", True))
+
+    def test_bandwidth_and_a_slow_reader(self) -> None:
+        """A side that is slow as well is waited for when there is bandwidth again."""
+        peer, data = self.joined(self.client())
+        peer.gives(bytes(400_000))
+        data.takes()
+        data.stuck = True
+        peer.gives(bytes(ROOM))
+        self.world.clock.pump([0.1] * 100)
+        self.assertFalse(peer.reading)
+        self.assertEqual(len(data.takes()), ROOM)
+        self.assertTrue(peer.reading)
 
     def test_no_timer_left(self) -> None:
         """A connection that waits for bandwidth leaves no call behind when it ends."""
