@@ -1,9 +1,8 @@
 """coturn's test client, ``turnutils_uclient``, in all of its modes against a running node and its TURN server.
 
 Debian's is 4.6.1: it has no flood (``-Y``) and its SCTP (``-b``) wants a kernel with it. DTLS (``-S`` without ``-t``)
-is not served, and ``-J`` has nothing to do where the server does not speak of OAuth. Two families in one allocation
-(``-Z``) it asks for by the number of a draft, not by that of RFC 8656. Of passive TCP relays (``-P``) it gets back no
-more than half from coturn's own server.
+is not served, and ``-J`` has nothing to do where the server does not speak of OAuth. Of passive TCP relays (``-P``) it
+gets back no more than half from coturn's own server.
 """
 
 from __future__ import annotations
@@ -77,8 +76,8 @@ WAYS: Mapping[str, Way] = {
     # There are two clients, who meet relay to relay.
     "to another client": Way(("-c", "-y"), 2),
     "to another client by Send": Way(("-c", "-y", "-s"), 2),
-    # RFC 6062: again two, each of which connects to the other's relay.
-    "by TCP relays": Way(("-T",), 2, ("tcp", "tls")),
+    # RFC 6062: four clients, each of which has a connection with each other one.
+    "by TCP relays": Way(("-T", "-m", "4"), 4, ("tcp", "tls")),
 }
 #: What needs all of TURN in one process.
 ALONE = frozenset({"with mobility", "by TCP relays"})
@@ -189,7 +188,8 @@ class ServerTests(UclientTestCase):
         return ["turnutils_uclient", *how, *to, *options, host]
 
     async def test_families(self) -> None:
-        """Clients and relays of IPv4 and of IPv6, in each combination and over UDP, TCP and TLS, lose nothing."""
+        """Clients and relays of IPv4 and of IPv6, in each combination and over UDP, TCP and TLS, lose nothing, and
+        relays of both in one allocation neither."""
         if not has_ipv6():
             self.skipTest("no IPv6 here")
         commands = {}
@@ -198,9 +198,14 @@ class ServerTests(UclientTestCase):
             for host, peer in ((HOST, "::1"), ("::1", "::1"), ("::1", HOST)):
                 name = f"{host} by {transport} to {peer}"
                 commands[name] = self.command(transport, "-c", "-z", "5", peer=peer, host=host)
+            # Refreshes each relay alone besides, as it happens.
+            for peer in (HOST, "::1"):
+                name = f"both families by {transport} to {peer}"
+                commands[name] = self.command(transport, "-Z", "-z", "5", peer=peer)
         once = [*commands]
         commands["two relays of IPv6"] = self.command("udp", "-z", "5", peer="::1")
         commands["two clients by IPv6"] = self.command("tcp", "-c", "-y", "-x", "-z", "5")
+        commands["two clients of both families"] = self.command("udp", "-Z", "-y", "-z", "5")
         expected = {name: MESSAGES if name in once else 2 * MESSAGES for name in commands}
         self.lossless(await together(commands), expected)
 
