@@ -13,13 +13,14 @@ from twisted.internet.defer import Deferred
 
 from orama.net.fabric import Fabric
 from orama.net.tls import ServerCertificates
-from orama.settings import Settings, SfuSettings
+from orama.settings import Settings, SfuSettings, TurnSettings
 from orama.sfu.events import Event
 from orama.sfu.peer import Peer
 from orama.sfu.room import Rooms
 from orama.turn import credentials
 from orama.turn.listeners import TurnService
 from orama.turn.tenants import Tenant, Tenants
+from orama.turn.workers import Workers
 
 HOST = "127.0.0.1"
 EVERYTHING = frozenset({"publish", "subscribe", "data"})
@@ -30,6 +31,7 @@ class House:
 
     :param directory: for the certificate of the TLS listener.
     :param media: ports of the SFU; the first that is free is taken.
+    :param workers: processes that serve TURN.
     """
 
     def __init__(
@@ -38,15 +40,19 @@ class House:
         media: tuple[int, int] = (13600, 13619),
         relays: tuple[int, int] = (49152, 49951),
         sfu: SfuSettings | None = None,
+        workers: int = 1,
     ) -> None:
-        self.settings = evolve(Settings(), turn_port=0, turns_port=0, sfu=sfu or SfuSettings())
+        turn = TurnSettings(workers=workers)
+        self.settings = evolve(Settings(), turn_port=0, turns_port=0, sfu=sfu or SfuSettings(), turn=turn)
         self.fabric = Fabric(reactor)
         self.tenants = Tenants(HOST)
         self.certificates = ServerCertificates(directory, [HOST, "localhost"], reactor)
-        self.turn = TurnService(reactor, self.settings, self.tenants, self.fabric, self.certificates)
+        service = TurnService if workers == 1 else Workers
+        self.turn = service(reactor, self.settings, self.tenants, self.fabric, self.certificates)
         self.rooms = Rooms(reactor, self.settings, self.fabric)
         self.secret = "c2VjcmV0IG9mIHRoZSBob3VzZQ=="
-        port = self.rooms.start_namespace("default", media, relays)
+        others = [] if workers == 1 else [(HOST, *relays)]
+        port = self.rooms.start_namespace("default", media, relays, others)
         self.media_address = (HOST, port)
         self.tenants.put(Tenant("default", (self.secret,), relays, ((HOST, port, port),)))
         self.turn.startService()

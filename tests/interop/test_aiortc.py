@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,15 @@ def seen(client: AiortcClient, publishers: int = 1) -> bool:
     )
 
 
-class AiortcTests(TestCase):
+class AiortcTestCase(TestCase):
     timeout = 90
+    #: Processes that serve TURN.
+    workers = 1
 
     def setUp(self) -> None:
         directory = Path(self.mktemp())
         directory.mkdir()
-        self.house = House(directory)
+        self.house = House(directory, workers=self.workers)
         self.clients: list[AiortcClient] = []
         self.addCleanup(lambda: deferred(self._stop()))
         certificates = str(directory / "self-signed.crt")
@@ -80,6 +83,8 @@ class AiortcTests(TestCase):
         )
         self.assertEqual({event.kind for event in two.told(TrackAdded)}, {"audio", "video"})
 
+
+class AiortcTests(AiortcTestCase):
     def test_udp(self) -> Deferred[None]:
         """Two clients over TURN/UDP: audio, video and data both ways."""
         return deferred(self._call("udp"))
@@ -222,5 +227,21 @@ class AiortcTests(TestCase):
             self.assertEqual(len(took), 2)
             self.assertLess(max(took), 2.0)
             self.assertLess(time.monotonic() - began, 4.0)
+
+        return deferred(call())
+
+
+class WorkersTests(AiortcTestCase):
+    """Where TURN is several processes, of which one has the SFU."""
+
+    workers = 3
+
+    def test_call(self) -> Deferred[None]:
+        """Whichever processes they come to, three clients hear and see the one that speaks."""
+
+        async def call() -> None:
+            await self.client().publish("audio", "video")
+            for client in [self.client(transport) for transport in ("udp", "tcp", "tls")]:
+                await client.until(partial(seen, client))
 
         return deferred(call())
