@@ -33,7 +33,7 @@ from orama.cluster.runner import InlineRunner
 from orama.cluster.turn_access import TurnAccess
 from orama.errors import OramaError, StartError, Unavailable
 from orama.listening import busy, listen, page_url, require_local, server_endpoints
-from orama.membership import Membership, Monitoring, Parts
+from orama.membership import INTERNAL_PORT, Membership, Monitoring, Parts
 from orama.metrics import LoopLag, Metrics
 from orama.net.fabric import Fabric
 from orama.net.poll import Poll
@@ -46,6 +46,7 @@ from orama.rest.tokens import new_key as new_token_key
 from orama.serving import LiveRooms, Require, ServedNamespaces, tenant_of
 from orama.settings import Settings, reloaded
 from orama.sfu.room import Rooms
+from orama.shut import shut_places
 from orama.signaling.resource import SignalResource
 from orama.signaling.service import SignalingService
 from orama.signaling.trunks import Trunks
@@ -53,7 +54,7 @@ from orama.store.database import Database
 from orama.store.directory import DataDirectory
 from orama.store.sealing import BrokenSeal, Seal
 from orama.turn.listeners import TurnService
-from orama.turn.tenants import Tenants
+from orama.turn.tenants import Shut, Tenants
 from orama.turn.workers import Workers, worker_count
 from orama.units import Units
 
@@ -262,7 +263,7 @@ class Node:
             self.tenants,
             self.turn,
             self.membership.config_of,
-            lambda config: tenant_of(config, self.settings),
+            lambda config: tenant_of(config, self.settings, self._shut()),
             self.membership.reconnect_url,
             globalLogPublisher,
             processes(self._reactor),
@@ -280,6 +281,7 @@ class Node:
             reactor, settings, self.node_id, self.tenants, self.rooms, self._signal, self.namespaces.require_webrtc
         )
         self.served.drain_tenant = self.turn.drain_tenant
+        self.served.shut = self._shut
         self.turn.redirect(
             ClusterAlternates(self._settings_now, self.node_id, self._turn_places, self.registry.active, SystemRandom())
         )
@@ -289,6 +291,13 @@ class Node:
         self._run(self.signaling)
         sfus = self.rooms if self.units is None else self.units.workers
         self.live = LiveRooms(sfus, self.membership.close_elsewhere)
+
+    def _shut(self) -> Shut:
+        """What no relay may reach of what this node serves and uses, as far as it is there already."""
+        me = self.registry.get(self.node_id)
+        own = [getattr(each.getHost(), "port", 0) for each in self.http]
+        cluster = me.internal_port if me is not None else self.settings.cluster.port or INTERNAL_PORT
+        return shut_places(self.settings, [*own, cluster, self.membership.dns.port])
 
     def _turn_places(self, namespace: str) -> Sequence[TurnPlace]:
         """Where TURN of *namespace* is, as the last pass found it."""
@@ -315,6 +324,7 @@ class Node:
         monitoring = Monitoring(self.health, self.ready, self.metrics.text)
         self._started("membership", self.membership.stop)
         await self.membership.start(self._parts(), monitoring, self._own_url())
+        self.served.configure(self.settings)  # by now all ports of ours are known
         if self.units is None:
             await self._first_start()
 
@@ -433,6 +443,8 @@ class Node:
             self.signaling.lobby.settings = settings.signaling
             self.turn.configure(settings.turn)
             self.served.configure(settings)
+            if self.units is not None:
+                await self.units.leases.refresh_all()
             self.site.adopt(self._site())
             _log.info("the configuration was read again")
             if waiting:

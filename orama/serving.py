@@ -29,7 +29,7 @@ from orama.rest.site import Site
 from orama.settings import NamespaceTurnSettings, Settings
 from orama.sfu.room import Rooms
 from orama.turn.peers import read_network
-from orama.turn.tenants import Tenant, Tenants
+from orama.turn.tenants import Shut, Tenant, Tenants
 from orama.turn.workers import worker_count
 
 #: Namespace → nothing; raises NotFound when it has no WebRTC.
@@ -77,6 +77,8 @@ class ServedNamespaces:
         self._configs: dict[str, WebRtcConfig] = {}
         #: Called when the TURN part of a namespace is about to end: nobody new, please.
         self.drain_tenant: Callable[[str], None] = _nothing
+        #: What no relay may reach of what this node serves and uses.
+        self.shut: Callable[[], Shut] = Shut
         #: Called when the SFU part of a namespace goes elsewhere: whoever is in its rooms is sent after it.
         self.lose_namespace: Callable[[str], None] = _nothing
 
@@ -114,7 +116,7 @@ class ServedNamespaces:
         if config.blocks.relay is None:
             self._tenants.remove(namespace)
         else:
-            self._tenants.put(tenant_of(config, self._settings))
+            self._tenants.put(tenant_of(config, self._settings, self.shut()))
         await self._apply_sfu(namespace, config)
 
     async def _apply_sfu(self, namespace: str, config: WebRtcConfig) -> None:
@@ -151,7 +153,7 @@ class ServedNamespaces:
             served.site.adopt(self._site(namespace))
         for config in self._configs.values():
             if config.blocks.relay is not None:
-                self._tenants.put(tenant_of(config, self._settings))
+                self._tenants.put(tenant_of(config, self._settings, self.shut()))
 
     async def stop(self) -> None:
         """Serve nobody any more, at once."""
@@ -198,7 +200,7 @@ class ServedNamespaces:
         _log.info("{namespace} is served no more", namespace=namespace)
 
 
-def tenant_of(config: WebRtcConfig, settings: Settings) -> Tenant:
+def tenant_of(config: WebRtcConfig, settings: Settings, shut: Shut) -> Tenant:
     """What TURN has to know of a namespace that has a relay block here."""
     assert config.blocks.relay is not None
     turn = settings.turn
@@ -210,6 +212,7 @@ def tenant_of(config: WebRtcConfig, settings: Settings) -> Tenant:
         tuple((place.ip, *place.media) for place in config.sfus),
         tuple(map(read_network, (*turn.allowed_peers, *own.allowed_peers))),
         tuple(map(read_network, (*turn.denied_peers, *own.denied_peers))),
+        shut,
     )
 
 

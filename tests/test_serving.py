@@ -9,6 +9,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from orama.cluster.desired import Blocks, WebRtcConfig
 from orama.serving import tenant_of
 from orama.settings import NamespaceTurnSettings, Settings, TurnSettings
+from orama.turn.tenants import Shut
+
+SHUT = Shut(("10.0.0.1",), ((6001, 6001),))
 
 
 class TenantTests(SynchronousTestCase):
@@ -27,7 +30,7 @@ class TenantTests(SynchronousTestCase):
             name: (tenant.allowed_peers, tenant.denied_peers)
             for name in ("a", "b")
             for config in [WebRtcConfig(name, ("secret",), 600, True, Blocks(relay=(50000, 50799)))]
-            for tenant in [tenant_of(config, settings)]
+            for tenant in [tenant_of(config, settings, SHUT)]
         }
         everybody, nobody = ip_network("198.51.100.0/24"), ip_network("10.0.0.0/8")
         self.assertEqual(networks["a"][0], (everybody, ip_network("2001:db8::/32")))

@@ -65,6 +65,18 @@ class OneProcessTests(NodeTestCase):
         await self.settled(second, 0)
         self.assertEqual(await deferToThread(first.signed, Method.CREATE_PERMISSION, PEER), 0)
 
+    async def test_own_services(self) -> None:
+        """A relay that may reach this host reaches neither its HTTP nor its signalling there (403)."""
+        node = await self.serving(allowed_peers=("127.0.0.0/8",))
+        client = self.client(node)
+        self.assertEqual(await deferToThread(client.allocate), 0)
+        ports = [node.http[0].getHost().port, node.turn.udp_port, node.served.signaling_port("default"), 9]
+        codes = []
+        for number, port in enumerate(ports):
+            wanted = (stun.CHANNEL_NUMBER, 0x4000 + number), (stun.XOR_PEER_ADDRESS, ("127.0.0.1", port))
+            codes.append(await deferToThread(client.signed, Method.CHANNEL_BIND, *wanted))
+        self.assertEqual(codes, [403, 403, 403, 0])
+
     async def test_sessions(self) -> None:
         """The command line shows who has an allocation, in whichever process, and ends it."""
         node = await self.serving()

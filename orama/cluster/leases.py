@@ -21,7 +21,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogPublisher, formatE
 from zope.interface import implementer
 
 from orama.cluster.desired import WebRtcConfig
-from orama.errors import Conflict, NotFound
+from orama.errors import Conflict, NotFound, OramaError
 from orama.turn.tenants import Tenant, Tenants
 
 #: Seconds between two looks whether a draining tenant is empty.
@@ -162,6 +162,14 @@ class Leases(Service):
         config = await self._config(namespace)
         if config.blocks.relay is not None:
             self._tenants.put(self._tenant(config))
+
+    async def refresh_all(self) -> None:
+        """The same for every namespace whose lease is held; one that is not to be found out about stays as it is."""
+        for namespace in tuple(self._leases):
+            try:
+                await self.refresh(namespace)
+            except OramaError as error:
+                _log.warn("TURN serves {namespace} as before: {why}", namespace=namespace, why=error.message)
 
     # ---- draining
 

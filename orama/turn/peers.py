@@ -3,9 +3,10 @@
 Two rules open an address: it is an SFU media address of the relay's own namespace, or it lies in one of
 the tenant's ``allowed_peers``. A network there opens a range that is never public (loopback, private,
 link-local, …) only by lying inside that range: ``127.0.0.0/8`` opens loopback, ``0.0.0.0/0`` does not. The
-SFUs and relays of other namespaces and our own listeners stay shut in any case, and so does what lies in one
-of the tenant's ``denied_peers``, whichever rule opens it. A permission names an IP
-alone, so the port is judged where it becomes known: at ChannelBind, at Send, and for what comes in.
+SFUs and relays of other namespaces, our own listeners and what else this node serves and uses (``Shut``) stay
+shut in any case, and so does what lies in one of the tenant's ``denied_peers``, whichever rule opens it. A
+permission names an IP alone, so the port is judged where it becomes known: at ChannelBind, at Send, and for
+what comes in.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class Peers:
         return bool(tenant.denied_peers) and _holds(tenant.denied_peers, ip)
 
     def _is_somebody_elses(self, tenant: Tenant, peer: Address) -> bool:
-        if peer in self.listeners:
+        if peer in self.listeners or tenant.shut.has(peer):
             return True
         owner = self._tenants.media_owner_of(peer)
         if owner is None and peer[0] in self._relay_ips:

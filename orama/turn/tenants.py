@@ -19,6 +19,24 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 
 @frozen
+class Shut:
+    """What is served beside media, on this host and around it: no business of a relay."""
+
+    #: Addresses of this host; those of loopback are, too.
+    hosts: tuple[str, ...] = ()
+    #: First and last ports there.
+    ports: tuple[tuple[int, int], ...] = ()
+    #: Addresses and ports on other hosts.
+    places: tuple[Address, ...] = ()
+
+    def has(self, peer: Address) -> bool:
+        ip, port = peer
+        if not any(first <= port <= last for first, last in self.ports):
+            return peer in self.places
+        return ip in self.hosts or ip_address(ip).is_loopback or peer in self.places
+
+
+@frozen
 class Tenant:
     """One namespace, as the TURN server sees it."""
 
@@ -33,6 +51,7 @@ class Tenant:
     allowed_peers: tuple[Network, ...] = ()
     #: Networks that they may not reach, whatever else is said.
     denied_peers: tuple[Network, ...] = ()
+    shut: Shut = Shut()
 
 
 class Tenants:

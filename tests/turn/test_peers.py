@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.turn.peers import SPECIAL, Peers, canonical, read_network
-from orama.turn.tenants import Tenants
+from orama.turn.tenants import Shut, Tenants
 from tests.turn.world import INTERNAL_IP, MYAPP, OTHER, OTHER_RELAY, OTHER_SFU, PEER, SFU
 
 #: Addresses that point inside, and other spellings of them.
@@ -174,3 +174,19 @@ class PeersTests(SynchronousTestCase):
         self.assertTrue(self.peers.may_reach_ip(tenant, "9.9.9.9"))
         self.assertEqual(read_network("::ffff:8.0.0.0/104"), ip_network("8.0.0.0/8"))
         self.assertEqual(read_network("2001:db8::/32"), ip_network("2001:db8::/32"))
+
+    def test_shut(self) -> None:
+        """What the node serves and uses stays shut, whatever is allowed; other ports of the same hosts do not."""
+        shut = Shut(("198.51.100.7",), ((6001, 6002),), (("198.51.100.8", 5432),))
+        tenant = evolve(MYAPP, allowed_peers=(ip_network("198.51.100.0/24"), ip_network("127.0.0.0/8")), shut=shut)
+        for peer, reached in (
+            (("198.51.100.7", 6001), False),
+            (("127.0.0.1", 6002), False),
+            (("127.8.8.8", 6002), False),
+            (("198.51.100.8", 5432), False),
+            (("198.51.100.7", 6003), True),
+            (("198.51.100.8", 6001), True),
+            (("127.0.0.1", 5432), True),
+        ):
+            self.assertEqual(self.peers.may_reach(tenant, peer), reached, peer)
+            self.assertTrue(self.peers.may_reach_ip(tenant, peer[0]))
