@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random as _random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -124,6 +124,12 @@ class Connecting:
             allocation.link.send((indication,), allocation.client)
             return
         stream.abort()
+
+    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
+        """Name, labels and value of the figures of each namespace."""
+        counts = Counter(connection.allocation.tenant.namespace for connection in self._connections)
+        for namespace in sorted({*counts, *(tenant.namespace for tenant in self._tenants)}):
+            yield "orama_turn_connections", {"namespace": namespace}, counts[namespace]
 
     def _tenant_changed(self, namespace: str) -> None:
         """End the connections to whom the rules have shut; the allocations have taken the rules over before."""

@@ -9,7 +9,6 @@ is written, so that what cannot go on waits in the sender's own kernel. Who may 
 from __future__ import annotations
 
 import random as _random
-from collections import Counter
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Protocol, runtime_checkable
@@ -411,9 +410,3 @@ class Connections:
         for connection in self:
             if connection.state is not State.BOUND and connection.expires <= now:
                 connection.abort()
-
-    def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
-        """Name, labels and value of the figures of each namespace."""
-        counts = Counter(connection.allocation.tenant.namespace for connection in self)
-        for namespace, count in sorted(counts.items()):
-            yield "orama_turn_connections", {"namespace": namespace}, count

@@ -419,7 +419,7 @@ class Server:
     def samples(self) -> Iterator[tuple[str, dict[str, str], float]]:
         """Name, labels and value of every figure, for Prometheus."""
         yield from self._allocations.samples()
-        yield from self._connections.samples()
+        yield from self._connecting.samples()
         for reason, count in sorted(self.drops.items()):
             yield "orama_turn_dropped_total", {"reason": reason}, count
         for code, count in sorted(self.refusals.items()):

@@ -561,7 +561,8 @@ class CountingTests(TcpTests):
         self.connected(client, (PEER[0], 9))
         self.assertEqual(self.connections(), 2)
         client.refresh((stun.LIFETIME, 0))
-        self.assertEqual(self.connections(), 0)
+        figures = self.world.figures()
+        self.assertEqual([figures["orama_turn_connections", name] for name in ("myapp", "other")], [0, 0])
 
 
 class BandwidthTests(TcpTests):
