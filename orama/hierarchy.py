@@ -244,7 +244,9 @@ class Node:
         else:
             self.turn = Workers(*parts)
         self._run(self.turn)
+        self.unready = "the node waits for the processes of TURN"
         await self.turn.ready()
+        self.unready = "the node is starting"
         self.rooms = Rooms(reactor, settings, self.fabric, poll=poll)
         self.rooms.on_empty = self._emptied
         self.rooms.on_secured = self.metrics.join_time.observe

@@ -29,7 +29,7 @@ from orama.turn.alternates import Alternates, listed
 from orama.turn.fronts import Front, bind
 from orama.turn.listeners import TurnService
 from orama.turn.sessions import Selection, Session
-from orama.turn.shared import Crew, SharedTable, make_memory
+from orama.turn.shared import MAX_WORKERS, Crew, SharedTable, make_memory
 from orama.turn.tenants import Tenants
 from orama.turn.workers_channel import Beginning, Sample, from_json, to_json
 from orama.turn.workers_process import WorkerProcess
@@ -47,7 +47,7 @@ _log = Logger()
 
 def worker_count(settings: TurnSettings) -> int:
     """How many processes are to serve TURN."""
-    return settings.workers or len(os.sched_getaffinity(0))
+    return settings.workers or min(len(os.sched_getaffinity(0)), MAX_WORKERS)
 
 
 class Workers(Service):
@@ -254,8 +254,9 @@ class Workers(Service):
         self._common.forget(worker)
 
     async def _ask(self, own: Coroutine[Any, Any, Any], **message: Any) -> list[Any]:
-        """Our own answer and those of the workers."""
-        asking = [Deferred.fromCoroutine(each) for each in (own, *(worker.ask(**message) for worker in self.workers))]
+        """Our own answer and those of the workers that are there; one that is not has nothing."""
+        others = [worker.ask(**message) for worker in self.workers if worker.pid is not None]
+        asking = [Deferred.fromCoroutine(each) for each in (own, *others)]
         try:
             return list(await gatherResults(asking, consumeErrors=True))
         except FirstError as error:

@@ -32,7 +32,7 @@ LASTING = 60.0
 #: Seconds without a report after which a worker is taken for stuck; it reports every second.
 SILENCE = 15.0
 #: Seconds that a worker gets to end what it has when it is told to stop.
-GRACE = 3.0
+GRACE = 5.0
 #: Seconds that a worker gets to answer.
 ANSWER_TIMEOUT = 5.0
 

@@ -27,6 +27,7 @@ from orama.settings import Settings, TurnSettings
 from orama.turn.sessions import Selection
 from orama.turn.tenants import Tenant, Tenants
 from orama.turn.workers import Workers, worker_count
+from orama.turn.workers_process import GRACE
 from orama.wire import stun
 from orama.wire.stun import Class, Method
 from tests.net.test_tls import write_certificate
@@ -353,13 +354,13 @@ class LifeTests(WorkersTestCase):
         self.assertEqual(await each([more], Client.allocate), [486])
 
     async def test_stop(self) -> None:
-        """A stop ends every process, gives the ports back, and takes no longer than a worker has to."""
+        """A stop ends every process and gives the ports back, in less than the time of a worker that hangs."""
         service = await self.started(workers=3)
         pids = [worker.pid for worker in service.workers]
         await each(self.clients(service), Client.allocate)
         began = reactor.seconds()
         await service.stopService()
-        self.assertLess(reactor.seconds() - began, 2.5)
+        self.assertLess(reactor.seconds() - began, GRACE)
         for pid in pids:
             self.assertRaises(ProcessLookupError, os.kill, pid, 0)
         for kind, port in ((socket.SOCK_DGRAM, service.udp_port), (socket.SOCK_STREAM, service.tls_port)):
