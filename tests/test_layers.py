@@ -32,7 +32,7 @@ SHARED = frozenset(
 )
 ASSEMBLY = frozenset(
     {
-        *("hierarchy", "membership", "serving", "attending", "reporting", "boot", "listening"),
+        *("hierarchy", "membership", "serving", "attending", "reporting", "boot", "listening", "shut"),
         *("daemon", "tap", "attachment", "worker", "turn_worker", "lease", "units"),
     }
 )

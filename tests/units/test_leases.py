@@ -149,6 +149,18 @@ class LeaseTests(SynchronousTestCase):
         assert held is not None
         self.assertEqual((held.secrets, self.tenants.get("other")), (("other",), None))
 
+    def test_refresh_all(self) -> None:
+        """When the node reads its configuration again, every namespace whose lease is held is looked at."""
+        self.attached()
+        self.configs["demo"] = config(secret="other")
+        self.now(self.leases.refresh_all())
+        held = self.tenants.get("demo")
+        assert held is not None
+        self.assertEqual(held.secrets, ("other",))
+        del self.configs["demo"]
+        self.now(self.leases.refresh_all())
+        self.assertEqual(self.tenants.get("demo"), held)
+
     def test_log(self) -> None:
         """What TURN says about the namespace, and that alone, goes to its unit."""
         _, said = self.attached()
