@@ -31,6 +31,8 @@ WIDE, DEEP, HOLE = "2600:1230::/29", "2600:2000:0:7f00::/57", "2600:1234:8000::/
 DENIED, PROXIES = "127.66.0.0/15", "127.70.0.0/16"
 #: Where we look from after each test, so that nobody else's flood is counted for us.
 SURVIVOR = "127.0.99.99"
+#: Relay ports of a namespace on the opened node.
+BLOCK = 16
 #: What the narrow node allows.
 ALLOCATIONS_OF_USER, ALLOCATIONS_OF_NAMESPACE = 2, 4
 RATE, BURST = 5, 20
@@ -61,7 +63,7 @@ def lurkers() -> Lurkers:
 def opened() -> NodeProcess:
     """Relays of UDP and TCP may reach loopback, but for a part; the block of a namespace is sixteen ports."""
     return _kept(
-        turn=f'relay_ip = "{OPENED}"\nrelay_block = 16\nallowed_peers = ["127.0.0.0/8"]\n'
+        turn=f'relay_ip = "{OPENED}"\nrelay_block = {BLOCK}\nallowed_peers = ["127.0.0.0/8"]\n'
         f'denied_peers = ["{DENIED}"]\ntcp_relays = true'
     )
 

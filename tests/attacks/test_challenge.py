@@ -107,6 +107,22 @@ class NonceTests(AttackTestCase):
         client.nonce = good
         self.assertEqual(client.forged(turn.ALLOCATE, ALLOCATE), 0)
 
+    def test_offers_cannot_be_changed(self) -> None:
+        """RFC 8489, 9.2.1 and 16.2 (bidding down): a nonce whose cookie offers something else is not one of ours."""
+        client = self.client("tcp").known()
+        good = client.nonce
+        self.assertTrue(good.startswith(b"obMatJos2"))
+        for changed in (
+            *(good[:at] + bytes((good[at] ^ 1,)) + good[at + 1 :] for at in range(len(good))),
+            b"obMatJos2AAAA" + good[13:],
+            b"obMatJos2////" + good[13:],
+            good[13:],
+        ):
+            client.nonce = changed
+            self.assertIn(client.forged(turn.ALLOCATE, ALLOCATE), (400, 401, 438), changed)
+        client.nonce = good
+        self.assertEqual(client.forged(turn.ALLOCATE, ALLOCATE), 0)
+
     def test_nonce_of_another_client_is_stale(self) -> None:
         """eturnal kept a nonce's address and did not look at it: another port and another address get 438."""
         nonce = self.client().known().nonce
@@ -268,6 +284,11 @@ class AmplificationTests(AttackTestCase):
         for method in (turn.ALLOCATE, turn.REFRESH, turn.CREATE_PERMISSION, turn.CHANNEL_BIND):
             self.assertLessEqual(len(client.ask(method).raw), 60, method)
             self.assertLess(len(client.ask(method, *ALLOCATE).raw), 56, method)
+        for more in range(0, 400, 4):
+            request = turn.build(turn.ALLOCATE, attributes=[*ALLOCATE, (0x8022, bytes(more))])
+            answer = client.answer(request)
+            assert answer is not None
+            self.assertLess(len(answer.raw), 2 * len(request), more)
 
     def test_no_answer_is_longer_for_who_asks_more(self) -> None:
         """Nothing that a stranger can ask for (SOFTWARE, families, unknown attributes) makes an answer large."""

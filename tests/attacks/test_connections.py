@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import time
 from itertools import pairwise
+from pathlib import Path
 
 from tests.attacks import probe
 from tests.attacks.probe import Probe
@@ -50,6 +52,22 @@ class ConnectionTestCase(AttackTestCase):
                 server.accept()
 
 
+def listeners(process: int) -> set[Address]:
+    """Where a process takes TCP connections over IPv4 (proc(5), net/tcp)."""
+    inodes = set()
+    for descriptor in Path(f"/proc/{process}/fd").iterdir():
+        try:
+            inodes.add(descriptor.readlink().name)
+        except OSError:  # closed meanwhile
+            continue
+    found = set()
+    for fields in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:]):
+        if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+            ip, _, port = fields[1].partition(":")
+            found.add((socket.inet_ntoa(struct.pack("=I", int(ip, 16))), int(port, 16)))
+    return found
+
+
 class InwardTests(ConnectionTestCase):
     """Slack's relay, 2020 (rtcsec): TCP to the inside, through a TURN server that did as it was told."""
 
@@ -78,10 +96,15 @@ class InwardTests(ConnectionTestCase):
         self.assertNobodyComes(*servers)
 
     def test_own_services(self) -> None:
-        """coturn #1946: where loopback is open, our own listeners are not: 403."""
+        """coturn #1946: where loopback is open, nothing that the node itself listens on is, TURN or HTTP or other."""
         client = self.allocated_tcp()
-        for own in (address(self.node, "tcp"), address(self.node, "tls"), self.relayed):
-            self.assertEqual(client.connect(own), 403, own)
+        host, _, port = self.node.authority.rpartition(":")
+        own = listeners(self.node.process.pid)
+        self.assertLessEqual(
+            {(host, int(port)), address(self.node, "tcp"), address(self.node, "tls"), self.relayed}, own
+        )
+        for listener in own:
+            self.assertEqual(client.connect(listener), 403, listener)
 
     def test_denied_networks(self) -> None:
         """coturn 6c13608c: what is denied is so for TCP too."""

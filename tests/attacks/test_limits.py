@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
+from contextlib import ExitStack
 
 from tests.attacks import probe
 from tests.attacks.probe import Probe
 from tests.attacks.stage import (
     ALLOCATIONS_OF_NAMESPACE,
     ALLOCATIONS_OF_USER,
+    BLOCK,
+    OPENED,
     AttackTestCase,
     guarded,
     narrow,
@@ -23,6 +27,8 @@ EVEN, EVEN_AND_NEXT = (turn.EVEN_PORT, b"\0"), (turn.EVEN_PORT, b"\x80")
 GONE = (turn.LIFETIME, bytes(4))
 #: RFC 8656 names no number; docs/turn.rst does.
 PERMISSIONS = CHANNELS = 256
+#: etc/orama.toml.
+FIRST_RELAY, ALLOCATIONS_BY_DEFAULT = 49152, 32
 
 
 class PortTests(AttackTestCase):
@@ -49,6 +55,24 @@ class PortTests(AttackTestCase):
             self.assertEqual(self.client().allocate().code, 508)
             for client in clients:
                 self.assertEqual(client.code(turn.REFRESH, GONE), 0)
+
+    def test_ports_that_somebody_has(self) -> None:
+        """livekit #4744, coturn #1568: where the kernel gives no port it is 508, and no place is lost."""
+        client = self.allocated()
+        first = (self.relayed[1] - FIRST_RELAY) // BLOCK * BLOCK + FIRST_RELAY
+        client.release()
+        with ExitStack() as taken:
+            for port in range(first, first + BLOCK):
+                taken.enter_context(socket.socket(type=socket.SOCK_DGRAM)).bind((OPENED, port))
+            user = f"{int(time.time()) + 600}:default:{os.urandom(4).hex()}"
+            for _ in range(ALLOCATIONS_BY_DEFAULT + 8):
+                client = self.client(username=user)
+                if client.allocate().code == 0:  # the port is asked for when there is a peer outside
+                    self.assertEqual(client.permit("127.0.0.9"), 508)
+                client.release()
+        client = self.client(username=user)
+        self.assertEqual(client.allocate().code, 0)
+        self.assertEqual(client.permit("127.0.0.9"), 0)
 
     def test_streams_that_go_give_their_port_back(self) -> None:
         """coturn a97f1924, 3c5b2615: allocating and hanging up in a loop holds neither port nor quota."""
