@@ -22,7 +22,7 @@ ROOM = TOP / "build" / "trial"
 #: Packages whose tests need the machine for themselves.
 ALONE = ("browser", "interop", "lab")
 #: Of the rest, what takes long and therefore goes first.
-LONG = ("cluster", "contract", "fuzz", "sfu", "store", "turn", "signaling", "rest", "units")
+LONG = ("attacks", "cluster", "contract", "fuzz", "sfu", "store", "turn", "signaling", "rest", "units")
 #: How many trials share the rest.
 WORKERS = 2
 
