@@ -271,6 +271,12 @@ def run_dns(data: bytes) -> bool:
         return False
     assert all(0 < len(label) <= dns.MAX_LABEL for label in query.labels)
     assert sum(len(label) + 1 for label in query.labels) < dns.MAX_NAME
+    try:
+        dns.read_query(head, data + b"\0")
+    except dns.FormatError:
+        pass
+    else:
+        raise AssertionError("a stray byte")
     (question,) = _twisted_names(data).queries
     assert (question.name.name, question.type, question.cls) == (b".".join(query.labels), query.type, query.cls)
     return True

@@ -18,14 +18,17 @@ from attrs import define, field
 from orama.net.fabric import Address, Buffer, Burst
 from orama.wire import stun
 from orama.wire.stun import Attribute, Class, Message, Method
+from tests.fuzz import reference
 from tests.fuzz.outgoing import CheckedClient, taken_ports
 from tests.turn.streams import MemoryStream
-from tests.turn.world import MYAPP, PEER, SFU, World
+from tests.turn.world import INTERNAL_IP, MYAPP, OTHER, PEER, SFU, World
 
 #: Steps of one session.
 MAX_STEPS = 24
 #: What the first namespace may reach.
 _OPEN = tuple(ip_network(text) for text in ("198.51.100.0/24", "10.0.0.0/30", "fd00::/64"))
+#: Ports of the second namespace, for media and for relays.
+_OTHERS = (OTHER.sfu_media[0][1:], OTHER.relay_ports)
 RELAY_IP6 = "fd00::1"
 METHODS = (
     *(Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND),
@@ -34,6 +37,14 @@ METHODS = (
 #: What a later request may name, by the attribute in which the server gave it.
 _NAMED: tuple[Attribute[Any], ...] = (stun.RESERVATION_TOKEN, stun.MOBILITY_TICKET, stun.CONNECTION_ID)
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
+
+
+def is_open(peer: Address, any_port: bool = False) -> bool:
+    """Whether the first namespace may reach *peer*: its networks without what is another's, and our listener."""
+    ip, port = peer
+    if not any(ip_address(ip) in network for network in _OPEN):
+        return False
+    return any_port or ip != INTERNAL_IP or (port != 3478 and not any(first <= port <= last for first, last in _OTHERS))
 
 
 def steps(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -132,7 +143,17 @@ class Session:
         head = kind + struct.pack("!HI12s", len(body) + 24, stun.COOKIE, transaction)
         signature = hmac.digest(client.key, head + body, "sha1")
         packet = head + body + struct.pack("!HH", stun.MESSAGE_INTEGRITY.type, 20) + signature
+        before = self.granted
         self.hear(client, client.give(packet))
+        asked = reference.read(packet)
+        if self.granted > before and asked is not None:
+            peers = [
+                reference.address(kind, value, transaction) for kind, value in asked.counted if kind == reference.PEER
+            ]
+            if method == Method.CREATE_PERMISSION:
+                assert all(is_open(peer, any_port=True) for peer in peers), f"a permission for one of {peers}"
+            elif method == Method.CHANNEL_BIND:
+                assert is_open(peers[0]), f"a channel to {peers[0]}"
 
     def hear(self, client: CheckedClient, packets: list[bytes]) -> None:
         """Look at what a client got, and keep what it may name later."""
@@ -180,10 +201,10 @@ class Session:
         for address, (link, _) in self.world.opened.items():
             assert MYAPP.relay_ports[0] <= address[1] <= MYAPP.relay_ports[1]
             for _, to in link.sent:
-                assert any(ip_address(to[0]) in network for network in _OPEN), f"data for {to}"
+                assert is_open(to), f"data for {to}"
             link.sent.clear()
         for attempt in self.world.tcp.attempts:
-            assert any(ip_address(attempt.peer[0]) in network for network in _OPEN), f"a connection to {attempt.peer}"
+            assert is_open(attempt.peer), f"a connection to {attempt.peer}"
         for client in self.clients:
             self.hear(client, client.checked(client.link.packets()))
         assert len(self.world.server) <= len(self.clients)
