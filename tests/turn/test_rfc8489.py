@@ -15,6 +15,7 @@ from orama.turn.credentials import Credentials, password
 from orama.turn.nonce import COOKIE, Feature, features
 from orama.wire import stun
 from orama.wire.stun import Attribute, Class, Message, Method, PasswordAlgorithm
+from tests.turn.tcp_client import TcpClient
 from tests.turn.world import MYAPP, NOW, PEER, REALM, Client, World, code
 
 UDP = (stun.REQUESTED_TRANSPORT, 17)
@@ -325,16 +326,22 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(code(self.client.refresh()), 0)
 
     def test_9_2_4_nonce_from_the_old_address(self) -> None:
-        """Who names an allocation from another address may show the nonce that its client has; nobody else may."""
+        """Who names an allocation from another address may show the nonce that its client has where addresses are
+        proven, on a stream; over UDP that proves nothing, and who only says that it is there gets no allocation's
+        packets sent there. Nobody else's nonce is good anywhere."""
         ticket = self.client.allocate((stun.MOBILITY_TICKET, b"")).get(stun.MOBILITY_TICKET)
+        stranger = modern(self.world, port=9)
+        stranger.challenge()
         self.client.address = ("203.0.113.77", 7)
         self.assertEqual(code(self.client.refresh()), 438)
         self.assertEqual(code(self.client.allocate()), 438)
-        self.assertEqual(code(self.client.refresh((stun.MOBILITY_TICKET, ticket))), 0)
-        stranger = modern(self.world, port=9)
-        stranger.challenge()
-        self.client.nonce = stranger.nonce
-        self.assertEqual(code(self.client.refresh()), 438)
+        self.assertEqual(code(self.client.refresh((stun.MOBILITY_TICKET, ticket))), 438)
+        stream = TcpClient(self.world, 7, "203.0.113.78")
+        stream.credentials = self.client.credentials
+        stream.nonce = stranger.nonce
+        self.assertEqual(code(stream.refresh((stun.MOBILITY_TICKET, ticket))), 438)
+        stream.nonce = self.client.nonce
+        self.assertEqual(code(stream.refresh((stun.MOBILITY_TICKET, ticket))), 0)
 
     def test_9_2_4_answers(self) -> None:
         """Whoever names an algorithm, MD5 too, gets every answer under MESSAGE-INTEGRITY-SHA256 and that key."""
