@@ -43,10 +43,18 @@ def rules_for(configs: Iterable[WebRtcConfig], settings: Settings) -> frozenset[
         Rule("tcp", settings.turn_port, settings.turn_port),
         Rule("tcp", settings.turns_port, settings.turns_port),
     }
-    if ip_address(settings.relay_ip) == ip_address(settings.public_ip):
+    if _are_public(settings):
         protocols = ("udp", "tcp") if settings.turn.tcp_relays else ("udp",)
         rules |= {Rule(protocol, first, last) for first, last in relays for protocol in protocols}
     return frozenset(rules)
+
+
+def _are_public(settings: Settings) -> bool:
+    """Whether relays of either family are on the Internet."""
+    relay_ip6 = settings.turn.relay_ip6
+    if relay_ip6 and ip_address(relay_ip6).is_global:
+        return True
+    return ip_address(settings.relay_ip) == ip_address(settings.public_ip)
 
 
 @frozen

@@ -60,6 +60,12 @@ class WantedTests(SynchronousTestCase):
         self.assertEqual(both, {"3400/udp", "3400/tcp", "443/tcp", "49152:49951/udp", "49952:50751/udp"})
         self.assertEqual(rules_for([one, two], settings) - rules_for([two], settings), {BLOCK})
 
+    def test_public_relays_of_ipv6(self) -> None:
+        """A relay address of IPv6 that is on the Internet opens the blocks too, one of the inside does not."""
+        for relay_ip6, opened in (("2a01:4f8::1", True), ("fd00::1", False), ("", False)):
+            settings = evolve(SETTINGS, turn=TurnSettings(relay_ip6=relay_ip6))
+            self.assertEqual(BLOCK in rules_for([config("a", (49152, 49951))], settings), opened, relay_ip6)
+
     def test_tcp_relays(self) -> None:
         """Where there are TCP relays their ports are open for TCP as well."""
         settings = evolve(SETTINGS, turn=TurnSettings(relay_ip="192.0.2.1", tcp_relays=True))
