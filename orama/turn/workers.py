@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from orama.net.fabric import Fabric
 from orama.net.poll import Poll
 from orama.net.tls import ServerCertificates
-from orama.settings import Settings, TurnSettings
+from orama.settings import AuthSettings, Settings, TurnSettings
 from orama.turn.alternates import Alternates, listed
 from orama.turn.fronts import Front, bind
 from orama.turn.listeners import TurnService
@@ -239,7 +239,7 @@ class Workers(Service):
             workers=self._count,
             table_key=self._table_key.hex(),
             key=self._key.hex(),
-            settings=self._settings,
+            settings=evolve(self._settings, database="", auth=AuthSettings()),
             tenants=tuple(self._tenants),
             sockets=len(list(self._fronts[worker])),
             certificates=self._certificates.files(),

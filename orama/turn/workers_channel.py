@@ -71,7 +71,7 @@ class Beginning:
     #: Of the shared table, and of the crew; hexadecimal.
     table_key: str
     key: str
-    #: Those of the node, with the ports that it really has.
+    #: Those of the node, with the ports that it really has; without database and keys.
     settings: Settings
     tenants: tuple[Tenant, ...]
     #: Listening sockets that it was given: descriptors from :data:`SOCKETS` on. Its inbox and all outboxes follow.
