@@ -174,8 +174,9 @@ class Allocation:
         """The channel of the packet at *start*, the payloads of what follows on the same one, and where that ends."""
         number = _unpack_header(packets[start])[0]
         payloads: list[Buffer] = []
-        at = start
-        for packet in packets[start:] if start else packets:
+        at, count = start, len(packets)
+        while at < count:  # not over a slice, or a burst of many short runs takes quadratic time
+            packet = packets[at]
             if len(packet) < _HEADER_LENGTH:
                 break
             found, length = _unpack_header(packet)

@@ -174,8 +174,8 @@ class Server:
         """Relay the run of plain Send indications for one peer that begins at *start*; gives where it ends."""
         payloads: list[Buffer] = []
         peer: Address | None = None
-        for packet in packets[start:]:
-            plain = unpack_send(packet)
+        for at in range(start, len(packets)):  # not a slice, or a burst of many short runs takes quadratic time
+            plain = unpack_send(packets[at])
             if plain is None or (peer is not None and plain[0] != peer):
                 break
             peer = plain[0]

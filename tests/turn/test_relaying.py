@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_network
+from typing import Any
 
 from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from orama.net.fabric import Address
+from orama.net.fabric import Address, Buffer
 from orama.wire import channeldata, stun
 from orama.wire.stun import Class, Method
 from tests.turn.world import FAR_SFU, MYAPP, OTHER_SFU, PEER, SFU, World, code
@@ -351,3 +353,40 @@ class RelayingTests(SynchronousTestCase):
 
     def echo(self, relay: Address, packets: list[bytes]) -> None:
         self.world.fabric.deliver(packets, SFU, relay)
+
+    def test_many_short_runs(self) -> None:
+        """A burst in which every packet is for another channel or peer than the one before takes linear time."""
+        other = (PEER[0], PEER[1] + 1)
+        self.client.bind(0x4000, PEER)
+        self.client.bind(0x4001, other)
+        channels = [channeldata.pack(0x4000 + number % 2, b"x") for number in range(1000)]
+        sends = [
+            stun.build(
+                Method.SEND,
+                Class.INDICATION,
+                bytes(12),
+                [(stun.XOR_PEER_ADDRESS, (PEER, other)[number % 2]), (stun.DATA, b"y")],
+            )
+            for number in range(1000)
+        ]
+        for packets in (channels, sends):
+            burst = Counted(packets)
+            self.world.server.received(self.client.link, burst, self.client.address)
+            self.assertEqual(len(self.to_kernel()), 1000)
+            self.assertLessEqual(burst.looks, 4 * 1000)
+
+
+class Counted(Sequence[Buffer]):
+    """Packets that count how many of them have been given."""
+
+    def __init__(self, packets: list[bytes]) -> None:
+        self._packets = packets
+        self.looks = 0
+
+    def __len__(self) -> int:
+        return len(self._packets)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._packets[index]
+        self.looks += len(found) if isinstance(index, slice) else 1
+        return found
