@@ -138,7 +138,7 @@ class AllocatedTests(CodeTestCase):
             self.assertEqual(client.code(turn.CREATE_PERMISSION, (turn.XOR_PEER_ADDRESS, odd)), 400, odd)
 
     def test_channel_numbers(self) -> None:
-        """RFC 8656, 12.2 a channel is between 0x4000 and 0x4FFF, or 400."""
+        """RFC 8656, 12.2: what is no channel is 400. RFC 5766 had them up to 0x7FFF, which docs/turn.rst keeps."""
         client = self.allocated()
         for number in (0, 1, 0x3FFF, 0x8000, 0xFFFF):
             self.assertEqual(client.bind(("127.0.0.9", 5000), number), 400, hex(number))
