@@ -42,7 +42,8 @@ def fuzz(name: str, options: Sequence[str]) -> None:
         run, made = _target(name)
     for number, data in enumerate(made):
         (ROOM / name / "corpus" / f"made{number}").write_bytes(data)
-    atheris.Setup([sys.argv[0], *options], run)
+    # libFuzzer starts itself again to merge, by the shell and by its first argument.
+    atheris.Setup([f"{sys.executable} -m tests.fuzz --one {name} --", *options], run)
     atheris.Fuzz()
 
 
