@@ -149,7 +149,7 @@ class Passing:
             first = packets[0]
             if routes and (route := routes.get((number, client))) is not None:
                 self._pass_packets(route.worker, number, packets, client)
-            elif not first[0] and first[:2] == _REFRESH and self._is_elsewhere(number, first, client):
+            elif first and not first[0] and first[:2] == _REFRESH and self._is_elsewhere(number, first, client):
                 received(packets, client)
             else:
                 server.received(front, packets, client)
