@@ -24,7 +24,7 @@ from tests.contract.turn import Address
 from tests.node import NodeProcess
 
 #: Where relays are: an address of their own for each node, so that no other test has a port of the blocks.
-GUARDED, OPENED, NARROW, WIDE_OPEN = "127.0.80.1", "127.0.80.2", "127.0.80.3", "127.0.80.4"
+GUARDED, OPENED, NARROW, WIDE_OPEN, PARTED = (f"127.0.80.{number}" for number in range(1, 6))
 #: Networks whose last bit is inside a byte; nobody is there.
 WIDE, DEEP, HOLE = "2600:1230::/29", "2600:2000:0:7f00::/57", "2600:1234:8000::/35"
 #: Where relays may not go for all that loopback is open, and where proxies are.
@@ -50,6 +50,12 @@ def _kept(*options: str, **tables: str) -> NodeProcess:
 def guarded() -> NodeProcess:
     """Peers are as nobody has configured them; blocks have the size that they have by default."""
     return _kept("--internal-ip", GUARDED, turn=f'relay_block = 800\nproxy_protocol_from = ["{PROXIES}"]')
+
+
+@cache
+def parted() -> NodeProcess:
+    """TURN is two processes on the same ports."""
+    return _kept(turn=f'relay_ip = "{PARTED}"\nworkers = 2')
 
 
 @cache

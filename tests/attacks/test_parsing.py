@@ -8,7 +8,7 @@ import struct
 
 from tests.attacks import probe
 from tests.attacks.probe import Probe, lengthened
-from tests.attacks.stage import AttackTestCase, address, opened
+from tests.attacks.stage import AttackTestCase, address, opened, parted
 from tests.contract import turn
 from tests.node import NodeProcess
 
@@ -119,6 +119,13 @@ class LengthTests(AttackTestCase):
         while (raw := client.receive()) is not None and raw[8:20] != bound[8:20]:
             self.assertNotEqual(turn.parse(raw).code, 0, raw.hex())
         self.assertIsNotNone(raw)
+
+
+class PartedLengthTests(LengthTests):
+    """The same where who reads a datagram has to see first which process it is for."""
+
+    def attacked(self) -> NodeProcess:
+        return parted()
 
 
 class UnknownTests(AttackTestCase):
