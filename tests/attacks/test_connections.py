@@ -18,6 +18,8 @@ from tests.node import NodeProcess
 
 GONE = (turn.LIFETIME, bytes(4))
 TCP = (turn.REQUESTED_TRANSPORT, probe.TCP)
+#: Bytes that the process may grow by for one pipe.
+SLOW_GROWTH = 4 << 20
 TICKET = (probe.MOBILITY_TICKET, b"")
 
 
@@ -208,6 +210,50 @@ class CountTests(ConnectionTestCase):
         codes = [client.connect(each.getsockname()) for each in servers]
         self.assertEqual(codes, [0] * 32 + [508] * 8)
         self.assertEqual(neighbour.connect(server.getsockname()), 0)
+
+    def test_peers_that_connect_in_crowds(self) -> None:
+        """coturn #1932 in TCP: of 100 connections of a permitted peer 32 are announced, the others are closed."""
+        client, others = self.allocated_tcp(), []
+        self.assertEqual(client.permit("127.0.0.9"), 0)
+        for _ in range(100):
+            others.append(socket.create_connection(self.relayed, turn.PATIENCE, source_address=("127.0.0.9", 0)))
+            self.addCleanup(others[-1].close)
+        attempts = [client.receive() for _ in range(32)]
+        self.assertEqual(
+            {turn.parse(raw or b"").kind for raw in attempts}, {probe.CONNECTION_ATTEMPT | turn.INDICATION}
+        )
+        closed = 0
+        for other in others:
+            other.settimeout(turn.SILENCE / 10)
+            try:
+                closed += not other.recv(1)
+            except TimeoutError:
+                pass
+            except ConnectionError:
+                closed += 1
+        self.assertEqual(closed, 68)
+        self.silent(client)
+
+    def test_ends_that_do_not_read(self) -> None:
+        """A peer, or a client, that sends and sends to an end that does not read has to wait: no memory is used."""
+        client, server = self.allocated_tcp(), self.listening()
+        connection = self.connected(client, server.getsockname())
+        joined = self.like(client)
+        self.assertEqual(joined.join(connection), 0)
+        peer, _ = server.accept()
+        self.addCleanup(peer.close)
+        before = probe.memory(self.node.process.pid)
+        for end, other in ((peer, joined.socket), (joined.socket, peer)):
+            end.settimeout(turn.SILENCE)
+            sent = 0
+            with self.assertRaises(TimeoutError):
+                while sent < 200 << 20:
+                    sent += end.send(bytes(1 << 16))
+            self.assertLess(probe.memory(self.node.process.pid) - before, SLOW_GROWTH)
+            other.settimeout(turn.PATIENCE)
+            while sent:
+                sent -= len(other.recv(1 << 20))
+        self.assertEqual(client.code(turn.REFRESH), 0)
 
     def test_everything_ends_with_the_allocation(self) -> None:
         """RFC 6062, 5.1: connections end with their allocation, and nobody listens at its address any more."""

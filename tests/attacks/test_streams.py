@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import ssl
 import struct
+from pathlib import Path
 
 from OpenSSL import SSL
 
@@ -180,6 +182,23 @@ class CrowdTests(StreamTestCase):
             stream.sendall(hello)
         self.assertEqual(self.client("tls").allocate().code, 0)
         self.assertLess(memory(self.node.process.pid) - before, HALF_OPEN_GROWTH)
+
+    def test_no_descriptor_is_left(self) -> None:
+        """Who opens connections until accept fails stops nobody, fills no log, and is served when there is room."""
+        process = self.node.process.pid
+        limits = resource.prlimit(process, resource.RLIMIT_NOFILE)
+        client, before = self.allocated(), len(self.node.said())
+        there = sum(1 for _ in Path(f"/proc/{process}/fd").iterdir())
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (there + 10, limits[1]))
+        try:
+            crowd = [self.stream(("tcp", "tls")[number % 2], "127.54.0.1") for number in range(60)]
+            for _ in range(500):
+                self.assertEqual(client.code(turn.REFRESH), 0)
+            self.assertLess(len(self.node.said()) - before, 30)
+        finally:
+            resource.prlimit(process, resource.RLIMIT_NOFILE, limits)
+        crowd[58].sendall(turn.build(turn.BINDING))
+        self.assertEqual(len(crowd[58].recv(32, socket.MSG_WAITALL)), 32)
 
     def test_many_of_one_address(self) -> None:
         """An address has 128 connections without an allocation: the oldest makes room, nobody else's does."""
