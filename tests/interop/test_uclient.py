@@ -185,6 +185,13 @@ class ServerTests(UclientTestCase):
         to = ("-p", str(self.server.port(transport)), *TRANSPORTS[transport])
         return ["turnutils_uclient", *how, *to, *options, host]
 
+    async def test_binding(self) -> None:
+        """``turnutils_stunclient`` learns its own address, over IPv4 and IPv6."""
+        for host, shown in ((HOST, "IPv4"), ("::1", "IPv6"))[: 1 + has_ipv6()]:
+            told = await run(["turnutils_stunclient", "-p", str(self.server.port("udp")), host])
+            self.assertEqual(told.status, 0, told.output)
+            self.assertRegex(told.output, rf"{shown}\. UDP reflexive addr: {host}:\d+")
+
     async def test_families(self) -> None:
         """Clients and relays of IPv4 and of IPv6, in each combination and over UDP, TCP and TLS, lose nothing, and
         relays of both in one allocation neither."""
