@@ -25,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -346,10 +345,19 @@ def against_orama(subscribers: int, load: Load) -> Result:
         command += ["--data-dir", str(directory / "data"), "--http", f"tcp:{http}:interface=127.0.0.1"]
         with rivals.Server(command, directory / "orama.log", ("127.0.0.1", http)) as server:
             deadline = time.monotonic() + 10
-            while urllib.request.urlopen(f"http://127.0.0.1:{http}/health").status != 200:
+            while not ready(f"http://127.0.0.1:{http}/ready"):
                 if time.monotonic() > deadline:
-                    raise RuntimeError("the node is not healthy")
+                    raise RuntimeError(f"the node did not start:\n{(directory / 'orama.log').read_text()}")
+                time.sleep(0.05)
             return asyncio.run(one_run(Orama(server, http, directory), subscribers, load))
+
+
+def ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.URLError:
+        return False
 
 
 def against_janus(subscribers: int, load: Load) -> Result:
