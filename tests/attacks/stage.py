@@ -40,6 +40,17 @@ NONCE_LIFETIME = 2
 NAUGHTY_REQUESTS = 40
 
 
+@cache
+def has_ipv6() -> bool:
+    """Whether this machine has a loopback address of IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probing:
+            probing.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def _kept(*options: str, **tables: str) -> NodeProcess:
     made = started(*options, config=toml(**tables))
     atexit.register(end, made)
@@ -76,8 +87,9 @@ def opened() -> NodeProcess:
 
 @cache
 def wide() -> NodeProcess:
-    """Relays of both families may reach every address: everything, therefore, that is somebody's and not special."""
-    return _kept("--internal-ip", WIDE_OPEN, turn='relay_ip6 = "::1"\nallowed_peers = ["0.0.0.0/0", "::/0"]')
+    """Relays, of both families where there are both, may reach every address that is not special."""
+    six = 'relay_ip6 = "::1"\n' if has_ipv6() else ""
+    return _kept("--internal-ip", WIDE_OPEN, turn=six + 'allowed_peers = ["0.0.0.0/0", "::/0"]')
 
 
 @cache

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 
+from twisted.trial.unittest import SkipTest
+
 from tests.attacks.probe import Probe
-from tests.attacks.stage import AttackTestCase, address, numbered, opened, wide
+from tests.attacks.stage import AttackTestCase, address, has_ipv6, numbered, opened, wide
 from tests.contract import turn
 from tests.contract.stage import directory
 from tests.contract.turn import Address
@@ -35,11 +37,14 @@ class InwardTests(PeerTestCase):
     def assertShut(self, *hosts: str, client: Probe | None = None) -> None:
         super().assertShut(*hosts, client=client)
         self.node = wide()
-        four, six = self.allocated(), self.allocated((turn.REQUESTED_FAMILY, b"\2\0\0\0"))
+        four = self.allocated()
         super().assertShut(*(host for host in hosts if ":" not in host), client=four)
-        super().assertShut(*hosts, client=six)
         # This is what would have been the answer.
-        self.assertEqual((four.permit("9.9.9.9"), six.permit("2620:fe::fe")), (0, 0))
+        self.assertEqual(four.permit("9.9.9.9"), 0)
+        if has_ipv6():
+            six = self.allocated((turn.REQUESTED_FAMILY, b"\2\0\0\0"))
+            super().assertShut(*hosts, client=six)
+            self.assertEqual(six.permit("2620:fe::fe"), 0)
 
     def test_loopback_is_refused(self) -> None:
         """CVE-2018-4058 (coturn before 4.5.0.9 relayed to loopback): every address of it is 403, at both its ends."""
@@ -151,6 +156,8 @@ class NetworkTests(PeerTestCase):
     """What is configured is read as networks, once, at the start."""
 
     def attacked(self) -> NodeProcess:
+        if not has_ipv6():
+            raise SkipTest("no IPv6 here")
         return numbered()
 
     def test_networks_that_end_inside_a_byte(self) -> None:
