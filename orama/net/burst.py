@@ -34,11 +34,13 @@ MAX_SEND = 65000
 #: Segments up to here pass every IPv6 path (RFC 8200, section 5: 1280 less 48 of headers), so that a
 #: refusal of one is the fault of the offload and not of the segment.
 SAFE_SEGMENT = 1232
-#: Reads in one visit; the rest waits for the next one, so that other sockets get their turn.
-MAX_READS = 64
-#: What one read can bring, and what the reads of one visit share: a read wants the whole of MAX_READ free.
+#: Reads in one visit; the rest waits for the next one, so that other sockets get their turn. What one read can bring,
+#: and what the reads of one visit share: a read wants the whole of MAX_READ free. A visit that brings several bursts of
+#: each of ten clients sends them together: 1.0 µs a packet at 800,000 a second, against 1.7 µs and 400,000 with room
+#: for twelve bursts. Twice as much is worth no more, and takes the reactor's turn.
+MAX_READS = 128
 MAX_READ = 1 << 16
-ARENA = 3 << 16
+ARENA = 16 << 16
 #: Asked for in each direction; the kernel gives what it may.
 SOCKET_BUFFER = 4 << 20
 #: ``SO_SNDBUFFORCE`` and ``SO_RCVBUFFORCE`` of Linux, for who may go beyond the system's limit.

@@ -136,6 +136,21 @@ class PollTests(SynchronousTestCase):
         self.assertGreaterEqual(self.now - began, TURN)
         self.assertLessEqual(self.now - began, TURN + PAUSE)
 
+    def test_rounds_end_with_the_turn(self) -> None:
+        """One look does not go on to another round when the reactor's turn has come."""
+        tap = self.tap()
+
+        def read(deep: bool) -> None:
+            tap.ours.recv(100)
+            tap.theirs.send(b"more")
+            tap.visits.append(deep)
+            self.now += TURN
+
+        tap.read = read  # type: ignore[method-assign]
+        tap.theirs.send(b"x")
+        self.wake()
+        self.assertEqual(tap.visits, [False])
+
     def test_backlog_does_not_pause(self) -> None:
         """While there is always more, nothing pauses: reads follow each other until the turn is over."""
         tap = self.tap()
