@@ -417,8 +417,8 @@ class BurstTests(TestCase):
         """A queue longer than the space of one visit is read in several, complete and in order."""
         sink = Sink()
         receiver, sender = self.socket(sink), self.socket()
-        packets = [i.to_bytes(2, "big") * 500 for i in range(400)]
-        for start in range(0, 400, 40):
+        packets = [i.to_bytes(2, "big") * 500 for i in range(1600)]
+        for start in range(0, 1600, 40):
             sender.send(packets[start : start + 40], receiver.address)
-        self.assertEqual(await sink.wait(400), packets)
+        self.assertEqual(await sink.wait(1600), packets)
         self.assertGreater(len(sink.bursts), 1)
