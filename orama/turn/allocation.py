@@ -158,11 +158,8 @@ class Allocation:
 
         Precondition: the packet at *start* has a header.
         """
-        payloads: Burst
-        if type(packets) is Run and not start and (run := _payloads(packets)) is not None:
-            number, payloads, end = _unpack_header(packets[0])[0], run, len(packets)
-        else:
-            number, payloads, end = self._collect(packets, start)
+        of_one = _of_one_channel(packets) if type(packets) is Run and not start else None
+        number, payloads, end = self._collect(packets, start) if of_one is None else of_one
         channel = self._channels.get(number)
         if channel is None or channel.expires <= now:
             self._drops["no_channel"] += len(payloads)
@@ -170,7 +167,7 @@ class Allocation:
             self._send(payloads, channel.peer, now)
         return end
 
-    def _collect(self, packets: Burst, start: int) -> tuple[int, list[Buffer], int]:
+    def _collect(self, packets: Burst, start: int) -> tuple[int, Burst, int]:
         """The channel of the packet at *start*, the payloads of what follows on the same one, and where that ends."""
         number = _unpack_header(packets[start])[0]
         payloads: list[Buffer] = []
@@ -351,16 +348,17 @@ class Allocation:
         del self._channels_by_peer[channel.peer]
 
 
-def _payloads(run: Run) -> Run | None:
-    """What is in the ChannelData of *run*, when all of it is for one channel and of one size; else None."""
-    number, length = _unpack_header(run.view, run.starts[0])
+def _of_one_channel(run: Run) -> tuple[int, Run, int] | None:
+    """Channel, payloads and end of *run*, when all of it is ChannelData of one channel and one size; else None."""
+    starts = run.starts
+    number, length = _unpack_header(run.view, starts[0])
     end = _HEADER_LENGTH + length
     if not end <= run.size < end + 4 or run.last < _HEADER_LENGTH or not run.heads_alike():
         return None
-    found, last = _unpack_header(run.view, run.starts[-1])
+    found, last = _unpack_header(run.view, starts[-1])
     if found != number or last > length or _HEADER_LENGTH + last > run.last:
         return None
-    return run.inner(_HEADER_LENGTH, length, last)
+    return number, run.inner(_HEADER_LENGTH, length, last), len(starts)
 
 
 def _headers(channel: Channel, packets: Burst) -> list[Buffer]:
