@@ -92,6 +92,8 @@ class Allocation:
     client: Address
     #: Where its client is about to move (RFC 8016, 3.2.2).
     second: tuple[Link, Address] | None = None
+    #: Where it was before its last move: a nonce of that address may still be under way in a repeated request.
+    former: Address | None = None
     tenant: Tenant
     user: str
     share: Share

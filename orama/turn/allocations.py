@@ -222,6 +222,8 @@ class Allocations:
         """Leave the first five-tuple of an allocation for its second."""
         assert allocation.second is not None
         del self._live[allocation.link, allocation.client], self._moving[allocation.second]
+        if allocation.client != allocation.second[1]:
+            allocation.former = allocation.client
         allocation.link, allocation.client = allocation.second
         self._live[allocation.second] = allocation
         allocation.second = None

@@ -81,17 +81,17 @@ class Authenticator:
         request: Message,
         client: Address,
         now: float,
-        held: tuple[bytes, Address] | None = None,
+        held: tuple[bytes, Address, Address | None] | None = None,
         *,
         verified: bool = False,
     ) -> Identity:
         """Check a request, in the order of RFC 8489, 9.2.4.
 
-        :param held: key and client of the allocation that the request is about. The key stays good for that one when
-            the secret that made it is no longer the tenant's, so that another secret ends no call. So does a nonce of
-            that client's, who may speak about it from another stream (RFC 6062, 4.3) and not try twice. Over UDP it
-            does not: a client that moves (RFC 8016, 3.2) has to show that it can read at the new address, or it would
-            have peers send to somebody else's.
+        :param held: key and client of the allocation that the request is about, and where it was before it moved. The
+            key stays good for that one when the secret that made it is no longer the tenant's, so that another secret
+            ends no call. So does a nonce of that client's, who may speak about it from another stream (RFC 6062, 4.3),
+            or once more after moving there, and not try twice. Over UDP it does not: a client that moves (RFC 8016,
+            3.2) has to show that it can read at the new address, or it would have peers send to somebody else's.
         :param verified: the client's address cannot be forged.
         :raises Refused: 401, 400 or 438.
         """
@@ -107,9 +107,8 @@ class Authenticator:
         identity = self._prove(request, name, username, tenant, chosen, b"" if held is None else held[0])
         if identity is None:
             raise Refused(401, challenge=True)
-        good = self._nonces.good(nonce, client, now) or (
-            verified and held is not None and self._nonces.good(nonce, held[1], now)
-        )
+        addresses = [client, *filter(None, held[1:])] if verified and held is not None else [client]
+        good = any(self._nonces.good(nonce, address, now) for address in addresses)
         if not good or (verified and offered is None):
             raise Refused(438, challenge=True)
         if request.method == Method.ALLOCATE or stun.USERHASH in request:

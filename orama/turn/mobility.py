@@ -8,6 +8,8 @@ on the second one.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
 import random as _random
 import struct
@@ -16,7 +18,7 @@ from collections.abc import Sequence
 
 from attrs import define, frozen
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
 from orama.net.fabric import Address, Buffer, Burst
 from orama.settings import TurnSettings
@@ -31,12 +33,13 @@ from orama.wire.channeldata import FIRST_CHANNEL
 #: RFC 8016, 3.2.2 wants at least 30 s for the retransmissions of a Refresh; RFC 8489, 6.2.1 has them go on for 39.5 s.
 RETRANSMISSION_TIME = 40.0
 _KEY_LENGTH = 32
-_NONCE_LENGTH = 12
-_TAG_LENGTH = 16
-#: Number of the allocation, and of its moves.
-_content = struct.Struct("!QI")
-TICKET_LENGTH = _NONCE_LENGTH + _content.size + _TAG_LENGTH
-_NUMBER_BITS = 64
+#: Number of the allocation, and of its moves: six bytes and two.
+_content = struct.Struct("!Q")
+_NUMBER_BITS = 48
+_MOVES_BITS = 16
+MOVES = (1 << _MOVES_BITS) - 1
+#: Characters. coturn's client takes no longer ticket, and none with a NUL byte in it.
+TICKET_LENGTH = 32
 _FIRST_CHANNEL_BYTE = FIRST_CHANNEL >> 8
 _SEND_INDICATION = b"\x00\x16"
 
@@ -44,27 +47,28 @@ _SEND_INDICATION = b"\x00\x16"
 class Tickets:
     """Writes and reads tickets (RFC 8016, appendix A has the idea).
 
-    :param random: for the nonces, and for the key unless there is one; not to be guessed in production.
+    Encrypted as RFC 5297 has it, which needs no nonce: no two are alike, as no two have the same content.
+
+    :param random: for the key, unless there is one; not to be guessed in production.
     """
 
     def __init__(self, random: _random.Random, key: bytes | None = None) -> None:
-        self._random = random
-        self._cipher = AESGCM(random.randbytes(_KEY_LENGTH) if key is None else key)
+        self._cipher = AESSIV(random.randbytes(_KEY_LENGTH) if key is None else key)
 
     def write(self, number: int, moves: int) -> bytes:
-        """A ticket; no two are alike."""
-        nonce = self._random.getrandbits(8 * _NONCE_LENGTH).to_bytes(_NONCE_LENGTH, "big")
-        return nonce + self._cipher.encrypt(nonce, _content.pack(number, moves), None)
+        """A ticket, as text. The number of moves is told up to its 16 lowest bits."""
+        content = _content.pack(number << _MOVES_BITS | moves & MOVES)
+        return base64.b64encode(self._cipher.encrypt(content, None))
 
     def read(self, ticket: bytes) -> tuple[int, int] | None:
         """Number and moves, None when we did not write it."""
         if len(ticket) != TICKET_LENGTH:
             return None
         try:
-            content = self._cipher.decrypt(ticket[:_NONCE_LENGTH], ticket[_NONCE_LENGTH:], None)
-        except InvalidTag:
+            content = self._cipher.decrypt(base64.b64decode(ticket, validate=True), None)
+        except (binascii.Error, InvalidTag):
             return None
-        number, moves = _content.unpack(content)
+        number, moves = divmod(_content.unpack(content)[0], MOVES + 1)
         return number, moves
 
 
@@ -203,9 +207,9 @@ class Mobility:
         allocation = mobile.allocation
         if not request.is_owner_of(allocation):
             raise Refused(441)
-        if moves == mobile.moves - 1 and mobile.answer_again(request) is not None:
+        if moves == (mobile.moves - 1) & MOVES and mobile.answer_again(request) is not None:
             return mobile
-        if moves != mobile.moves or request.allocation is allocation:
+        if moves != mobile.moves & MOVES or request.allocation is allocation:
             raise Refused(400)
         if request.allocation is not None:
             raise Refused(437)

@@ -236,7 +236,7 @@ class Server:
     ) -> None:
         """Authenticate a request and have its method answer it."""
         about = self._named(message) if allocation is None else allocation
-        held = None if about is None else (about.key, about.client)
+        held = None if about is None else (about.key, about.client, about.former)
         try:
             identity = self._authenticator.identify(message, client, now, held, verified=verified)
         except Refused as refused:

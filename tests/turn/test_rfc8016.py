@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from orama.net.fabric import Buffer
 from orama.turn.mobility import RETRANSMISSION_TIME, TICKET_LENGTH, Tickets
 from orama.turn.tenants import Tenant
 from orama.wire import channeldata, stun
@@ -329,6 +330,11 @@ class RefreshTests(MobilityTests):
         self.assertEqual(self.world.server.allocations_of("myapp"), 1)
         self.assertEqual(self.world.figures()["orama_turn_allocations", "myapp"], 1)
 
+    def test_6_text(self) -> None:
+        """A ticket is of at most 32 characters without a NUL: coturn's client takes no other."""
+        self.assertEqual(TICKET_LENGTH, 32)
+        self.assertTrue(self.ticket.isascii() and self.ticket.decode().isprintable())
+
     def test_6_opaque(self) -> None:
         """A ticket shows nothing: no two are alike, and none has the address or the name of its client in it."""
         tickets = {self.mobile(self.world.client(port, user="ann"))[1] for port in range(41000, 41020)}
@@ -344,6 +350,16 @@ class RefreshTests(MobilityTests):
         self.assertEqual(code(answer), 400)
 
 
+class OnStream(Client):
+    """A client whose address cannot be forged."""
+
+    def give(self, *packets: Buffer) -> list[bytes]:
+        self.link.packets()
+        burst = [memoryview(bytearray(packet)) for packet in packets]
+        self.world.server.received(self.link, burst, self.address, verified=True)
+        return self.link.packets()
+
+
 class StreamTests(MobilityTests):
     """A client on TCP, whose connection breaks."""
 
@@ -354,8 +370,7 @@ class StreamTests(MobilityTests):
 
     def on_stream(self, port: int) -> Client:
         """A client with a link of its own, as one on TCP has."""
-        link = MemoryLink()
-        return Client(self.world, ("192.0.2.200", port), self.world.credentials(user="ann"), link)
+        return OnStream(self.world, ("192.0.2.200", port), self.world.credentials(user="ann"), MemoryLink())
 
     def hang_up(self, client: Client) -> None:
         self.world.server.disconnected(client.link, client.address)
@@ -372,6 +387,26 @@ class StreamTests(MobilityTests):
         back.data(0x4000, b"up")
         self.assertEqual(self.at_peer(), [b"up"])
         self.reaches(b"down", back)
+
+    def test_3_2_2_repeated_with_the_old_nonce(self) -> None:
+        """A Refresh signed with a nonce of the old connection gets the same answer when it comes again, though that
+        connection has been closed meanwhile and the allocation has moved."""
+        for close_first in (True, False):
+            back = self.on_stream(40002 + close_first)
+            back.nonce = self.client.nonce
+            if close_first:
+                self.hang_up(self.client)
+            first = self.resume(back, transaction_id=b"once more...")
+            if not close_first:
+                self.hang_up(self.client)
+            back.data(0x4000, b"up")
+            again = self.resume(back, transaction_id=b"once more...")
+            self.assertEqual((code(first), code(again)), (0, 0))
+            ticket = again.get(stun.MOBILITY_TICKET)
+            assert ticket
+            self.assertEqual(ticket, first.get(stun.MOBILITY_TICKET))
+            self.client, self.ticket = back, ticket
+            back.challenge()
 
     def test_3_2_2_close_of_the_old_connection_moves(self) -> None:
         """When the old connection is closed, that settles the move without any data."""
