@@ -260,6 +260,7 @@ class BurstSocket:
                 there.append((at, at + size, step))
             at += size
         self._deep = reads > 1
+        self._poll.reads += max(0, reads - 1)
         self.counters.bytes_in += at
         for source, pieces in bursts.items():
             self._hand_on(pieces, source if len(source) == 2 else (_canonical(source[0]), source[1]))

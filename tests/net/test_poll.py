@@ -9,7 +9,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.net.fabric import Fabric
-from orama.net.poll import CLOSE, MAX_ROUNDS, PATIENCE, TURN, Poll
+from orama.net.poll import MAX_ROUNDS, OFTEN, TURN, WORTH, Poll
 
 PAUSE = 0.00025
 
@@ -76,6 +76,22 @@ class PollTests(SynchronousTestCase):
         self.now += after
         self.poll.doRead()
 
+    def come(self, tap: Tap, rate: float) -> None:
+        """Let a turn pass in which *rate* packets a second are read, and the next one begin with a packet."""
+        before = tap.on_read
+
+        def many() -> None:
+            self.poll.reads += round(rate * TURN) - 1
+
+        tap.on_read = many
+        tap.theirs.send(b"x")
+        self.wake()
+        tap.on_read = before
+        self.now += TURN
+        tap.theirs.send(b"x")
+        tap.got.clear()
+        self.slept.clear()
+
     def test_in_the_reactor_while_there_are_sockets(self) -> None:
         """The reactor reads one descriptor, from the first socket to the last."""
         first, second = self.tap(), self.tap()
@@ -89,52 +105,74 @@ class PollTests(SynchronousTestCase):
         self.tap()
         self.assertEqual(self.reactor.getReaders(), [self.poll])
 
-    def test_lone_packets_do_not_wait(self) -> None:
-        """While wake-ups are far apart each packet is read at once, and nothing pauses."""
+    def test_few_packets_do_not_wait(self) -> None:
+        """While packets are few each is read at once, and the waiting is the reactor's."""
         tap = self.tap()
         for count in range(1, 4):
             tap.theirs.send(b"x")
-            self.wake(after=2 * CLOSE)
+            self.wake(after=2 / OFTEN)
             self.assertEqual(len(tap.got), count)
         self.assertEqual(self.slept, [])
 
-    def test_close_wakeups_pause(self) -> None:
-        """Close behind each other, wake-ups read at once and then once a pause, until nothing has come for a while."""
+    def test_many_packets_are_waited_for_here(self) -> None:
+        """When they come often, but not several in a pause, the poll waits for the next one, and reads it at once."""
         tap = self.tap()
-        tap.theirs.send(b"first")
-        self.wake()
-        arriving = [b"third", b"", b"fourth"]
+        self.come(tap, 2 * OFTEN)
+        sent = iter(range(3))
+
+        def answer() -> None:
+            if next(sent, None) is not None:
+                tap.theirs.send(b"more")
+
+        tap.on_read = answer
+        self.poll.doRead()
+        self.assertEqual((len(tap.got), self.slept), (4, []))
+
+    def test_more_packets_are_gathered(self) -> None:
+        """When several come in a pause, it reads at once, and then once a pause until the turn is over."""
+        tap = self.tap()
+        self.come(tap, 2 * WORTH / PAUSE)
+        arriving = [b"second", b"", b"third"]
 
         def meanwhile() -> None:
             if arriving and (packet := arriving.pop(0)):
                 tap.theirs.send(packet)
 
         self.meanwhile = meanwhile
-        tap.theirs.send(b"second")
-        self.wake(after=CLOSE / 2)
-        self.assertEqual(tap.got, [b"first", b"second", b"third", b"fourth"])
-        self.assertEqual(self.slept, [PAUSE] * (4 + PATIENCE))
+        began = self.now
+        self.poll.doRead()
+        self.assertEqual(tap.got, [b"x", b"second", b"third"])
+        self.assertEqual(set(self.slept), {PAUSE})
+        self.assertTrue(TURN <= self.now - began < TURN + 1.1 * PAUSE)
+
+    def test_they_become_few_again(self) -> None:
+        """A turn in which next to nothing came is the last one that pauses."""
+        tap = self.tap()
+        self.come(tap, 2 * WORTH / PAUSE)
+        self.poll.doRead()
+        self.assertNotEqual(self.slept, [])
+        self.slept.clear()
+        tap.theirs.send(b"x")
+        self.poll.doRead()
+        self.assertEqual(self.slept, [])
 
     def test_no_pause_when_there_is_none(self) -> None:
-        """With a pause of 0 close wake-ups are served one by one."""
+        """With a pause of 0 all waiting is the reactor's, however many packets come."""
         self.poll.pause = 0.0
         tap = self.tap()
-        for _ in range(3):
-            tap.theirs.send(b"x")
-            self.wake(after=0.0)
-        self.assertEqual((len(tap.got), self.slept), (3, []))
+        self.come(tap, 10 * WORTH / PAUSE)
+        tap.on_read = lambda: None
+        self.poll.doRead()
+        self.assertEqual((len(tap.got), self.slept), (1, []))
 
     def test_reactor_gets_its_turn(self) -> None:
         """A stream of packets without end keeps the reactor waiting for TURN seconds and one pause at most."""
         tap = self.tap()
-        tap.theirs.send(b"x")
-        self.wake()
+        self.come(tap, 2 * WORTH / PAUSE)
         self.meanwhile = lambda: tap.theirs.send(b"x")
-        tap.theirs.send(b"x")
         began = self.now
-        self.wake(after=0.0)
-        self.assertGreaterEqual(self.now - began, TURN)
-        self.assertLessEqual(self.now - began, TURN + PAUSE)
+        self.poll.doRead()
+        self.assertTrue(TURN <= self.now - began < TURN + 1.1 * PAUSE)
 
     def test_rounds_end_with_the_turn(self) -> None:
         """One look does not go on to another round when the reactor's turn has come."""
@@ -154,16 +192,18 @@ class PollTests(SynchronousTestCase):
     def test_backlog_does_not_pause(self) -> None:
         """While there is always more, nothing pauses: reads follow each other until the turn is over."""
         tap = self.tap()
-        tap.theirs.send(b"x")
-        self.wake()
+        self.come(tap, 2 * WORTH / PAUSE)
 
         def more() -> None:
             self.now += TURN / 10
             tap.theirs.send(b"x")
 
-        tap.read = lambda deep: (tap.ours.recv(100), more())  # type: ignore[method-assign,assignment,func-returns-value]
-        more()
-        self.wake(after=0.0)
+        def read(deep: bool) -> None:
+            tap.ours.recv(100)
+            more()
+
+        tap.read = read  # type: ignore[method-assign]
+        self.poll.doRead()
         self.assertEqual(self.slept, [])
 
     def test_second_round_reads_to_the_end(self) -> None:
@@ -191,6 +231,12 @@ class PollTests(SynchronousTestCase):
     def test_room_to_write(self) -> None:
         """A socket that waits to write is told of room, and one that is held is not read."""
         tap = self.tap()
+
+        def room() -> None:
+            tap.wrote += 1
+            self.now += TURN / MAX_ROUNDS
+
+        tap.room = room  # type: ignore[method-assign]
         tap.theirs.send(b"x")
         self.poll.hold(tap, writing=True)
         self.poll.doRead()
