@@ -11,14 +11,13 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from sqlalchemy.engine import make_url
-
 from orama.net.fabric import Address
 from orama.settings import Settings
+from orama.store import rqlite
 from orama.turn.tenants import Shut
 
 #: Where databases answer that are named without a port.
-_DATABASE_PORTS = {"postgresql": 5432, "rqlite": 4001, "mysql": 3306, "mariadb": 3306}
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mariadb": 3306}
 _SITE_PORTS = {"http": 80, "https": 443}
 
 
@@ -42,9 +41,11 @@ def shut_places(settings: Settings, ports: Iterable[int]) -> Shut:
 def _used(settings: Settings) -> Iterator[tuple[str, int]]:
     """Host and port of what the configuration has this node use."""
     if settings.database:
-        url = make_url(settings.database)
+        url = rqlite.parse(settings.database)
         port = url.port or _DATABASE_PORTS.get(url.get_backend_name(), 0)
-        if url.host and port:
+        if url.get_backend_name() == rqlite.BACKEND:
+            yield from ((address.host, address.port) for address in rqlite.addresses(url))
+        elif url.host and port:
             yield url.host, port
     for site in (settings.cluster.rqlite, settings.cluster.gateway):
         parts = urlsplit(site)

@@ -34,6 +34,8 @@ class ShutTests(SynchronousTestCase):
             (self.settings("postgresql+psycopg://u:p@10.0.0.5/orama"), ("10.0.0.5", 5432)),
             (self.settings("postgresql+psycopg://u:p@10.0.0.5:6543/orama"), ("10.0.0.5", 6543)),
             (self.settings("rqlite+pyrqlite://10.0.0.5/"), ("10.0.0.5", 4001)),
+            (self.settings("rqlite+pyrqlite://u:p@10.0.0.5:4001,10.0.0.6,[fd00::7]:5/?level=weak"), ("10.0.0.6", 4001)),
+            (self.settings("rqlite+pyrqlite://u:p@10.0.0.5:4001,10.0.0.6,[fd00::7]:5/?level=weak"), ("fd00::7", 5)),
             (self.settings("postgresql+psycopg://u:p@localhost/orama"), ("127.0.0.1", 5432)),
             (self.settings("postgresql+psycopg://u:p@10.0.0.1/orama"), ("127.0.0.1", 5432)),
             (self.settings(rqlite="http://u:p@10.0.0.6:4001"), ("10.0.0.6", 4001)),
