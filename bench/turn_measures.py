@@ -26,7 +26,7 @@ RAMP_START = 30_000.0
 #: Allocations that delays are measured with, and top rates of singles.
 FEW = 10
 #: Clients of a stream load, and of a load for workers.
-STREAM_CLIENTS, WORKER_CLIENTS = 4, 48
+STREAM_CLIENTS, WORKER_CLIENTS = 4, 192
 DIRECTIONS = ("up", "down")
 #: Of a core, what a worker gets where the load would have none left.
 RATION = 0.15

@@ -23,8 +23,9 @@ from orama.net.fabric import Fabric
 
 #: Reads a second from which on they are waited for here.
 OFTEN = 1000.0
-#: Reads in a pause from which on it is worth its sleep: two share 23 µs then, where each would wake us up for 18.
-WORTH = 2.0
+#: Reads in a pause from which on it is worth its sleep. Of 5,000 bursts of ten a second, where 1.25 come in a pause, a
+#: packet cost 2.7 to 5.3 µs with pauses and 4.4 to 6.2 µs woken up for each; the delay's median was 200 and 60 µs.
+WORTH = 1.0
 #: Seconds after which the reactor has its turn, however much there is to read.
 TURN = 0.002
 #: Descriptors in one round, and rounds of one look.
