@@ -198,10 +198,16 @@ class ServingTests(WorkersTestCase):
         service = await self.started(unauthenticated_amplification=10.0)
 
         def over_tcp(client: Client) -> int:
-            client.challenge()
             with socket.socket() as stream:
                 stream.settimeout(10)
-                stream.bind(client.socket.getsockname())
+                while True:
+                    try:
+                        stream.bind(client.socket.getsockname())
+                        break
+                    except OSError:  # that port is somebody's over TCP: take another one over UDP
+                        client.close()
+                        client.socket = Client(service.udp_port).socket
+                client.challenge()
                 stream.connect(("127.0.0.1", service.tcp_port))
                 client.close()
                 client.socket = stream
