@@ -26,6 +26,9 @@ MESSAGES = 40
 class PionTests(TestCase):
     timeout = 60
 
+    def setUp(self) -> None:
+        self.program = find_program("pion-turn")
+
     def server(self, **settings: Any) -> RelayServer:
         server = RelayServer(Path(self.mktemp()), **settings).start()
         self.addCleanup(server.stop)
@@ -49,7 +52,7 @@ class PionTests(TestCase):
         :param told: gets each of them when it happens.
         """
         issued = server.credentials()
-        command = [find_program("pion-turn"), "-server", f"{HOST}:{server.port(transport)}", "-transport", transport]
+        command = [self.program, "-server", f"{HOST}:{server.port(transport)}", "-transport", transport]
         command += ["-user", issued.username, "-password", issued.password, "-peer", f"{peer[0]}:{peer[1]}", *more]
         finished = await run(command, line=None if told is None else lambda line: told(json.loads(line)))
         events = [json.loads(line) for line in finished.output.splitlines()]
