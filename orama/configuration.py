@@ -29,8 +29,16 @@ _ORIGIN = pattern(r"\*|[a-z][a-z0-9+.-]*://(\[[0-9a-fA-F:]+\]|[^/\s:@?#]+)(:\d{1
 _URL = pattern(r"https?://([^/\s:@?#]+:[^/\s@?#]+@)?(\[[0-9a-fA-F:]+\]|[^/\s:@?#]+)(:\d{1,5})?/?")
 _SERVICE = pattern(r"([^\s@]+@)?(\[[0-9a-fA-F:]+\]|[^/\s:@?#]+):\d{1,5}")
 _NAMESPACE = pattern(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
-#: Where the keys of ``[turn.namespaces.NAME]`` are.
-_NAMESPACES = "turn.namespaces."
+_HOOK = pattern(r"https?://(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+)(:\d{1,5})?(/[!$-;=?-Z_a-z~]*)?")
+#: Where the keys of ``[turn.namespaces.NAME]`` and of ``[webhooks.namespaces.NAME]`` are.
+_NAMESPACES = pattern(r"(turn|webhooks)\.namespaces\.[^.]*\.(\w+)")
+#: What webhooks can be told (``sfu.occurrences``).
+EVENTS = (
+    *("room_started", "room_finished", "participant_joined", "participant_left"),
+    *("track_published", "track_unpublished"),
+)
+#: Characters of the shortest secret: 128 bits, where each has 4.
+SHORTEST_SECRET = 32
 
 
 class _Wrong(ValueError):
@@ -138,6 +146,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "cluster.sfu_nodes": (1, 100),
     "cluster.turn_nodes": (1, 100),
     "certificates.caddy_timeout": (1, 3600),
+    "webhooks.timeout": (0.1, 60),
+    "webhooks.keep": (0, 30 * DAY),
 }
 
 
@@ -224,6 +234,11 @@ def _namespaces(value: Mapping[str, Any]) -> None:
             raise _Wrong(f"{_line(name)!r} is not a name of a namespace")
 
 
+def _secret(value: str) -> None:
+    if len(value) < SHORTEST_SECRET or not value.isprintable() or not value.isascii():
+        raise _Wrong(f"must be {SHORTEST_SECRET} or more printable characters of ASCII")
+
+
 CHECKS: Mapping[str, Callable[[Any], None]] = {
     "http": _some,
     "public_ip": _ip,
@@ -250,6 +265,10 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "dns.nameservers": _each(_matching(_HOSTNAME, "a domain name in lower case")),
     "dns.contact": _optional(_matching(_HOSTNAME, "a domain name in lower case")),
     "firewall.ufw": _one_of("auto", "off", "require"),
+    "webhooks.url": _optional(_matching(_HOOK, "an address to post to (https://app.example/hook)")),
+    "webhooks.secret": _optional(_secret),
+    "webhooks.events": _each(_one_of(*EVENTS)),
+    "webhooks.namespaces": _namespaces,
     "limits.origins": _each(_matching(_ORIGIN, "an origin (scheme://host[:port]) or *")),
 }
 
@@ -267,10 +286,10 @@ def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _check(key: str, value: Any) -> None:
-    if key.startswith(_NAMESPACES):  # what is None there is as in [turn], and held to the same
+    if (named := _NAMESPACES.fullmatch(key)) is not None:  # held to the same as what it stands for
         if value is None:
             return
-        key = f"turn.{key.rpartition('.')[2]}"
+        key = f"{named[1]}.{named[2]}"
     if key in RANGES:
         least, most = RANGES[key]
         if not least <= value <= most:
@@ -303,6 +322,12 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if bool(values["turn.certificate"]) != bool(values["turn.private_key"]):
         missing = "turn.private_key" if values["turn.certificate"] else "turn.certificate"
         yield missing, "certificate and private_key go together"
+    if values["webhooks.url"] and not values["webhooks.secret"]:
+        yield "webhooks.secret", "url and secret go together"
+    for name in values["webhooks.namespaces"]:
+        own = f"webhooks.namespaces.{name}"
+        if values[f"{own}.url"] and not (values[f"{own}.secret"] or values["webhooks.secret"]):
+            yield f"{own}.secret", "url and secret go together"
 
 
 # -- one line for whatever is wrong ------------------------------------------------------------

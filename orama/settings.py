@@ -219,6 +219,34 @@ class FirewallSettings:
 
 
 @frozen
+class NamespaceWebhookSettings:
+    """``[webhooks.namespaces.NAME]``: what is different for one namespace; None is as in ``[webhooks]``."""
+
+    #: Empty tells nobody of this namespace.
+    url: str | None = None
+    secret: str | None = None
+    events: tuple[str, ...] | None = None
+
+
+@frozen
+class WebhookSettings:
+    """``[webhooks]``: who is told what happens in rooms. Times are in seconds."""
+
+    #: Where events are posted to; empty is nowhere.
+    url: str = ""
+    #: Key of the signature that every event carries.
+    secret: str = ""
+    #: Names of the events that are told; none named is all of them.
+    events: tuple[str, ...] = ()
+    #: For a whole answer.
+    timeout: float = 10.0
+    #: How long an event that cannot be delivered is tried again.
+    keep: float = 86400.0
+    #: What is different for single namespaces.
+    namespaces: Mapping[str, NamespaceWebhookSettings] = field(factory=dict)
+
+
+@frozen
 class Settings:
     """Everything. The top-level keys are the command-line options."""
 
@@ -244,6 +272,7 @@ class Settings:
     dns: DnsSettings = field(factory=DnsSettings)
     certificates: CertificateSettings = field(factory=CertificateSettings)
     firewall: FirewallSettings = field(factory=FirewallSettings)
+    webhooks: WebhookSettings = field(factory=WebhookSettings)
 
     @property
     def realm(self) -> str:
@@ -293,6 +322,7 @@ LIVE = frozenset(
         "auth.*",
         "limits.*",
         "web.*",
+        "webhooks.*",
         "turn.allowed_peers",
         "turn.denied_peers",
         "turn.namespaces",

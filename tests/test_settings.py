@@ -154,6 +154,19 @@ class RefusalTests(SettingsTestCase):
             ("[turn]\nnamespaces = 1", "turn.namespaces: must be tables [turn.namespaces.NAME]"),
             ("[turn.namespaces]\na = 1", "turn.namespaces: must be tables [turn.namespaces.NAME]"),
             ('[turn.namespaces."A\\nB"]', "turn.namespaces: 'A B' is not a name of a namespace"),
+            (
+                '[webhooks]\nurl = "ftp://a/"',
+                "webhooks.url: 'ftp://a/' is not an address to post to (https://app.example/hook)",
+            ),
+            (
+                '[webhooks]\nsecret = "hunter2"',
+                "webhooks.secret: must be 32 or more printable characters of ASCII",
+            ),
+            (
+                '[webhooks.namespaces.a]\nevents = ["room_stared"]',
+                "webhooks.namespaces.a.events: 'room_stared' is none of room_started, room_finished, "
+                "participant_joined, participant_left, track_published, track_unpublished",
+            ),
             ('[limits]\norigins = ["a.b"]', "limits.origins: 'a.b' is not an origin (scheme://host[:port]) or *"),
         ):
             self.assertEqual(self.refused(text), why)
@@ -170,6 +183,11 @@ class RefusalTests(SettingsTestCase):
             ("turns_port = 30000", "signaling.ports: 30000–30099 holds turns_port 30000"),
             ("[sfu]\nmedia_block = 20000", "sfu.media_block: 20000 is more than the 10000 ports of its range"),
             ('[turn]\ncertificate = "a"', "turn.private_key: certificate and private_key go together"),
+            ('[webhooks]\nurl = "https://a/b?c=d"', "webhooks.secret: url and secret go together"),
+            (
+                '[webhooks.namespaces.a]\nurl = "https://a"',
+                "webhooks.namespaces.a.secret: url and secret go together",
+            ),
         ):
             self.assertEqual(self.refused(text), why)
 
