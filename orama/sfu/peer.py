@@ -67,6 +67,20 @@ class Publication:
     def kind(self) -> str:
         return self.uplinked.kind
 
+    def described(self) -> dict[str, Any]:
+        """For ``Room``'s occurrences."""
+        uplinked = self.uplinked
+        return {
+            "peer_id": self.peer.peer_id,
+            "user_id": self.peer.user_id,
+            "track_id": uplinked.track_id,
+            "kind": uplinked.kind,
+            "source": self.source,
+            "codec": uplinked.codecs[0].mime.partition("/")[2] if uplinked.codecs else None,
+            "layers": list(self.track.layers),
+            "muted": self.muted,
+        }
+
     @property
     def wanted(self) -> Wanted:
         """What a subscriber is offered."""
@@ -136,6 +150,10 @@ class Peer:
             for publication in self.publications.values()
         )
         return PeerInfo(self.peer_id, self.user_id, self.metadata, tracks)
+
+    def described(self) -> dict[str, Any]:
+        """For ``Room``'s occurrences."""
+        return {"peer_id": self.peer_id, "user_id": self.user_id, "metadata": self.metadata}
 
     # ---- signalling's side
 

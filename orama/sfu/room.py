@@ -27,6 +27,15 @@ from orama.sfu.data import DataFanout, Transport
 from orama.sfu.events import ActiveSpeakers, Event, PeerJoined, PeerLeft, RoomClosed
 from orama.sfu.ice import MediaPort, RelayOnly, RelayPlace
 from orama.sfu.media import RandomBits
+from orama.sfu.occurrences import (
+    PARTICIPANT_JOINED,
+    PARTICIPANT_LEFT,
+    ROOM_FINISHED,
+    ROOM_STARTED,
+    TRACK_PUBLISHED,
+    TRACK_UNPUBLISHED,
+    Occurrence,
+)
 from orama.sfu.peer import Peer, Publication
 from orama.sfu.speakers import ActiveSpeakers as Speakers
 
@@ -77,6 +86,7 @@ class Room:
             self._empty_call = None
         self._tell(PeerJoined(peer.peer_id, peer.user_id, peer.metadata))
         self.peers[peer.peer_id] = peer
+        self._rooms.occurred(PARTICIPANT_JOINED, self, peer.described())
         if self.has_data:
             self._expect_data(peer)
 
@@ -89,12 +99,14 @@ class Room:
         self.close_data(peer)
         self._rooms.released(peer)
         self._tell(PeerLeft(peer.peer_id, reason))
+        self._rooms.occurred(PARTICIPANT_LEFT, self, {**peer.described(), "reason": reason})
         if not self.peers and not self.closed:
             self._rooms.watch_empty(self)
 
     def publish(self, publication: Publication) -> None:
         self.tracks[publication.track_id] = publication
         self.republish(publication)
+        self._rooms.occurred(TRACK_PUBLISHED, self, publication.described())
 
     def republish(self, publication: Publication) -> None:
         """The track is new, or has a new form."""
@@ -103,6 +115,7 @@ class Room:
 
     def withdraw(self, publication: Publication) -> None:
         if self.tracks.pop(publication.track_id, None) is not None:
+            self._rooms.occurred(TRACK_UNPUBLISHED, self, publication.described())
             for other in self._others(publication.peer):
                 other.track_withdrawn(publication)
 
@@ -181,6 +194,7 @@ class Room:
             peer.say(RoomClosed(reason))
         for peer in peers:
             peer.leave("room-closed")
+        self._rooms.occurred(ROOM_FINISHED, self, {"reason": reason})
 
 
 @define(eq=False)
@@ -224,6 +238,8 @@ class Rooms:
         self.on_empty: Callable[[str, str], None] = _ignore
         #: Called with the seconds from a join to the keys of its media.
         self.on_secured: Callable[[float], None] = _ignore
+        #: Called with all that happens.
+        self.on_occurrence: Callable[[Occurrence], None] = _ignore
 
     # ---- namespaces
 
@@ -330,6 +346,7 @@ class Rooms:
             raise Conflict("room_exists", "there is a room of that name")
         limit = self._settings.sfu.max_participants if max_participants is None else max_participants
         room = rooms[room_id] = Room(self, namespace, room_id, limit, self._reactor.seconds())
+        self.occurred(ROOM_STARTED, room, {"max_participants": limit})
         self.watch_empty(room)
         return room
 
@@ -419,7 +436,16 @@ class Rooms:
         held = self._namespaces.get(room.namespace)
         if held is not None and held.rooms.get(room.room_id) is room:
             del held.rooms[room.room_id]
+            self.occurred(ROOM_FINISHED, room, {"reason": "empty"})
             self.on_empty(room.namespace, room.room_id)
+
+    def occurred(self, event: str, room: Room, about: Mapping[str, Any]) -> None:
+        """Tell whoever looks after the namespace. Whatever he makes of it, the room goes on."""
+        now = self._reactor.seconds()
+        try:
+            self.on_occurrence(Occurrence(event, now, room.namespace, room.room_id, room.created_at, about))
+        except Exception:
+            _log.failure("{event} was not told", event=event)
 
     def released(self, peer: Peer) -> None:
         """*peer* has left: end its connection, and stop the clock after the last one."""
