@@ -6,8 +6,13 @@ One object is shared by every client of the namespace: plain integers, no label 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from attrs import define, field
+
+
+def _ignore(seconds: float) -> None:
+    """Nobody asks."""
 
 
 @define(eq=False)
@@ -33,3 +38,5 @@ class MediaCounters:
     rtcp_sent: int = 0
     #: Packets that went no further, by reason (see the ``dropped[...]`` lines of the media path).
     dropped: Counter[str] = field(factory=Counter)
+    #: Called with the seconds from the start of a video subscription to its first keyframe.
+    first_frame: Callable[[float], object] = _ignore

@@ -14,7 +14,7 @@ from typing import Protocol
 from orama.sfu.codecs import payload_types
 from orama.sfu.counters import MediaCounters
 from orama.sfu.extensions import ExtensionBlocks
-from orama.sfu.keyframes import PER_RECEIVER, Throttle
+from orama.sfu.keyframes import Wishes
 from orama.sfu.layers import choose
 from orama.sfu.outbox import MAX_HEADER, Outbox
 from orama.sfu.packet import Packet
@@ -77,7 +77,9 @@ class Downlink:
         self._counters = counters
         self._ended = ended
         self._resends = Resends()
-        self._wishes = Throttle(PER_RECEIVER)
+        self._wishes = Wishes()
+        #: When it could begin; None for audio, and when its first frame is there or was held up by mute.
+        self._started: float | None = None
         self._seal: Seal | None = None
         self._repair_seal: Seal | None = None
         #: What is forwarded now and where its numbers lie; None before the first packet and during a pause.
@@ -115,6 +117,8 @@ class Downlink:
         self._seal = sender.stream(self.ssrc)
         self._repair_seal = sender.stream(self.rtx_ssrc) if self.rtx_ssrc is not None else None
         self._target = None
+        if self.track.kind == "video" and not self.track.muted:
+            self._started = now
         self.aim(now)
 
     def aim(self, now: float) -> None:
@@ -141,6 +145,7 @@ class Downlink:
 
     def pause(self) -> None:
         """What comes next begins a new span, with a keyframe."""
+        self._started = None
         if self._span is not None:
             self._before, self._span = self._span, None
 
@@ -168,6 +173,9 @@ class Downlink:
             before.stream.ignore(self)
         turn = self._turn(before, stream, packets[at], now)
         self._span, self._before = self.numbering.begin(stream, packets[at].index, turn), None
+        if self._started is not None:
+            self._counters.first_frame(now - self._started)
+            self._started = None
         if stream.clock is not None:
             self._last_timestamp = (packets[at].timestamp + turn) & 0xFFFFFFFF
             self.report(stream, now)
@@ -261,6 +269,10 @@ class Downlink:
             if span is None or packet is None or packet.index < span.origin:
                 dropped["resend_gone"] += 1
                 continue
+            if packet.index < span.stream.keyframe and span is self._span:
+                # The subscriber has a keyframe since, with which its decoder begins anew.
+                dropped["resend_before_keyframe"] += 1
+                continue
             codec = self._codecs.get(packet.payload_type)
             if codec is None or codec.rtx_payload_type is None or self._repair_seal is None:
                 # The same number again would be a replay to SRTP, and under GCM a nonce used twice.
@@ -300,7 +312,7 @@ class Downlink:
         """The subscriber sent PLI or FIR."""
         self._counters.keyframe_requests_received += 1
         source = self._span.stream if self._span is not None else self._target
-        if source is not None and self._wishes.allows(now):
+        if source is not None and self._wishes.allows(now, self.track.subscribers > 1):
             source.request_keyframe(now)
 
     def report(self, stream: Stream, now: float) -> None:
@@ -325,7 +337,7 @@ class Downlink:
 
     def tick(self, now: float) -> None:
         """Until a keyframe has come, go on asking for one."""
-        if self.waiting and self._target is not None and self._wishes.allows(now):
+        if self.waiting and self._target is not None:
             self._target.request_keyframe(now)
 
     def close(self) -> None:

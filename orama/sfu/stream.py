@@ -55,6 +55,8 @@ class Stream:
         self.clock: StreamClock | None = None
         self.reception: Reception | None = None
         self.highest = -1
+        #: Index of the newest keyframe's first packet, -1 before there is one.
+        self.keyframe = -1
         self.last_arrival = float("-inf")
         self._publisher = publisher
         self._last_timestamp = -1
@@ -130,6 +132,8 @@ class Stream:
             self.requests.satisfied()
             if keyframe == Keyframe.START:
                 self.missing.forget_before(index)
+                if index > self.keyframe:
+                    self.keyframe = index
         return packet
 
     def _gap(self, start: int, end: int, now: float) -> None:
@@ -140,6 +144,11 @@ class Stream:
         """Somebody needs a keyframe of this stream."""
         if self.track.kind == "video" and self.requests.ask(now):
             self._publisher.ask_keyframe(self)
+
+    def reached(self, round_trip: float) -> None:
+        """It takes *round_trip* seconds to the publisher and back."""
+        self.missing.interval = round_trip
+        self.requests.reached(round_trip)
 
     def tick(self, now: float) -> None:
         """Timed work of this stream but for NACKs, which the uplink gathers."""

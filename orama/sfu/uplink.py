@@ -180,7 +180,7 @@ class Uplink:
         """Timed work: feedback, NACK, reports, what is too old, layers that stopped."""
         for stream in self._streams.values():
             if round_trip is not None:
-                stream.missing.interval = round_trip
+                stream.reached(round_trip)
             stream.tick(now)
         for track in self.tracks.values():
             if len(track.rids) > 1:

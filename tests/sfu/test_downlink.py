@@ -101,6 +101,23 @@ class BeginningTests(DownlinkTestCase):
         self.alice.send(*self.source.frame(key=True))
         self.assertEqual(len(late.rtp), 3)
 
+    def test_first_frame_is_measured(self) -> None:
+        """From the start of a subscription to its first keyframe, once; not of a track that was muted meanwhile."""
+        measured: list[float] = []
+        self.room.counters.first_frame = measured.append
+        self.subscribe()
+        self.room.wait(0.3)
+        self.alice.send(*self.source.frame(key=True), *self.source.frame(key=True))
+        self.assertApproximates(measured.pop(), 0.3, 0.001)
+        carol = self.room.client()
+        self.subscribe(carol)
+        track = self.alice.media.tracks["camera"]
+        track.muted = True
+        self.room.wait(5)
+        track.muted = False
+        self.alice.send(*self.source.frame(key=True))
+        self.assertEqual((measured, len(carol.rtp)), ([], 3))
+
     def test_late_subscriber(self) -> None:
         """Who comes later begins with the next keyframe, in numbers and times of their own."""
         self.subscribe()
@@ -335,6 +352,15 @@ class NackTests(DownlinkTestCase):
         self.assertEqual(self.nack(1), [])
         self.assertEqual(self.dropped("resend_gone"), 4)
 
+    def test_not_across_a_keyframe(self) -> None:
+        """After a keyframe nothing from before it is sent again: the subscriber's decoder has begun anew."""
+        self.alice.send(*self.source.frame(), *self.source.frame(key=True), *self.source.frame())
+        numbers = [packet.sequence_number for packet in self.bob.of(5000)]
+        self.bob.send_rtcp(Nack(9, 5000, tuple(numbers)))
+        again = [int.from_bytes(packet.payload[:2], "big") for packet in self.bob.of(5001)]
+        self.assertEqual(again, numbers[-6:])
+        self.assertEqual(self.dropped("resend_before_keyframe"), len(numbers) - 6)
+
     def test_never_without_rtx(self) -> None:
         """Without RTX nothing is ever sent again: that would be one number with other bytes."""
         carol = self.room.client()
@@ -392,6 +418,21 @@ class WishTests(DownlinkTestCase):
         self.bob.send_rtcp(PictureLoss(9, 5000))
         self.room.wait(2)
         self.assertEqual(len(self.alice.take(PictureLoss)), 1)
+
+    def test_a_bad_line_is_not_everybodys(self) -> None:
+        """A receiver that asks all the time gets three keyframes in ten seconds where another has the stream too."""
+        for others in (0, 1):
+            if others:
+                carol = self.room.client()
+                self.subscribe(carol)
+                self.alice.send(*self.source.frame(key=True))
+                self.room.wait(10)
+                self.alice.rtcp.clear()
+            for _ in range(16):
+                self.bob.send_rtcp(PictureLoss(9, 5000))
+                self.alice.send(*self.source.frame(key=True))
+                self.room.wait(0.6)
+            self.assertEqual(len(self.alice.take(PictureLoss)), 3 if others else 16)
 
     def test_not_after_the_keyframe(self) -> None:
         """A wish that a keyframe has answered meanwhile is not passed up."""
