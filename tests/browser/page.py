@@ -35,8 +35,13 @@ class Window(Protocol):
 
 
 class Page:
+    """
+    :ivar beside: the pages of the same test, this one among them: when a script fails here, each gives its account.
+    """
+
     def __init__(self, window: Window) -> None:
         self._window = window
+        self.beside: list[Page] = []
 
     def open(self, url: str) -> Page:
         self._window.navigate(url)
@@ -44,10 +49,20 @@ class Page:
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What the async function body *script* returns; *arguments* are its ``args``."""
-        result = self._window.execute(_WRAPPED % (_PRELUDE, script), list(arguments))
+        result = self._execute(script, *arguments)
         if "error" in result:
-            raise AssertionError(result["error"])
+            others = [other for other in self.beside if other is not self]
+            raise AssertionError("\n\n".join([result["error"], *(f"Beside it: {other.account()}" for other in others)]))
         return result["value"]
+
+    def account(self) -> str:
+        """How the page's connection stands, and what has happened as far as it was witnessed."""
+        result = self._execute("return account()")
+        return str(result.get("value") or result["error"])
+
+    def _execute(self, script: str, *arguments: Any) -> dict[str, Any]:
+        result: dict[str, Any] = self._window.execute(_WRAPPED % (_PRELUDE, script), list(arguments))
+        return result
 
     def media(self, audio: int, video: int) -> dict[str, Any]:
         """Wait until so many tracks of each kind have come through: 80 packets of audio, 30 frames of video.

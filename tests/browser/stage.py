@@ -88,6 +88,7 @@ class BrowserTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.room = f"room-{next(_rooms)}"
+        self._pages: list[Page] = []
 
     def node(self) -> NodeProcess:
         """The node that this test talks to."""
@@ -102,13 +103,20 @@ class BrowserTestCase(SynchronousTestCase):
         """A page of the node's own, in the room."""
         asked = {"room": room or self.room, "name": name, "join": "1", "transport": transport, "height": "360"}
         base = self.node().url.partition("?")[0]
-        return (page or self.page()).open(f"{base}?{urlencode(asked)}")
+        return self._with_others(page or self.page()).open(f"{base}?{urlencode(asked)}")
 
     def bare_page(self, transport: str = "udp", page: Page | None = None, **more: str) -> Page:
         """A client of the bare protocol, in the room."""
         base = self.node().url.partition("/?")[0]
         asked = {"node": base, "room": self.room, "key": self.node().key, "transport": transport, **more}
-        return (page or self.page()).open(f"{files().origin}/bare.html?{urlencode(asked, quote_via=quote)}")
+        opened = self._with_others(page or self.page())
+        return opened.open(f"{files().origin}/bare.html?{urlencode(asked, quote_via=quote)}")
+
+    def _with_others(self, page: Page) -> Page:
+        """*page*, which tells of the others in this test when a script fails in it."""
+        page.beside = self._pages
+        self._pages.append(page)
+        return page
 
     def client_page(self, page: Page | None = None) -> Page:
         """A page with the client library, and ``enter(more)`` that joins the room once more."""

@@ -4,7 +4,7 @@ async function until(what, check, ms = 40_000) {
   for (;;) {
     const value = await check();
     if (value) return value;
-    if (performance.now() > end) throw new Error(`not seen within ${ms} ms: ${what}`);
+    if (performance.now() > end) throw new Error(`not seen within ${ms} ms: ${what}\n${account()}`);
     await new Promise((resolve) => setTimeout(resolve, 40));
   }
 }
@@ -12,6 +12,13 @@ async function until(what, check, ms = 40_000) {
 /** Every statistic of one type. */
 async function statistics(connection, type) {
   return [...(await connection.getStats()).values()].filter((entry) => entry.type === type);
+}
+
+/** What a failed test should say of the page: how its connection stands, and what has happened where it was witnessed. */
+function account() {
+  const { signalingState, iceGatheringState, iceConnectionState, connectionState } = connection() ?? {};
+  const state = JSON.stringify({ signalingState, iceGatheringState, iceConnectionState, connectionState });
+  return [state, ...(window.faults ?? []), ...(window.story ?? [])].join("\n");
 }
 
 /** The connection of the page: the room page's, the client's or the bare one. */
@@ -50,7 +57,7 @@ async function received({ audio, video }, pc = null) {
   try {
     await until("media", enough);
   } catch (error) {
-    throw new Error(`${error.message}: ${JSON.stringify(tracks)}, wanted ${audio} audio and ${video} video`);
+    throw new Error(`${JSON.stringify(tracks)}, wanted ${audio} audio and ${video} video: ${error.message}`);
   }
   return { tracks, local: await localCandidate(pc ?? connection()) };
 }
