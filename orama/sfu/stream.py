@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from orama.sfu.keyframes import KeyframeRequests, Throttle
 from orama.sfu.loss import MissingPackets
 from orama.sfu.packet import Packet
+from orama.sfu.qualities import OVERHEAD, Meter, total
 from orama.sfu.reports import Reception, StreamClock
 from orama.sfu.retransmission import PacketStore
 from orama.wire.rtcp import ReportBlock
@@ -58,8 +59,12 @@ class Stream:
         #: Index of the newest keyframe's first packet, -1 before there is one.
         self.keyframe = -1
         self.last_arrival = float("-inf")
+        #: Bits per second by kind of packet; None is the kind of a stream without layers.
+        self.meter = Meter()
+        self._octets = self._measured = 0
         self._publisher = publisher
-        self._last_timestamp = -1
+        #: Of the newest frame; −1 before there is one.
+        self.last_timestamp = -1
         self.configure()
 
     def configure(self) -> None:
@@ -95,6 +100,7 @@ class Stream:
         if index <= highest and (index <= highest - self.store.size or self.store.seen(index)):
             return None
         reception.received += 1
+        self._octets += len(payload)
         self.last_arrival = now
         level, dependency, orientation, extended = None, b"", b"", False
         if found:
@@ -123,8 +129,8 @@ class Stream:
             self.highest = index
             if index > highest + 1 and self.listeners and payload_type in self._nack:
                 self._gap(highest + 1, index, now)
-            if timestamp != self._last_timestamp:
-                self._last_timestamp = timestamp
+            if timestamp != self.last_timestamp:
+                self.last_timestamp = timestamp
                 reception.frame(timestamp, now, self.rates.get(payload_type, self.rate))
         elif self.missing:
             self.missing.came(index)
@@ -152,9 +158,21 @@ class Stream:
 
     def tick(self, now: float) -> None:
         """Timed work of this stream but for NACKs, which the uplink gathers."""
+        self._measure(now)
         self.store.expire(self.highest, now)
         if self.requests.due(now):
             self._publisher.ask_keyframe(self)
+
+    def _measure(self, now: float) -> None:
+        if self.reception is not None:
+            packets, self._measured = self.reception.received - self._measured, self.reception.received
+            octets, self._octets = self._octets, 0
+            self.meter.add(None, octets + packets * OVERHEAD)
+        self.meter.turn(now)
+
+    def qualities(self) -> tuple[tuple[int, int, float], ...]:
+        """What the stream can be had in: spatial and temporal layer, bits per second."""
+        return ((0, 0, total(self.meter.rates)),)
 
     def block(self, now: float) -> ReportBlock | None:
         """What to say of it in a receiver report; None before its first packet."""

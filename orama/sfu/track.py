@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 from twisted.internet.interfaces import IReactorTime
 
-from orama.sfu.layers import names, ordered
+from orama.sfu.curtain import Curtain, nothing
+from orama.sfu.layers import flowing, names, ordered
+from orama.sfu.qualities import Quality
+from orama.sfu.packet import Packet
 from orama.sfu.speakers import AudioLevel
 from orama.sfu.stream import Publisher, Stream
 from orama.sfu.values import AUDIO_LEVEL, DEPENDENCY_DESCRIPTOR, VIDEO_ORIENTATION, Codec, Uplinked
 
 if TYPE_CHECKING:
     from orama.sfu.downlink import Downlink
+
+#: Looks at a run of packets of one stream before the subscribers get it, and gives what they are to get.
+Gate: TypeAlias = Callable[[Stream, Sequence[Packet], float], Sequence[Packet]]
 
 
 class Track:
@@ -24,6 +30,7 @@ class Track:
     :ivar codecs: the publisher's, with its payload types.
     :ivar extensions: URI → id in the publisher's numbering.
     :ivar layers: ``("low", "mid", "high")`` as far as there are simulcast layers, empty without.
+    :ivar gate: what stands between the streams and the subscribers; None lets everything pass.
     :ivar streams: rid (empty without simulcast) → what arrives.
     """
 
@@ -38,6 +45,8 @@ class Track:
         self.closed = False
         self._clock = clock
         self._publisher = publisher
+        self.gate: Gate | None = None
+        self._chosen_by: Gate | None = None
         self._muted = False
         self._downlinks: dict[Downlink, None] = {}
         self.configure(uplinked)
@@ -66,7 +75,10 @@ class Track:
 
     @property
     def muted(self) -> bool:
-        """While true nothing of the track is forwarded; setting it false asks for a keyframe."""
+        """While true nothing of the track is forwarded, but for the rest of the last picture.
+
+        Setting it false begins anew for every subscriber, of video with a keyframe, which is asked for.
+        """
         return self._muted
 
     @muted.setter
@@ -76,10 +88,22 @@ class Track:
         self._muted = muted
         if muted:
             self.level.reset()
-            for downlink in self._downlinks:
-                downlink.pause()
+            self.gate = Curtain(self.streams.values(), self._clock.seconds()) if self.kind == "video" else nothing
         else:
+            self.gate = self._chosen_by
+            self.pause()
             self.request_keyframe(self._clock.seconds())
+
+    def choose_by(self, gate: Gate | None) -> None:
+        """From now on *gate* says what the subscribers get, where the track is not muted."""
+        self._chosen_by = gate
+        if not self._muted:
+            self.gate = gate
+
+    def pause(self) -> None:
+        """For every subscriber a gap in the numbers follows that is none: what comes next begins anew."""
+        for downlink in self._downlinks:
+            downlink.pause()
 
     @property
     def audio_level(self) -> int:
@@ -96,6 +120,24 @@ class Track:
         """The streams, lowest layer first."""
         found = (self.streams.get(rid) for rid in self.rids)
         return [stream for stream in found if stream is not None]
+
+    def places(self) -> list[Stream | None]:
+        """A place for each layer, lowest first; None where no stream has begun."""
+        return [self.streams.get(rid) for rid in self.rids]
+
+    def qualities(self, now: float) -> tuple[Quality, ...]:
+        """What the track can be had in now, cheapest first; nothing when nothing comes.
+
+        A rate is 0 until it has been measured. Audio, and video without layers, have one.
+        """
+        simulcast = len(self.rids) > 1
+        found = [
+            Quality(place if simulcast else spatial, temporal, rate)
+            for place, stream in enumerate(flowing(self.places()))
+            if stream is not None
+            for spatial, temporal, rate in stream.qualities()
+        ]
+        return tuple(sorted(found, key=lambda quality: (quality.bitrate, quality.spatial, quality.temporal)))
 
     def add(self, stream: Stream) -> None:
         """A stream begins; it takes the place of one with the same rid."""

@@ -144,12 +144,16 @@ class Uplink:
         self._nack(now)
 
     def _forward(self, stream: Stream, run: list[Packet], now: float) -> None:
-        if stream.track.muted:
-            self._counters.dropped["muted"] += len(run)
-            return
+        packets: Sequence[Packet] = run
+        gate = stream.track.gate
+        if gate is not None:
+            packets = gate(stream, run, now)
+            if not packets:
+                self._counters.dropped["muted" if stream.track.muted else "not_loudest"] += len(run)
+                return
         for downlink in stream.listeners:
             try:
-                downlink.forward(stream, run, now)
+                downlink.forward(stream, packets, now)
             except Exception:  # the other subscribers are somebody else
                 _log.failure("forwarding to a subscriber failed: the subscription ends")
                 downlink.close()
