@@ -107,6 +107,10 @@ class SfuSettings:
     offer_timeout: float = 5.0
     #: Highest video bitrate asked of a publisher, bits per second (b=AS and REMB cap); 0 means none.
     max_bitrate: int = 0
+    #: Microphones of a room whose sound is forwarded where more are there: the loudest; 0 means all.
+    loudest: int = 4
+    #: Tracks that one client may publish.
+    max_tracks: int = 32
 
 
 @frozen
