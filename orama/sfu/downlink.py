@@ -15,9 +15,10 @@ from orama.sfu.codecs import payload_types
 from orama.sfu.counters import MediaCounters
 from orama.sfu.extensions import ExtensionBlocks
 from orama.sfu.keyframes import Wishes
-from orama.sfu.layers import choose
+from orama.sfu.layers import ceiling, choose
 from orama.sfu.outbox import MAX_HEADER, Outbox
 from orama.sfu.packet import Packet
+from orama.sfu.qualities import Quality
 from orama.sfu.reports import RoundTrip
 from orama.sfu.retransmission import Resends
 from orama.sfu.sequence import Numbering, Span
@@ -87,6 +88,9 @@ class Downlink:
         #: What was forwarded before a pause or a loss of the stream.
         self._before: Span | None = None
         self._target: Stream | None = None
+        #: What :meth:`allow` said: whether anything is forwarded, and up to which layers.
+        self._paused = False
+        self._allowed: Quality | None = None
         self._last_timestamp = 0
         self._last_time = 0.0
         self.closed = False
@@ -123,9 +127,9 @@ class Downlink:
 
     def aim(self, now: float) -> None:
         """Choose the stream to forward; it begins with its next keyframe."""
-        if self._seal is None:
+        if self._seal is None or self._paused:
             return
-        chosen = choose(self.track.ranked(), self.layer)
+        chosen = choose(self.track.places(), self._limit())
         if chosen is None or chosen is self._target:
             return
         current = self._span.stream if self._span is not None else None
@@ -135,6 +139,36 @@ class Downlink:
         chosen.listen(self)
         if self.waiting:
             chosen.request_keyframe(now)
+
+    def _limit(self) -> int:
+        """The highest simulcast layer, counted from 0, that the client and the allocator leave."""
+        count = len(self.track.rids)
+        asked = ceiling(self.layer, count)
+        return asked if self._allowed is None or count == 1 else min(asked, self._allowed.spatial)
+
+    def qualities(self, now: float) -> tuple[Quality, ...]:
+        """What of :meth:`Track.qualities` the client wants: nothing above the layer that it has asked for."""
+        found = self.track.qualities(now)
+        limit = ceiling(self.layer, max(len(self.track.rids), 1 + max((each.spatial for each in found), default=0)))
+        return tuple(each for each in found if each.spatial <= limit) or found[:1]
+
+    def allow(self, quality: Quality | None, now: float) -> None:
+        """What the subscriber's bandwidth is enough for; without a word everything is.
+
+        None pauses the subscription: nothing is forwarded, and what comes later goes on with the next number and, for
+        video, a keyframe. A layer that the client asked for stays a bound beside this one.
+        """
+        self._paused = quality is None
+        if quality is not None:
+            self._allowed = quality
+            self.aim(now)
+            return
+        if self._span is not None:
+            self._span.stream.ignore(self)
+        if self._target is not None:
+            self._target.ignore(self)
+            self._target = None
+        self.pause()
 
     def lost(self, stream: Stream) -> None:
         """The stream is no more; another takes its place when the track says so."""

@@ -52,16 +52,29 @@ def names(count: int) -> tuple[str, ...]:
     return {2: ("low", "high"), 3: ("low", "mid", "high")}.get(min(count, 3), ())
 
 
-def choose(streams: Sequence[LayerT], wanted: str) -> LayerT | None:
-    """The best flowing stream that is not above *wanted*, else the lowest flowing one.
+def ceiling(layer: str, count: int) -> int:
+    """The highest of *count* layers, counted from 0, that one who asked for *layer* gets."""
+    top = max(0, count - 1)
+    return {"low": 0, "mid": top // 2}.get(layer, top)
 
-    :param streams: those that have begun, lowest first.
+
+def flowing(streams: Sequence[LayerT | None]) -> list[LayerT | None]:
+    """The same, with None in place of those that have not begun or have stopped."""
+    newest = max((stream.last_arrival for stream in streams if stream is not None), default=0.0)
+    return [
+        stream
+        if stream is not None and (stream.last_arrival > newest - STOPPED or stream.last_arrival == newest)
+        else None
+        for stream in streams
+    ]
+
+
+def choose(streams: Sequence[LayerT | None], limit: int) -> LayerT | None:
+    """The best flowing stream that is not above *limit*, else the lowest flowing one.
+
+    :param streams: lowest first, None for one that has not begun.
     """
-    if not streams:
-        return None
-    newest = max(stream.last_arrival for stream in streams)
-    flowing = [stream.last_arrival > newest - STOPPED or stream.last_arrival == newest for stream in streams]
-    top = len(streams) - 1
-    limit = {"low": 0, "mid": top // 2 if top != 1 else 0}.get(wanted, top)
-    allowed = [stream for stream, flows in zip(streams[: limit + 1], flowing, strict=False) if flows]
-    return allowed[-1] if allowed else streams[flowing.index(True)]
+    found = flowing(streams)
+    below = [stream for stream in found[: limit + 1] if stream is not None]
+    above = [stream for stream in found[limit + 1 :] if stream is not None]
+    return below[-1] if below else above[0] if above else None

@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from orama.sfu.curtain import Curtain, nothing
 from orama.sfu.layers import flowing, names, ordered
-from orama.sfu.qualities import Quality
 from orama.sfu.packet import Packet
+from orama.sfu.qualities import Quality
 from orama.sfu.speakers import AudioLevel
 from orama.sfu.stream import Publisher, Stream
 from orama.sfu.values import AUDIO_LEVEL, DEPENDENCY_DESCRIPTOR, VIDEO_ORIENTATION, Codec, Uplinked
@@ -134,7 +134,7 @@ class Track:
         found = [
             Quality(place if simulcast else spatial, temporal, rate)
             for place, stream in enumerate(flowing(self.places()))
-            if stream is not None
+            if stream is not None and stream.reception is not None
             for spatial, temporal, rate in stream.qualities()
         ]
         return tuple(sorted(found, key=lambda quality: (quality.bitrate, quality.spatial, quality.temporal)))

@@ -8,6 +8,8 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.errors import BadRequest
+from orama.sfu.downlink import Downlink
+from orama.sfu.qualities import Quality
 from orama.sfu.values import (
     AUDIO_LEVEL,
     DEPENDENCY_DESCRIPTOR,
@@ -646,10 +648,70 @@ class LayerTests(DownlinkTestCase):
         self.bob.send_rtcp(Nack(9, 5000, (old.sequence_number,)))
         self.assertEqual(self.bob.of(5001)[-1].payload[2:], old.payload)
 
+    def test_allowed_layers(self) -> None:
+        """The lower of what the client asks for and what the allocator leaves."""
+        self.play(2, *self.layers)
+        downlink = self.bob.media._downlinks["camera"]
+        spatial = [quality.spatial for quality in downlink.qualities(self.room.now)]
+        self.assertEqual(sorted(spatial), [0, 1, 2])
+        for layer, allowed, expected in (("auto", 1, 1), ("low", 1, 0), ("high", 0, 0), ("mid", 2, 1), ("high", 2, 2)):
+            self.bob.media.set_layer("camera", layer)
+            downlink.allow(Quality(allowed, 0, 0.0), self.room.now)
+            self.play(1.2, *self.layers)
+            self.assertEqual(self.seen(), expected)
+        self.assert_continuous()
+        self.bob.media.set_layer("camera", "mid")
+        self.assertEqual({quality.spatial for quality in downlink.qualities(self.room.now)}, {0, 1})
+
     def test_unknown_layer(self) -> None:
         """A layer that there is no name for is refused; a track that is not subscribed is no error."""
         self.assertRaises(BadRequest, self.bob.media.set_layer, "camera", "best", 0)
         self.bob.media.set_layer("nothing", "low", 0)
+
+
+class AllowanceTests(DownlinkTestCase):
+    """What the allocator says."""
+
+    def downlink(self) -> Downlink:
+        return self.bob.media._downlinks["camera"]
+
+    def test_paused(self) -> None:
+        """Nothing is forwarded in a pause; after it a keyframe is asked for and numbers go on without a hole."""
+        self.subscribe()
+        self.alice.send(*self.source.frame(key=True))
+        self.downlink().allow(None, self.room.now)
+        self.alice.send(*self.source.frame(key=True))
+        self.room.wait(1)
+        self.alice.rtcp.clear()
+        self.assertEqual((len(self.bob.rtp), self.alice.media.tracks["camera"].streams[""].listeners), (3, ()))
+        self.downlink().allow(Quality(0, 0, 1e6), self.room.now)
+        self.room.wait(0.05)
+        self.assertEqual(len(self.alice.take(PictureLoss)), 1)
+        self.alice.send(*self.source.frame(), *self.source.frame(key=True))
+        numbers = [packet.sequence_number for packet in self.bob.rtp]
+        self.assertEqual(numbers, list(range(numbers[0], numbers[0] + 6)))
+
+    def test_paused_before_the_beginning(self) -> None:
+        """A subscription that is paused before its first packet stays silent."""
+        self.subscribe()
+        self.downlink().allow(None, self.room.now)
+        self.alice.send(*self.source.frame(key=True))
+        self.room.wait(0.5)
+        self.assertEqual(self.bob.rtp, [])
+
+    def test_qualities_of_a_plain_track(self) -> None:
+        """One quality with what it takes on the wire, measured over about a second, and none before anything came."""
+        self.subscribe()
+        self.assertEqual(self.downlink().qualities(self.room.now), ())
+        for _ in range(60):
+            self.alice.send(*self.source.frame(key=True, size=1000))
+            self.room.wait(0.05)
+        (quality,) = self.downlink().qualities(self.room.now)
+        self.assertEqual((quality.spatial, quality.temporal), (0, 0))
+        self.assertApproximates(quality.bitrate, 20 * 3 * 1050 * 8, 15_000)
+        self.room.wait(3)
+        (quality,) = self.downlink().qualities(self.room.now)
+        self.assertLess(quality.bitrate, 100_000)
 
 
 class EndTests(DownlinkTestCase):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from attrs import frozen
 from twisted.trial.unittest import SynchronousTestCase
 
-from orama.sfu.layers import choose, names, ordered
+from orama.sfu.layers import ceiling, choose, names, ordered
 
 
 @frozen
@@ -30,18 +30,27 @@ class LayerTests(SynchronousTestCase):
         self.assertEqual([names(count) for count in (0, 1, 2, 3)], [(), (), ("low", "high"), ("low", "mid", "high")])
 
     def test_the_best_that_is_allowed(self) -> None:
-        """The asked layer or the best below it; auto is the best of all."""
+        """The asked layer or the best below it that there is; auto is the best of all."""
         low, mid, high = layers = [Layer(10.0), Layer(10.0), Layer(10.0)]
         for wanted, expected in (("low", low), ("mid", mid), ("high", high), ("auto", high)):
-            self.assertIs(choose(layers, wanted), expected)
-        self.assertIs(choose(layers[:2], "mid"), low)
-        self.assertIsNone(choose([], "auto"))
+            self.assertIs(choose(layers, ceiling(wanted, 3)), expected)
+        self.assertIs(choose(layers[:2], ceiling("mid", 2)), low)
+        self.assertIs(choose([None, mid, None], 0), mid)
+        self.assertIs(choose([low, None, high], 1), low)
+        self.assertIsNone(choose([None, None], 1))
+        self.assertIsNone(choose([], 0))
+
+    def test_ceilings(self) -> None:
+        """What was asked as a place among the layers that there are; of two, the middle is the lower one."""
+        self.assertEqual([ceiling(layer, 3) for layer in ("low", "mid", "high", "auto")], [0, 1, 2, 2])
+        self.assertEqual([ceiling(layer, 2) for layer in ("low", "mid", "high", "auto")], [0, 0, 1, 1])
+        self.assertEqual([ceiling(layer, 1) for layer in ("low", "mid", "high", "auto")], [0, 0, 0, 0])
 
     def test_stopped_layers(self) -> None:
         """A layer that has been silent while others were not is passed over, upwards if need be."""
         layers = [Layer(10.0), Layer(10.0), Layer(9.0)]
-        self.assertIs(choose(layers, "auto"), layers[1])
+        self.assertIs(choose(layers, 2), layers[1])
         layers = [Layer(9.0), Layer(9.0), Layer(10.0)]
-        self.assertIs(choose(layers, "low"), layers[2])
+        self.assertIs(choose(layers, 0), layers[2])
         layers = [Layer(float("-inf")), Layer(float("-inf"))]
-        self.assertIs(choose(layers, "auto"), layers[1])
+        self.assertIs(choose(layers, 2), layers[1])
