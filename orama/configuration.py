@@ -149,6 +149,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "cluster.turn_nodes": (1, 100),
     "certificates.caddy_timeout": (1, 3600),
     "webhooks.timeout": (0.1, 60),
+    "webhooks.retry": (0.01, 60),
     "webhooks.keep": (0, 30 * DAY),
 }
 

@@ -244,7 +244,9 @@ class WebhookSettings:
     events: tuple[str, ...] = ()
     #: For a whole answer.
     timeout: float = 10.0
-    #: How long an event that cannot be delivered is tried again.
+    #: Until an event that nobody took is tried again the first time; it doubles from there to five minutes.
+    retry: float = 1.0
+    #: How long such an event is tried again.
     keep: float = 86400.0
     #: What is different for single namespaces.
     namespaces: Mapping[str, NamespaceWebhookSettings] = field(factory=dict)

@@ -23,12 +23,16 @@ MAY_IMPORT = {
     "cluster": frozenset({"", "wire", "net", "turn", "sfu", "store"}),
     "rest": frozenset({"", "wire", "net", "turn", "sfu", "store", "cluster"}),
     "signaling": frozenset({"", "wire", "net", "turn", "sfu", "rest"}),
+    "webhooks": frozenset({"", "sfu", "cluster"}),
     "cli": frozenset({"", "wire", "net", "cluster"}),
     "web": frozenset(),
 }
 #: Top-level modules for everybody; those not named here see the whole tree and are seen by nobody.
 SHARED = frozenset(
-    {"errors", "settings", "configuration", "_version", "__init__", "logs", "reactors", "metrics", "notify"}
+    {
+        *("errors", "settings", "configuration", "_version", "__init__", "logs", "reactors", "metrics", "notify"),
+        "timestamp",
+    }
 )
 ASSEMBLY = frozenset(
     {

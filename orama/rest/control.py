@@ -29,10 +29,11 @@ from orama.rest.control_turn import TurnSessions, turn_resources
 from orama.rest.internal import REQUEST_BURST, REQUEST_RATE
 from orama.rest.json_resource import JsonResource, Reply, json_object, query
 from orama.rest.origins import Origins
-from orama.rest.resources import EnablementResource, Observed, StatusResource, timestamp
+from orama.rest.resources import EnablementResource, Observed, StatusResource
 from orama.rest.site import Site
 from orama.rest.tokens import Tokens
 from orama.settings import Settings
+from orama.timestamp import timestamp
 
 SOCKET = "control.sock"
 #: The header that says whose owner the caller is.

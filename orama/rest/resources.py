@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -20,6 +19,7 @@ from orama.rest.loopback import local, on_internal_address
 from orama.rest.origins import Origins
 from orama.rest.streaming import Progress, SteppedResource
 from orama.rest.tokens import ROOM_ID
+from orama.timestamp import timestamp
 
 #: Life of a guest's token, seconds.
 GUEST_TTL = 12 * 3600
@@ -284,11 +284,6 @@ class DocumentResource(JsonResource):
 
     async def get(self, request: Request) -> Reply:
         return Reply(body=dict(self._document))
-
-
-def timestamp(seconds: float) -> str:
-    """*seconds* since 1970 as RFC 3339 has it, in UTC and to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _timestamp_or_none(seconds: float | None) -> str | None:

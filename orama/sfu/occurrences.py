@@ -19,9 +19,11 @@ TRACK_PUBLISHED, TRACK_UNPUBLISHED = "track_published", "track_unpublished"
 class Occurrence:
     """Something happened; times are in seconds since 1970.
 
+    :ivar id: by which it is known when it is told twice.
     :ivar about: what there is to say besides, ready for JSON.
     """
 
+    id: str
     event: str
     at: float
     namespace: str

@@ -441,9 +441,11 @@ class Rooms:
 
     def occurred(self, event: str, room: Room, about: Mapping[str, Any]) -> None:
         """Tell whoever looks after the namespace. Whatever he makes of it, the room goes on."""
-        now = self._reactor.seconds()
+        if self.on_occurrence is _ignore:
+            return
+        name, now = f"ev_{self.new_id()}{self.new_id()}", self._reactor.seconds()
         try:
-            self.on_occurrence(Occurrence(event, now, room.namespace, room.room_id, room.created_at, about))
+            self.on_occurrence(Occurrence(name, event, now, room.namespace, room.room_id, room.created_at, about))
         except Exception:
             _log.failure("{event} was not told", event=event)
 
