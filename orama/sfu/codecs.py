@@ -1,14 +1,14 @@
 """Whether a publisher's payload format is one that a subscriber accepted, and under which number (RFC 8829, 5.3).
 
 Payload types are per m-line, so the same format has one number on the way in and another on the way
-out. Formats that carry other payload types inside (RED, FEC) are never matched: their insides would
-need another map.
+out. Of the formats that carry other payload types inside RED for audio is matched where its inside is; FEC never.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from orama.sfu.red import carried, is_red
 from orama.sfu.values import Codec
 
 _CARRIERS = ("rtx", "red", "ulpfec", "flexfec-03")
@@ -74,7 +74,7 @@ def decodes(theirs: Codec, ours: Codec) -> bool:
 
 def payload_types(published: Iterable[Codec], accepted: Iterable[Codec]) -> dict[int, Codec]:
     """The publisher's payload type → the subscriber's codec for it; formats without one are missing."""
-    accepted = tuple(accepted)
+    published, accepted = tuple(published), tuple(accepted)
     chosen: dict[int, Codec] = {}
     for theirs in published:
         fitting = [ours for ours in accepted if decodes(theirs, ours)]
@@ -82,6 +82,12 @@ def payload_types(published: Iterable[Codec], accepted: Iterable[Codec]) -> dict
         fitting.sort(key=lambda ours: _differs(theirs, ours))
         if fitting:
             chosen[theirs.payload_type] = fitting[0]
+    for theirs in filter(is_red, published):
+        inner = carried(theirs, published)
+        ours = None if inner is None else chosen.get(inner.payload_type)
+        found = [each for each in accepted if is_red(each) and ours is not None and carried(each, accepted) is ours]
+        if found:
+            chosen[theirs.payload_type] = found[0]
     return chosen
 
 

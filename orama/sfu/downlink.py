@@ -19,6 +19,7 @@ from orama.sfu.layers import ceiling, choose
 from orama.sfu.outbox import MAX_HEADER, Outbox
 from orama.sfu.packet import Packet
 from orama.sfu.qualities import Quality
+from orama.sfu.red import Adapter, adapter
 from orama.sfu.reports import RoundTrip
 from orama.sfu.retransmission import Resends
 from orama.sfu.sequence import Numbering, Span
@@ -91,6 +92,7 @@ class Downlink:
         #: What :meth:`allow` said: whether anything is forwarded, and up to which layers.
         self._paused = False
         self._allowed: Quality | None = None
+        self._adapt: Adapter | None = None
         self._last_timestamp = 0
         self._last_time = 0.0
         self.closed = False
@@ -110,6 +112,11 @@ class Downlink:
         """Find the subscriber's payload type for each of the publisher's."""
         self._codecs = payload_types(self.track.codecs, self._accepted)
         self._types = {theirs: codec.payload_type for theirs, codec in self._codecs.items()}
+        adapt = adapter(self.track.codecs, self._codecs)
+        if adapt != self._adapt:
+            # A packet that comes late, as it is now, could follow what was made for its number before.
+            self.pause()
+            self._adapt = adapt
 
     # -- which stream ------------------------------------------------------------------------------
 
@@ -234,8 +241,12 @@ class Downlink:
 
     # -- the way of a packet ----------------------------------------------------------------------
 
-    def forward(self, stream: Stream, packets: Sequence[Packet], now: float) -> None:
+    def forward(self, stream: Stream, packets: Sequence[Packet], now: float, adapted: bool = False) -> None:
         """Send a run of packets of one stream on."""
+        if self._adapt is not None and not adapted:
+            packets = self._adapt(stream, packets)
+            if not packets:
+                return
         span = self._span
         if span is None or stream is not span.stream:
             packets = self._begin(stream, packets, now)
@@ -290,7 +301,7 @@ class Downlink:
         self._counters.forwarded_bytes += octets
         if rest:
             self.pause()
-            self.forward(stream, rest, now)
+            self.forward(stream, rest, now, True)
 
     def nack(self, numbers: Sequence[int], now: float) -> None:
         """The subscriber misses these: send them again by RTX, or not at all."""

@@ -21,6 +21,7 @@ from orama.sfu.lines import Line, Local, Sending, Wanted, written
 from orama.sfu.media import RandomBits
 from orama.sfu.payloads import Numbers
 from orama.sfu.reading import Transport
+from orama.sfu.red import is_red, relinked
 from orama.sfu.values import (
     AUDIO_LEVEL,
     DEPENDENCY_DESCRIPTOR,
@@ -448,7 +449,9 @@ def _carrying(line: Line, sending: Sending, numbers: Numbers) -> Line:
     wanted = sending.wanted
     video = wanted.kind == "video"
     feedback = payloads.FEEDBACK if video else payloads.AUDIO_FEEDBACK
-    codecs = tuple(evolve(numbers.place(codec, video), feedback=feedback) for codec in wanted.codecs)
+    placed = [evolve(numbers.place(codec, video), feedback=feedback) for codec in wanted.codecs]
+    # RED last: who takes over the m-line to send need not send it too.
+    codecs = tuple(sorted(relinked(wanted.codecs, placed), key=is_red))
     numbered = ((uri, numbers.extension(uri)) for uri in OFFERED[wanted.kind])
     extensions = {uri: number for uri, number in numbered if number is not None and number <= payloads.LAST_ID}
     return evolve(line, codecs=codecs, extensions=extensions, sending=sending)

@@ -12,6 +12,8 @@ from typing import TypeAlias
 
 from attrs import evolve
 
+from orama.sfu.red import MIME as RED
+from orama.sfu.red import carried, is_red, relinked
 from orama.sfu.values import (
     ABS_SEND_TIME,
     AUDIO_LEVEL,
@@ -28,7 +30,7 @@ from orama.wire import sdp
 #: What makes two payload formats the same: name, clock rate, channels and profile.
 Identity: TypeAlias = tuple[str, int, int, str]
 
-AUDIO = ("audio/opus",)
+AUDIO = ("audio/opus", RED)
 VIDEO = ("video/vp8", "video/vp9", "video/h264", "video/av1")
 #: Characters of format parameters that are passed on to subscribers.
 MAX_FMTP = 256
@@ -37,7 +39,8 @@ AUDIO_FEEDBACK = frozenset({"transport-cc"})
 
 #: First choices where the client has not numbered a codec yet: payload type and RTX, as Chromium numbers them.
 USUAL: dict[Identity, tuple[int, int]] = {
-    ("audio/opus", 48000, 2, ""): (111, 63),
+    ("audio/opus", 48000, 2, ""): (111, 62),
+    (RED, 48000, 2, ""): (63, 61),
     ("video/vp8", 90000, 1, ""): (96, 97),
     ("video/vp9", 90000, 1, "0"): (98, 99),
     ("video/vp9", 90000, 1, "2"): (100, 101),
@@ -120,7 +123,14 @@ def offered(kind: str, media: sdp.Media) -> tuple[Codec, ...]:
         )
         if codec.mime.lower() in known and len(codec.fmtp) <= MAX_FMTP:
             found.append(codec)
-    return tuple(found)
+    return tuple(codec for codec in found if not is_red(codec) or carried(codec, found) is not None)
+
+
+def first(codecs: Sequence[Codec]) -> tuple[Codec, ...]:
+    """What is taken of an m-line's codecs: the first, and with RED what it carries. One, so that what is sent is
+    known and descriptions of large rooms stay small."""
+    inner = carried(codecs[0], codecs) if codecs and is_red(codecs[0]) else None
+    return (codecs[0], inner) if inner is not None else tuple(codecs[:1])
 
 
 def _repairs(formats: Iterable[sdp.Format]) -> dict[int, int]:
@@ -135,7 +145,8 @@ def _repairs(formats: Iterable[sdp.Format]) -> dict[int, int]:
 
 def accepted(ours: Sequence[Codec], theirs: Sequence[Codec]) -> tuple[Codec, ...]:
     """What an answer agreed on: our codecs with its payload types, our parameters and the feedback of both."""
-    found = []
+    found: list[Codec] = []
+    before: list[Codec] = []
     for codec in ours:
         match = next((one for one in theirs if same(one, codec)), None)
         if match is not None:
@@ -147,7 +158,8 @@ def accepted(ours: Sequence[Codec], theirs: Sequence[Codec]) -> tuple[Codec, ...
                     feedback=codec.feedback & match.feedback,
                 )
             )
-    return tuple(found)
+            before.append(codec)
+    return relinked(before, found)
 
 
 def extensions(media: sdp.Media) -> dict[str, int]:

@@ -20,8 +20,6 @@ from orama.wire.sdp import SdpError
 MAX_RIDS = 3
 #: SSRCs that an m-line may announce: one for each layer.
 MAX_SSRCS = MAX_RIDS
-#: Codecs taken per m-line. One: what is sent is then known, and descriptions of large rooms stay small.
-CODECS = 1
 #: Hashes of RFC 8122 that are still good.
 HASHES = ("sha-256", "sha-384", "sha-512")
 
@@ -81,7 +79,7 @@ def offered(
     if sending is not None and old is not None:
         codecs = tuple(codec for codec in theirs if any(payloads.same(codec, ours) for ours in old.codecs))
         sending = sending if codecs else None
-    codecs = codecs or theirs[:CODECS]
+    codecs = codecs or payloads.first(theirs)
     if not codecs:
         return Offered(refused)
     way = sdp.direction(session, media)

@@ -13,6 +13,7 @@ from orama.sfu.keyframes import KeyframeRequests, Throttle
 from orama.sfu.loss import MissingPackets
 from orama.sfu.packet import Packet
 from orama.sfu.qualities import OVERHEAD, Meter, total
+from orama.sfu.red import Primaries, carried, is_red
 from orama.sfu.reports import Reception, StreamClock
 from orama.sfu.retransmission import PacketStore
 from orama.wire.rtcp import ReportBlock
@@ -49,6 +50,8 @@ class Stream:
         self.rtx_ssrc: int | None = None
         self.listeners: tuple[Downlink, ...] = ()
         self.store = PacketStore(track.kind)
+        #: What those get who do not take RED; None where there never was any.
+        self.primaries: Primaries | None = None
         self.missing = MissingPackets()
         self.requests = KeyframeRequests()
         #: Each of the publisher's sender reports becomes one for every listener.
@@ -74,6 +77,11 @@ class Stream:
         self.rate = codecs[0].clock_rate if codecs else 90000
         found = {codec.payload_type: detector(codec.mime) for codec in codecs}
         self._detectors = {number: detect for number, detect in found.items() if detect is not None}
+        inner = {codec.payload_type: inside for codec in codecs if is_red(codec) and (inside := carried(codec, codecs))}
+        if inner and self.primaries is None:
+            self.primaries = Primaries(self.store)
+        if self.primaries is not None:
+            self.primaries.inner = {number: codec.payload_type for number, codec in inner.items()}
         self._nack = {codec.payload_type for codec in codecs if "nack" in codec.feedback}
 
     def accept(

@@ -19,7 +19,7 @@ from orama.signaling import messages
 from orama.turn.credentials import CredentialError, parse_username
 from orama.turn.mobility import Tickets
 from orama.turn.nonce import Nonces
-from orama.wire import channeldata, dns, indications, rtcp, rtp, sdp, stun, video
+from orama.wire import channeldata, dns, indications, red, rtcp, rtp, sdp, stun, video
 from orama.wire.channeldata import FrameError
 from orama.wire.rtcp import RtcpError
 from orama.wire.rtp import RtpError
@@ -307,6 +307,17 @@ def run_rtp(data: bytes) -> bool:
     again = rtp.parse(packet.serialize())
     assert (again.payload, again.csrcs, again.ssrc) == (packet.payload, packet.csrcs, packet.ssrc)
     assert dict(again.extensions) == dict(packet.extensions)
+    return True
+
+
+def run_red(data: bytes) -> bool:
+    """A redundant payload is blocks that come out again as they were, in other numbers too."""
+    try:
+        blocks = red.parse(data)
+    except red.RedError:
+        return False
+    assert red.serialize(blocks) == data
+    assert red.renumber(red.renumber(data, {111: 5, 5: 111}), {111: 5, 5: 111}) == data
     return True
 
 

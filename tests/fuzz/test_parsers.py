@@ -73,6 +73,10 @@ class ParserTests(SynchronousTestCase):
         """RTP is read and written again, or is one error; keyframes are looked for in anything."""
         self.fuzz("rtp", 0.4)
 
+    def test_red(self) -> None:
+        """Redundant audio is blocks or one error."""
+        self.fuzz("red", 0.1)
+
     def test_rtcp(self) -> None:
         """RTCP is read into bounded values, or is one error."""
         self.fuzz("rtcp", 0.3)
