@@ -70,6 +70,11 @@ class TransportFeedback:
             body += bytes(padding - 1) + bytes((padding,))
         return struct.pack("!BBH", 0xAF if padding else 0x8F, 205, len(body) // 4) + body
 
+    @staticmethod
+    def statuses(body: bytes) -> int:
+        """How many statuses *body* claims, which is what reading it will cost; 0 when it is too short."""
+        return body[10] << 8 | body[11] if len(body) >= _header.size else 0
+
     @classmethod
     def parse(cls, body: bytes) -> TransportFeedback:
         """Read what follows the RTCP header, RTCP padding removed.
@@ -95,17 +100,22 @@ class TransportFeedback:
                 symbols += [chunk >> shift & 3 for shift in range(12, -1, -2)]
             else:
                 symbols += [chunk >> shift & 1 for shift in range(13, -1, -1)]
+        del symbols[count:]
+        reference = time >> 8
+        reference -= reference >> 23 << 24
+        if symbols.count(1) == count <= len(body) - at:
+            # All came, soon after one another: what most feedback says. 2.8 µs for 30 packets, 5 by the loop below.
+            return cls(sender, media, base, reference, time & 0xFF, tuple(body[at : at + count]))
         deltas: list[int | None] = []
-        for symbol in symbols[:count]:
+        for symbol in symbols:
             if symbol == 0:
                 deltas.append(None)
                 continue
             if symbol == 3 or at + symbol > len(body):
                 raise TransportFeedbackError("a reserved status, or ends inside its deltas")
-            deltas.append(int.from_bytes(body[at : at + symbol], "big", signed=symbol == 2))
+            deltas.append(int.from_bytes(body[at : at + symbol], "big", signed=True) if symbol == 2 else body[at])
             at += symbol
-        reference = time >> 8
-        return cls(sender, media, base, reference - (reference >> 23 << 24), time & 0xFF, tuple(deltas))
+        return cls(sender, media, base, reference, time & 0xFF, tuple(deltas))
 
 
 def _chunks(symbols: list[int]) -> bytes:

@@ -1,0 +1,145 @@
+"""How many bits per second one client can take from us, from whatever it tells: Google congestion control in form.
+
+Transport-wide feedback gives delay (``sfu.estimator_delay``, ``sfu.estimator_rate``) and loss (``sfu.estimator_loss``),
+and the lower of the two counts. A client that sends none may send REMB, its own estimate; one that sends neither has
+receiver reports, whose loss bounds a rate only after there was much of it. No clock of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orama.sfu.departures import Arrived
+from orama.sfu.estimator_delay import DelayTrend, Usage
+from orama.sfu.estimator_loss import MUCH, LossBound
+from orama.sfu.estimator_rate import STANDING, RateControl, Throughput
+
+#: Bits per second: what a client is believed to take at first, and the least and the most that it is ever believed to.
+START, LOWEST, HIGHEST = 800_000, 100_000, 30_000_000
+#: Seconds that a limit counts as seen, after the rate fell or a probe found no more.
+SEEN = 30.0
+#: Seconds without transport-wide feedback after which REMB and reports count again.
+SILENCE = 5.0
+#: Seconds after a decrease in which nothing is tried.
+CALM = 2.0
+#: A probe that gets less than this part of itself through has met the limit.
+FOUND = 0.85
+#: Seconds of a round trip that nobody has measured.
+ROUND_TRIP = 0.1
+
+
+class Estimator:
+    """The estimate for one client.
+
+    :param start: bits per second to begin with, as far as something is known.
+    :param highest: bits per second that are never exceeded.
+    """
+
+    __slots__ = ("_control", "_fed", "_highest", "_limited", "_loss", "_remb", "_start", "_throughput", "_trend")
+
+    def __init__(self, start: float = START, highest: float = HIGHEST) -> None:
+        self._highest = highest
+        self._start = min(max(start, LOWEST), highest)
+        self._trend = DelayTrend()
+        self._throughput = Throughput()
+        self._control = RateControl(self._start, min(LOWEST, highest))
+        self._loss = LossBound(min(LOWEST, highest))
+        self._remb: float | None = None
+        self._fed: float | None = None
+        self._limited = float("-inf")
+
+    # -- what is known ------------------------------------------------------------------------------
+
+    @property
+    def bitrate(self) -> float | None:
+        """Bits per second on the wire; None while the client has told nothing."""
+        if self._fed is not None:
+            rate = min(self._control.rate, self._loss.rate)
+        elif self._remb is not None:
+            rate = self._remb
+        elif self._loss.rate < float("inf"):
+            rate = self._loss.rate
+        else:
+            return None
+        return max(min(LOWEST, self._highest), min(rate, self._highest))
+
+    @property
+    def throughput(self) -> float | None:
+        """Bits per second that have arrived lately, None while unknown."""
+        return self._throughput.value
+
+    @property
+    def queueing(self) -> float:
+        """Seconds that packets wait on the way, beyond the least of the last seconds."""
+        return self._trend.queueing
+
+    @property
+    def lost(self) -> float:
+        """The part of the packets that was lost lately."""
+        return self._loss.lost
+
+    def limited(self, now: float) -> bool:
+        """Whether the estimate is what the link takes, seen lately, and not merely as far as we have got."""
+        if self._fed is None and self._remb is not None:
+            return True
+        return now - self._limited < SEEN
+
+    @property
+    def overused(self) -> bool:
+        """Whether the queue grows, or is long."""
+        return self._trend.usage is Usage.OVER or self._trend.queueing > STANDING
+
+    def calm(self, now: float) -> bool:
+        """Whether more may be tried now: no queue and no loss was just seen."""
+        decreased = max(self._control.decreased, self._loss.decreased)
+        return not self.overused and now - decreased > CALM and self._loss.lost <= MUCH
+
+    # -- what the client tells ------------------------------------------------------------------------
+
+    def feedback(self, arrivals: Sequence[Arrived], late: int, round_trip: float | None, now: float) -> None:
+        """Transport-wide feedback, matched with what was sent (10 µs, and 2 for each group of packets)."""
+        self._fed = now
+        trend, loss = self._trend, self._loss
+        for each in arrivals:
+            if each.received:
+                trend.add(each.sent, each.first, each.last)
+            loss.add(each.received, each.lost)
+        loss.add(0, 0, late)
+        self._throughput.add(arrivals)
+        throughput = self._throughput.value
+        control = self._control
+        before = control.decreased, loss.decreased
+        usage, queueing = trend.judge(now), trend.queueing
+        control.update(usage, throughput, queueing, ROUND_TRIP if round_trip is None else round_trip, now)
+        loss.update(min(control.rate, loss.rate), throughput, queueing, now)
+        if before != (control.decreased, loss.decreased):
+            self._limited = now
+
+    def remb(self, bitrate: float, now: float) -> None:
+        """The client's own estimate."""
+        self._remb = bitrate
+        if self._fed is not None and now - self._fed > SILENCE:
+            self._fed = None
+
+    def reported(self, lost: float, sent: float, now: float) -> None:
+        """A receiver report: a part of *lost* of what was sent at *sent* bits per second.
+
+        Counts only where there is nothing better.
+        """
+        if self._remb is not None or (self._fed is not None and now - self._fed < SILENCE):
+            return
+        before = self._loss.decreased
+        self._loss.verdict(lost, min(self._loss.rate, sent), None, now)
+        if before != self._loss.decreased:
+            self._limited = now
+        elif self._loss.rate > 2 * max(sent, LOWEST):
+            self._loss.rate = float("inf")
+
+    def probed(self, rate: float, wanted: float, now: float) -> None:
+        """A probe at *wanted* bits per second got *rate* through."""
+        limit = rate < FOUND * wanted
+        if limit:
+            self._limited = now
+        if self._trend.usage is not Usage.OVER and rate > (self.bitrate or 0.0):
+            self._control.proved(rate, limit)
+            self._loss.proved(rate)
