@@ -250,6 +250,7 @@ class Node:
         self.rooms = Rooms(reactor, settings, self.fabric, poll=poll)
         self.rooms.on_empty = self._emptied
         self.rooms.on_secured = self.metrics.join_time.observe
+        self.rooms.on_first_frame = self.metrics.first_frame.observe
         self._started("rooms", self.rooms.stop)
         # With port 0 the kernel chose; what clients are told is what is.
         self.settings = evolve(settings, turn_port=self.turn.udp_port, turns_port=self.turn.tls_port)
@@ -271,6 +272,7 @@ class Node:
             processes(self._reactor),
         )
         self.units.workers.on_secured = self.metrics.join_time.observe
+        self.units.workers.on_first_frame = self.metrics.first_frame.observe
         self.units.startService()
         self._started("units", self.units.stopService)
 

@@ -68,6 +68,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.first_frame = Histogram(
+            "orama_sfu_first_frame_seconds",
+            "From the start of a video subscription to its first keyframe",
+            buckets=JOIN_BUCKETS,
+            registry=self.registry,
+        )
+
     def add(self, source: Callable[[], Iterable[Sample]]) -> None:
         """Gather *source* too, whenever somebody asks."""
         self._sources.append(source)

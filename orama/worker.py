@@ -12,6 +12,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ from orama.signaling.service import SignalingService  # noqa: E402
 #: Seconds between two looks for the node: the first pause, and the longest that it grows to.
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 3.0
-#: Times of joins that are kept for a report while the node is away.
+#: Times of joins, and of first frames, that are kept for a report while the node is away.
 MAX_SECURED = 1000
 #: Seconds that connections get to close when the namespace is not wanted any more.
 CLOSE_GRACE = 5.0
@@ -88,6 +89,7 @@ class Worker:
         self._again = False
         self._heard = 0
         self._secured: list[float] = []
+        self._first_frames: list[float] = []
 
     async def start(self) -> None:
         """Wait for the node, then serve.
@@ -227,7 +229,8 @@ class Worker:
         self.directory = WorkerDirectory(reactor, self._attachment, assignment.node_id, self._live_room)
         self.rooms = Rooms(reactor, settings, Fabric(reactor))
         self.rooms.on_empty = self._emptied
-        self.rooms.on_secured = self._remember
+        self.rooms.on_secured = partial(_remember, self._secured)
+        self.rooms.on_first_frame = partial(_remember, self._first_frames)
         self._running.append(("rooms", self.rooms.stop))
         access = TurnAccess(settings, self, reactor)
         self.signaling = SignalingService(reactor, settings, self.rooms, self.directory, access)
@@ -300,10 +303,6 @@ class Worker:
         releasing = Deferred.fromCoroutine(self.directory.release(namespace, room_id))
         releasing.addErrback(_unless_cancelled, "the claim of an empty room stays")
 
-    def _remember(self, seconds: float) -> None:
-        if len(self._secured) < MAX_SECURED:
-            self._secured.append(seconds)
-
     def _tick(self) -> None:
         # A timer whose function raises never runs again.
         try:
@@ -334,10 +333,10 @@ class Worker:
         try:
             live = self.rooms.all(self._namespace)
             rooms = tuple(LiveRoom(room.room_id, room.participants, room.max_participants) for room in live)
-            secured = tuple(self._secured)
-            report = Report(rooms, self._samples(), self._heard, secured)
+            secured, first_frames = tuple(self._secured), tuple(self._first_frames)
+            report = Report(rooms, self._samples(), self._heard, secured, first_frames)
             await self._attachment.post("worker/report", {"namespace": self._namespace, "report": report.to_json()})
-            del self._secured[: len(secured)]
+            del self._secured[: len(secured)], self._first_frames[: len(first_frames)]
         except OramaError as error:
             _log.debug("the node takes no report: {why}", why=error.message)
         finally:
@@ -408,6 +407,11 @@ class _Nobody:
 def _relays(config: WebRtcConfig) -> list[tuple[str, int, int]]:
     """All relays of the namespace, those of this host's node as well: for us they are another process's."""
     return [(place.relay_ip, *place.relay) for place in config.turns]
+
+
+def _remember(times: list[float], seconds: float) -> None:
+    if len(times) < MAX_SECURED:
+        times.append(seconds)
 
 
 def _unless_cancelled(failure: Any, what: str) -> None:

@@ -321,6 +321,7 @@ class MetricsTests(NodeTestCase):
             "orama_sfu_retransmitted_packets_total",
             "orama_signaling_joined",
             "orama_join_seconds_bucket",
+            "orama_sfu_first_frame_seconds_bucket",
             "orama_event_loop_lag_seconds_bucket",
         ):
             self.assertRegex(text, rf"(?m)^{name}[{{ ]")

@@ -78,6 +78,8 @@ class Report:
     heard: int = 0
     #: Seconds that new peers took from their join to the keys of their media.
     secured: tuple[float, ...] = ()
+    #: Seconds that new video subscriptions took to their first keyframe.
+    first_frames: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = _converter.unstructure(self)
@@ -150,6 +152,7 @@ class Workers:
         self._taken: dict[str, str] = {}
         #: As ``sfu.room.Rooms.on_secured``.
         self.on_secured: Callable[[float], object] = _ignore
+        self.on_first_frame: Callable[[float], object] = _ignore
 
     # ---- for the control socket
 
@@ -186,6 +189,8 @@ class Workers:
         worker.obeyed(report.heard)
         for seconds in report.secured:
             self.on_secured(seconds)
+        for seconds in report.first_frames:
+            self.on_first_frame(seconds)
 
     def cannot_listen(self, namespace: str, why: str) -> None:
         """A port of the namespace is somebody else's."""

@@ -238,6 +238,8 @@ class Rooms:
         self.on_empty: Callable[[str, str], None] = _ignore
         #: Called with the seconds from a join to the keys of its media.
         self.on_secured: Callable[[float], None] = _ignore
+        #: Called with the seconds from the start of a video subscription to its first keyframe.
+        self.on_first_frame: Callable[[float], None] = _ignore
         #: Called with all that happens.
         self.on_occurrence: Callable[[Occurrence], None] = _ignore
 
@@ -264,7 +266,8 @@ class Rooms:
         ports = range(media_block[0], media_block[1] + 1)
         offload = settings.turn.offload
         port = MediaPort.listen(self._poll, namespace, settings.internal_ip, ports, accepts, offload=offload)
-        self._namespaces[namespace] = _Namespace(port, accepts)
+        held = self._namespaces[namespace] = _Namespace(port, accepts)
+        held.counters.media.first_frame = lambda seconds: self.on_first_frame(seconds)
         return port.address[1]
 
     def set_relays(

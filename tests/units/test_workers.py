@@ -183,13 +183,14 @@ class WorkersTests(SynchronousTestCase):
         self.assertTrue(self.now(self.workers.release("demo", "lobby")))
 
     def test_figures(self) -> None:
-        """What it counts is shown with the node's, and its join times are taken as if they were the node's."""
+        """What it counts is shown with the node's, and its times of joins and first frames are taken as if they were the node's."""
         times: list[float] = []
         self.workers.on_secured = times.append
+        self.workers.on_first_frame = times.append
         self.attached()
         sample = ("orama_sfu_peers", {"namespace": "demo"}, 3.0)
-        self.workers.reported("demo", Report((), (sample,), secured=(0.25,)))
-        self.assertEqual((list(self.workers.samples()), times), ([sample], [0.25]))
+        self.workers.reported("demo", Report((), (sample,), secured=(0.25,), first_frames=(0.5,)))
+        self.assertEqual((list(self.workers.samples()), times), ([sample], [0.25, 0.5]))
 
     def now_raising(self, coroutine: Any) -> None:
         raise self.failureResultOf(Deferred.fromCoroutine(coroutine)).value
