@@ -25,6 +25,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
+from orama import garbage
 from orama.errors import ConfigurationError, OramaError
 from orama.hierarchy import Node
 from orama.logs import observer
@@ -71,6 +72,7 @@ class Daemon(Service):
     :param name: stands before the line that says why it cannot start.
     :param log_stream: where the log goes; None leaves that to twistd.
     :param refuse: called with the exit status when the start has failed.
+    :param settle: called when the process has started.
     """
 
     _log = Logger()
@@ -88,6 +90,7 @@ class Daemon(Service):
         log_stream: TextIO | None = None,
         stderr: TextIO | None = None,
         refuse: Callable[[int], None] = leave_with,
+        settle: Callable[[], None] = garbage.settle,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reactor = reactor
@@ -96,6 +99,7 @@ class Daemon(Service):
         self._log_stream = log_stream
         self._stderr = sys.stderr if stderr is None else stderr
         self._refuse = refuse
+        self._settle = settle
         self._starting: Deferred[None] | None = None
         self._draining = False
         self._handlers: dict[int, Any] = {}
@@ -143,6 +147,7 @@ class Daemon(Service):
 
     def _started(self, _: None) -> None:
         self._starting = None
+        self._settle()
         self._status = self.node.unready or "ready"
         self._notifier.ready(self._status)
 

@@ -69,6 +69,7 @@ class DaemonTests(SynchronousTestCase):
         self.node = _Node()
         self.told: list[str] = []
         self.refused: list[int] = []
+        self.settled: list[bool] = []
         self.stderr = io.StringIO()
         notifier = Notifier("/run/x", 20.0, lambda address, datagram: self.told.extend(datagram.decode().split("\n")))
         self.daemon = Daemon(
@@ -80,6 +81,7 @@ class DaemonTests(SynchronousTestCase):
             name="orama-worker",
             stderr=self.stderr,
             refuse=self.refused.append,
+            settle=lambda: self.settled.append(True),
             monotonic=lambda: 5.0,
         )
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -114,6 +116,12 @@ class DaemonTests(SynchronousTestCase):
         self.assertEqual(self.said(), ["READY=1", "STATUS=ready"])
         self.reactor.advance(10.0)
         self.assertEqual(self.said(), ["WATCHDOG=1"])
+
+    def test_settled(self) -> None:
+        """What has been made until it has started is not looked at for cycles after that."""
+        self.assertEqual(self.settled, [])
+        self.node.starting.callback(None)
+        self.assertEqual(self.settled, [True])
 
     def test_status(self) -> None:
         """What changes while it runs is in the status."""
