@@ -183,7 +183,7 @@ class WorkersTests(SynchronousTestCase):
         self.assertTrue(self.now(self.workers.release("demo", "lobby")))
 
     def test_figures(self) -> None:
-        """What it counts is shown with the node's, and its times of joins and first frames are taken as if they were the node's."""
+        """What it counts is shown with the node's, its times of joins and first frames too."""
         times: list[float] = []
         self.workers.on_secured = times.append
         self.workers.on_first_frame = times.append
