@@ -77,8 +77,8 @@ def coturn(
     return Server(["turnserver", "-c", str(configuration)], directory / "coturn.log", (address, port))
 
 
-def janus(directory: Path, port: int) -> Server:
-    """Janus with the VideoRoom over WebSockets, logging little."""
+def janus(directory: Path, port: int, address: str = "127.0.0.1") -> Server:
+    """Janus with the VideoRoom over WebSockets on *address*, logging little."""
     configuration = directory / "janus"
     configuration.mkdir()
     modules = next(Path("/usr/lib").glob("*/janus"), Path("/usr/lib/janus"))
@@ -95,7 +95,7 @@ def janus(directory: Path, port: int) -> Server:
         'libjanus_rabbitmq.so" }\n'
     )
     (configuration / "janus.transport.websockets.jcfg").write_text(
-        f'general: {{ ws = true ws_port = {port} ws_ip = "127.0.0.1" }}\nadmin: {{ admin_ws = false }}\n'
+        f'general: {{ ws = true ws_port = {port} ws_ip = "{address}" }}\nadmin: {{ admin_ws = false }}\n'
     )
     (configuration / "janus.plugin.videoroom.jcfg").write_text("general: { }\n")
-    return Server(["janus", "-F", str(configuration)], directory / "janus.log", ("127.0.0.1", port))
+    return Server(["janus", "-F", str(configuration)], directory / "janus.log", (address, port))
