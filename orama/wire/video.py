@@ -14,6 +14,10 @@ from typing import TypeAlias
 Buffer = bytes | bytearray | memoryview
 
 
+class PayloadError(ValueError):
+    """Bytes that are no payload descriptor, or no dependency descriptor."""
+
+
 class Keyframe(IntEnum):
     """What a packet is to somebody who waits for a keyframe."""
 

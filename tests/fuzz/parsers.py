@@ -19,11 +19,12 @@ from orama.signaling import messages
 from orama.turn.credentials import CredentialError, parse_username
 from orama.turn.mobility import Tickets
 from orama.turn.nonce import Nonces
-from orama.wire import channeldata, dns, indications, red, rtcp, rtp, sdp, stun, video
+from orama.wire import channeldata, dependency, dns, indications, red, rtcp, rtp, sdp, stun, video, vp8, vp9
 from orama.wire.channeldata import FrameError
 from orama.wire.rtcp import RtcpError
 from orama.wire.rtp import RtpError
 from orama.wire.stun import Class, Message, Method, StunError
+from orama.wire.video import PayloadError
 from tests.fuzz import reference
 
 CLIENT = ("203.0.113.9", 40000)
@@ -325,6 +326,48 @@ def repair_rtp(data: bytearray) -> None:
     """Version 2."""
     if data:
         data[0] = data[0] & 0x3F | 0x80
+
+
+def run_payload(data: bytes) -> bool:
+    """A payload descriptor of VP8 or VP9 is read; with other numbers it says the same and is as long as it was."""
+    taken = False
+    with contextlib.suppress(PayloadError):
+        found = vp8.parse(data)
+        taken = found.size <= len(data)
+        again = vp8.renumbered(data, found, 0x1234, 0x56, 0x78)
+        assert len(again) == len(data) and again[found.size :] == data[found.size :]
+        assert vp8.renumbered(again, found, found.picture_id or 0, found.base or 0, found.key_index or 0) == data
+    with contextlib.suppress(PayloadError):
+        there = vp9.parse(data)
+        taken = there.size <= len(data)
+        again = vp9.renumbered(data, there, 0x1234, 0x56)
+        assert len(again) == len(data) and again[there.size :] == data[there.size :]
+        assert vp9.renumbered(again, there, there.picture_id or 0, there.base or 0) == data
+    return taken
+
+
+STRUCTURE = dependency.parse(bytes.fromhex("800001800214eaa860414d1410208427013f00ef"), None).structure
+
+
+def run_descriptor(data: bytes) -> bool:
+    """A dependency descriptor is read, with a structure in force and without, and is the same when it was written."""
+    taken = False
+    for structure in (None, STRUCTURE):
+        with contextlib.suppress(PayloadError):
+            found = dependency.parse(data, structure)
+            written = found.serialize(structure)
+            assert len(written) <= len(data)
+            again = dependency.parse(written, structure)
+            assert (again.first, again.last, again.template, again.frame) == (
+                *(found.first, found.last, found.template),
+                found.frame,
+            )
+            assert (again.active, again.indications) == (found.active, found.indications)
+            assert again.serialize(structure) == written
+            if (force := found.structure or structure) is not None:
+                found.resolved(force)
+            taken = True
+    return taken
 
 
 def run_rtcp(data: bytes) -> bool:

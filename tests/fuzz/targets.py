@@ -47,6 +47,8 @@ TARGETS = {
         Target("dns", parsers.run_dns, 100_000),
         Target("rtp", parsers.run_rtp, 100_000, parsers.repair_rtp),
         Target("red", parsers.run_red, 30_000),
+        Target("payload", parsers.run_payload, 30_000),
+        Target("descriptor", parsers.run_descriptor, 20_000),
         Target("rtcp", parsers.run_rtcp, 100_000, parsers.repair_rtcp),
         Target("sdp", parsers.run_sdp, 50_000),
         Target("session", session.run_session, 15_000, session.repair_session),

@@ -77,6 +77,14 @@ class ParserTests(SynchronousTestCase):
         """Redundant audio is blocks or one error."""
         self.fuzz("red", 0.1)
 
+    def test_payload(self) -> None:
+        """Payload descriptors of VP8 and VP9 lie within their payload and are renumbered in place, or are one error."""
+        self.fuzz("payload", 0.5)
+
+    def test_descriptor(self) -> None:
+        """Dependency descriptors are read and written again, or are one error."""
+        self.fuzz("descriptor", 0.2)
+
     def test_rtcp(self) -> None:
         """RTCP is read into bounded values, or is one error."""
         self.fuzz("rtcp", 0.3)
