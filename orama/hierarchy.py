@@ -24,6 +24,7 @@ from orama import __version__
 from orama.boot import wait_for_database, wait_for_prerequisites, waiting_site
 from orama.cluster.alternates import ClusterAlternates
 from orama.cluster.desired import TurnPlace, WebRtcConfig
+from orama.cluster.exchange import Exchange
 from orama.cluster.keyring import Keyring
 from orama.cluster.namespaces import DEFAULT_KEY_FILE
 from orama.cluster.nodes import Capacity, machine
@@ -57,6 +58,7 @@ from orama.turn.listeners import TurnService
 from orama.turn.tenants import Shut, Tenants
 from orama.turn.workers import Workers, worker_count
 from orama.units import Units
+from orama.webhooks.service import Webhooks
 
 _PORTS = ("turn_port", "turns_port")
 #: The file with the key that sealed secrets before there was a cluster key.
@@ -247,10 +249,14 @@ class Node:
         self.unready = "the node waits for the processes of TURN"
         await self.turn.ready()
         self.unready = "the node is starting"
+        spool, chance = self.data / "webhooks.spool", SystemRandom().random
+        self.webhooks = Webhooks(reactor, settings.webhooks, self.node_id, spool, Exchange(reactor), chance)
+        self._run(self.webhooks)
         self.rooms = Rooms(reactor, settings, self.fabric, poll=poll)
         self.rooms.on_empty = self._emptied
         self.rooms.on_secured = self.metrics.join_time.observe
         self.rooms.on_first_frame = self.metrics.first_frame.observe
+        self.rooms.on_occurrence = self.webhooks.note
         self._started("rooms", self.rooms.stop)
         # With port 0 the kernel chose; what clients are told is what is.
         self.settings = evolve(settings, turn_port=self.turn.udp_port, turns_port=self.turn.tls_port)
@@ -272,6 +278,7 @@ class Node:
             processes(self._reactor),
         )
         self.units.workers.on_secured = self.metrics.join_time.observe
+        self.units.workers.on_occurrence = self.webhooks.note
         self.units.workers.on_first_frame = self.metrics.first_frame.observe
         self.units.startService()
         self._started("units", self.units.stopService)
@@ -375,8 +382,8 @@ class Node:
         return site
 
     def _watch(self) -> None:
-        for source in (self.turn.samples, self.rooms.samples, self.signaling.samples, self.membership.dns.samples):
-            self.metrics.add(source)
+        for part in (self.turn, self.rooms, self.signaling, self.membership.dns, self.webhooks):
+            self.metrics.add(part.samples)
         if self.units is not None:
             self.metrics.add(self.units.workers.samples)
         self._run(LoopLag(self._reactor, self.metrics.loop_lag.observe))
@@ -446,6 +453,7 @@ class Node:
             self.settings = settings
             self.signaling.lobby.settings = settings.signaling
             self.turn.configure(settings.turn)
+            self.webhooks.configure(settings.webhooks)
             self.served.configure(settings)
             if self.units is not None:
                 await self.units.leases.refresh_all()

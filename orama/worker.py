@@ -40,6 +40,7 @@ from orama.listening import busy  # noqa: E402
 from orama.logs import observer  # noqa: E402
 from orama.net.fabric import Fabric  # noqa: E402
 from orama.notify import Notifier  # noqa: E402
+from orama.outward import Outward  # noqa: E402
 from orama.rest.internal import REQUEST_BURST, REQUEST_RATE, Gate  # noqa: E402
 from orama.rest.json_resource import JsonResource  # noqa: E402
 from orama.rest.origins import Origins  # noqa: E402
@@ -231,6 +232,9 @@ class Worker:
         self.rooms.on_empty = self._emptied
         self.rooms.on_secured = partial(_remember, self._secured)
         self.rooms.on_first_frame = partial(_remember, self._first_frames)
+        self._outward = Outward(reactor, self._namespace, self._attachment, self._has_webhook)
+        self.rooms.on_occurrence = self._outward.note
+        self._running.append(("events", self._outward.stop))
         self._running.append(("rooms", self.rooms.stop))
         access = TurnAccess(settings, self, reactor)
         self.signaling = SignalingService(reactor, settings, self.rooms, self.directory, access)
@@ -303,11 +307,16 @@ class Worker:
         releasing = Deferred.fromCoroutine(self.directory.release(namespace, room_id))
         releasing.addErrback(_unless_cancelled, "the claim of an empty room stays")
 
+    def _has_webhook(self) -> bool:
+        webhooks = self._assignment.settings.webhooks
+        return bool(webhooks.url or webhooks.namespaces)
+
     def _tick(self) -> None:
         # A timer whose function raises never runs again.
         try:
             self._look_at_keys()
             self._tell()
+            self._outward.tell()
         except Exception:
             _log.failure("the worker stumbled")
 

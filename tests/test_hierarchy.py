@@ -19,14 +19,16 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.server import Site
 
 from orama.errors import Conflict, StartError
 from orama.hierarchy import Node
-from orama.settings import Settings, SfuSettings, TurnSettings
+from orama.settings import Settings, SfuSettings, TurnSettings, WebhookSettings
 from orama.wire import stun
 from orama.wire.stun import Class, Method
 from tests.signaling.wire import Page, open_page
 from tests.turn.plain_client import Client
+from tests.webhooks.receiver import SECRET, Receiver
 
 
 class NodeTestCase(TestCase):
@@ -299,6 +301,27 @@ class WorkersTests(NodeTestCase):
         self.assertRaises(ProcessLookupError, os.kill, pid, 0)
         self.assertEqual([str(call) for call in reactor.getDelayedCalls() if "TestCase._run" not in str(call)], [])
         self.assertEqual(_descriptors() - files, set())
+
+
+class WebhookTests(NodeTestCase):
+    async def test_told(self) -> None:
+        """Who is configured hears of rooms and people, and what ends with the node before it has stopped."""
+        receiver = Receiver()
+        listening: Any = reactor.listenTCP(0, Site(receiver), interface="127.0.0.1")
+        self.addCleanup(listening.stopListening)
+        webhooks = WebhookSettings(f"http://127.0.0.1:{listening.getHost().port}/", SECRET)
+        node = await self.running(webhooks=webhooks)
+        page = await self.page(node)
+        page.say("join", userId="somebody")
+        await page.until("turn-credentials")
+        await receiver.until(lambda: len(receiver.taken) == 2)
+        self.assertEqual(
+            [(each["event"], each["room_id"], each["node_id"]) for each in receiver.taken],
+            [("room_started", "r", node.node_id), ("participant_joined", "r", node.node_id)],
+        )
+        self.assertIn(b'orama_webhooks_sent_total{namespace="default"} 2.0', (await self.get(node, "/metrics"))[1])
+        await node.stop()
+        self.assertEqual([each["event"] for each in receiver.taken[2:]], ["participant_left", "room_finished"])
 
 
 class MetricsTests(NodeTestCase):

@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from orama.cluster.desired import WebRtcConfig
 from orama.errors import Conflict, NotFound, OramaError
 from orama.settings import AuthSettings, Settings
+from orama.sfu.occurrences import Occurrence
 
 #: Seconds between two reports, and without one after which a worker is taken for stuck.
 REPORT_INTERVAL = 1.0
@@ -37,7 +38,7 @@ class Assignment:
     """All that a worker has to know."""
 
     node_id: str
-    #: Those of the node, with the ports that it really has; without database and keys.
+    #: Those of the node, with the ports that it really has; without database, keys and the secrets of webhooks.
     settings: Settings
     config: WebRtcConfig
     #: Where its clients go when it drains; None when there is nowhere else.
@@ -45,9 +46,12 @@ class Assignment:
 
     def to_json(self) -> dict[str, Any]:
         """As it travels; there are secrets in it."""
-        public: dict[str, Any] = _converter.unstructure(
-            evolve(self, settings=evolve(self.settings, database="", auth=AuthSettings()))
+        webhooks = self.settings.webhooks
+        own = {name: evolve(each, secret=None) for name, each in webhooks.namespaces.items()}
+        settings = evolve(
+            self.settings, database="", auth=AuthSettings(), webhooks=evolve(webhooks, secret="", namespaces=own)
         )
+        public: dict[str, Any] = _converter.unstructure(evolve(self, settings=settings))
         return public
 
     @classmethod
@@ -154,6 +158,9 @@ class Workers:
         self.on_secured: Callable[[float], object] = _ignore
         self.on_first_frame: Callable[[float], object] = _ignore
 
+        #: As ``sfu.room.Rooms.on_occurrence``.
+        self.on_occurrence: Callable[[Occurrence], object] = _ignore
+
     # ---- for the control socket
 
     async def attach(self, namespace: str, say: Say) -> Worker:
@@ -191,6 +198,20 @@ class Workers:
             self.on_secured(seconds)
         for seconds in report.first_frames:
             self.on_first_frame(seconds)
+
+    def occurred(self, namespace: str, occurrences: Any) -> None:
+        """What happened in the rooms of *namespace*; its worker need not be attached any more to say its last.
+
+        :raises ValueError: these are no occurrences of that namespace.
+        """
+        try:
+            found = _converter.structure(occurrences, tuple[Occurrence, ...])
+        except Exception:
+            raise ValueError("these are no occurrences") from None
+        if any(each.namespace != namespace for each in found):
+            raise ValueError("these are another namespace's")
+        for each in found:
+            self.on_occurrence(each)
 
     def cannot_listen(self, namespace: str, why: str) -> None:
         """A port of the namespace is somebody else's."""
@@ -302,7 +323,7 @@ class Workers:
         return worker
 
 
-def _ignore(seconds: float) -> None:
+def _ignore(_: object) -> None:
     """Nobody listens."""
 
 

@@ -38,6 +38,8 @@ from orama.timestamp import timestamp
 SOCKET = "control.sock"
 #: The header that says whose owner the caller is.
 NAMESPACE_HEADER = "X-Namespace"
+#: Bytes of a body: the report of a process with 10,000 rooms has about 1 MB.
+MAX_BODY = 4 << 20
 #: Seconds that a token lives when nobody says.
 TOKEN_TTL = 3600
 
@@ -244,7 +246,7 @@ def control_site(
     for address, resource in calls.more.items():
         tree.putChild(address.encode(), resource)
     # All units of this host have one address between them.
-    limits = evolve(settings.limits, request_rate=REQUEST_RATE, request_burst=REQUEST_BURST)
+    limits = evolve(settings.limits, request_rate=REQUEST_RATE, request_burst=REQUEST_BURST, max_body=MAX_BODY)
     return Site(root, evolve(settings, limits=limits), reactor)
 
 

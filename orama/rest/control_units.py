@@ -3,6 +3,7 @@
 ============================== =================================== ==================================================
 ``GET  …/control/worker``      ``?namespace=``                      the SFU's stream: what it has to know and do
 ``POST …/control/worker/report``  ``{namespace, report}``           ``{}``
+``POST …/control/worker/occurrences``                               ``{}``; ``{namespace, occurrences}``: webhooks
 ``POST …/control/worker/taken``   ``{namespace, why}``              ``{}``; a port is somebody else's
 ``POST …/control/worker/claim``   ``{namespace, room_id}``          the room's record
 ``POST …/control/worker/release`` ``{namespace, room_id}``          ``{"released": bool}``
@@ -169,6 +170,22 @@ class _ReportResource(JsonResource):
         return Reply(body={})
 
 
+class _OccurrencesResource(JsonResource):
+    """``/v1/control/worker/occurrences``"""
+
+    def __init__(self, workers: Workers) -> None:
+        super().__init__(Origins(()))
+        self._workers = workers
+
+    async def post(self, request: Request) -> Reply:
+        body = json_object(request)
+        try:
+            self._workers.occurred(_namespace(body), body.get("occurrences"))
+        except ValueError as error:
+            raise BadRequest("invalid_request", str(error)) from None
+        return Reply(body={})
+
+
 class _TakenResource(JsonResource):
     """``/v1/control/worker/taken``"""
 
@@ -222,6 +239,7 @@ def unit_resources(workers: Workers, leases: Leases) -> dict[str, IResource]:
     """What is to be put under ``/v1/control``: ``worker`` and ``lease``."""
     worker = _StreamResource(workers.attach, workers.detach)
     worker.putChild(b"report", _ReportResource(workers))
+    worker.putChild(b"occurrences", _OccurrencesResource(workers))
     worker.putChild(b"taken", _TakenResource(workers))
     worker.putChild(b"claim", _ClaimResource(workers))
     worker.putChild(b"release", _ReleaseResource(workers))

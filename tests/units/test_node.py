@@ -23,6 +23,7 @@ from tests.contract.signalling import Client, connect, join
 from tests.contract.stage import free_port
 from tests.interop.caller import Caller, Tone
 from tests.units.manager import Unit, UnitNode, until
+from tests.webhooks.receiver import SECRET, ReceiverThread
 
 SFU, TURN = "orama-namespace-sfu@default.service", "orama-namespace-turn@default.service"
 
@@ -88,9 +89,12 @@ class NodeTestCase(TestCase):
 class LifeTests(NodeTestCase):
     def test_life(self) -> None:
         """The first start brings both units up; a client's room is in the SFU's process, and every command shows it;
-        an SFU that finds its port taken gets another; ``disable`` takes everything away, ``enable`` brings it back."""
+        what happens in it is told to an application; an SFU that finds its port taken gets another; ``disable`` takes
+        everything away, ``enable`` brings it back."""
         port = free_port()
-        node = self.started(cluster=f"port = {port}")
+        receiver = ReceiverThread()
+        self.addCleanup(receiver.close)
+        node = self.started(cluster=f"port = {port}", webhooks=f'url = "{receiver.url}"\nsecret = "{SECRET}"')
         sfu, turn = self.units(node)
         self.assertEqual([(each.active, each.sub, each.starts) for each in (sfu, turn)], [("active", "running", 1)] * 2)
         self.assertIn(("start", SFU), node.manager.verbs)
@@ -107,6 +111,9 @@ class LifeTests(NodeTestCase):
         self.disabled(node)
         client.until("room-closed")
         self.nothing_left(node, ports)
+        told = [each["event"] for each in receiver.taken]
+        self.assertEqual(told.count("participant_joined"), 2)
+        self.assertEqual(told[-2:], ["participant_left", "room_finished"])
         self.assertEqual(run(node, "namespace", "enable", "webrtc", "--namespace", "default").returncode, 0)
         self.assertTrue(serves(node))
         self.assertEqual((sfu.active, turn.active, turn.starts), ("active", "active", 2))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import evolve
+from attrs import asdict, evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,7 +14,8 @@ from orama.cluster.desired import Blocks
 from orama.cluster.rooms import RoomRecord
 from orama.cluster.workers import OBEY_TIMEOUT, SILENCE, Assignment, LiveRoom, Report, Worker, Workers
 from orama.errors import Conflict, NotFound, Unavailable
-from orama.settings import AuthSettings, Settings
+from orama.settings import AuthSettings, NamespaceWebhookSettings, Settings, WebhookSettings
+from orama.sfu.occurrences import Occurrence
 from tests.units.test_runner import config
 
 
@@ -68,6 +69,15 @@ class WorkersTests(SynchronousTestCase):
         given = Assignment("n1", settings, config(), "wss://n2.example")
         received = Assignment.from_json(given.to_json())
         self.assertEqual(received, evolve(given, settings=evolve(settings, database="", auth=AuthSettings())))
+        self.assertNotIn("sesame", repr(given.to_json()))
+
+    def test_webhooks_travel(self) -> None:
+        """A worker knows whether events are told, and no secret: its node signs them."""
+        own = NamespaceWebhookSettings("https://b", "sesame" * 6, ("room_started",))
+        webhooks = WebhookSettings("https://a", "sesame" * 6, namespaces={"demo": own})
+        given = Assignment("n1", Settings(webhooks=webhooks), config())
+        received = Assignment.from_json(given.to_json()).settings.webhooks
+        self.assertEqual((received.url, received.namespaces["demo"].events), ("https://a", ("room_started",)))
         self.assertNotIn("sesame", repr(given.to_json()))
 
     def test_no_assignment(self) -> None:
@@ -191,6 +201,18 @@ class WorkersTests(SynchronousTestCase):
         sample = ("orama_sfu_peers", {"namespace": "demo"}, 3.0)
         self.workers.reported("demo", Report((), (sample,), secured=(0.25,), first_frames=(0.5,)))
         self.assertEqual((list(self.workers.samples()), times), ([sample], [0.25, 0.5]))
+
+    def test_occurrences(self) -> None:
+        """What happened in its rooms is told on, also what a worker says last; nobody speaks for other namespaces."""
+        told: list[Occurrence] = []
+        self.workers.on_occurrence = told.append
+        one = Occurrence("ev_1", "room_finished", 2.0, "demo", "lobby", 1.0, {"reason": "empty"})
+        self.workers.occurred("demo", [asdict(one)])
+        self.assertEqual(told, [one])
+        for namespace, wrong in (("demo", None), ("demo", [1]), ("demo", [{"id": "x"}]), ("other", [asdict(one)])):
+            with self.assertRaises(ValueError):
+                self.workers.occurred(namespace, wrong)
+        self.assertEqual(len(told), 1)
 
     def now_raising(self, coroutine: Any) -> None:
         raise self.failureResultOf(Deferred.fromCoroutine(coroutine)).value

@@ -2,83 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve
 from twisted.internet import reactor as _reactor
 from twisted.internet import ssl
-from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
+from twisted.web.server import Site
 
 from orama.cluster.exchange import Exchange
 from orama.settings import NamespaceWebhookSettings, WebhookSettings
 from orama.sfu.occurrences import Occurrence
 from orama.webhooks.service import Webhooks
-from orama.webhooks.signature import HEADER, verify
 from tests.browser.certificates import issue
+from tests.webhooks.receiver import SECRET, Receiver
 
 reactor: Any = _reactor
-SECRET = "0123456789abcdef" * 2
-#: What to do with a request: a status to answer, or None for no answer at all.
-Manner = Callable[[dict[str, Any]], int | None]
-
-
-class Receiver(Resource):
-    """An application that is told; it accepts what is signed with ``SECRET``.
-
-    :ivar taken: the events that it said yes to.
-    :ivar tries: the ids of all that came.
-    """
-
-    isLeaf = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.manner: Manner = lambda event: 204
-        self.taken: list[dict[str, Any]] = []
-        self.tries: list[str] = []
-        self._waiting: list[tuple[Callable[[], bool], Deferred[None]]] = []
-
-    def render_POST(self, request: Request) -> Any:
-        assert request.content is not None
-        body = request.content.read()
-        verify(SECRET, str(request.getHeader(HEADER)), body, reactor.seconds())
-        event = json.loads(body)
-        assert request.getHeader("Orama-Event-Id") == event["id"]
-        assert request.getHeader("Content-Type") == "application/json"
-        self.tries.append(event["id"])
-        status = self.manner(event)
-        if status is None:
-            request.notifyFinish().addErrback(lambda failure: None)
-        else:
-            request.setResponseCode(status)
-            if status // 100 == 3:
-                request.setHeader("Location", "/elsewhere")
-            if status // 100 == 2:
-                self.taken.append(event)
-        reactor.callLater(0, self._look)
-        return NOT_DONE_YET if status is None else b"ok"
-
-    def until(self, done: Callable[[], bool]) -> Deferred[None]:
-        waiting: Deferred[None] = Deferred()
-        self._waiting.append((done, waiting))
-        self._look()
-        return waiting
-
-    def _look(self) -> None:
-        for done, waiting in self._waiting[:]:
-            if done():
-                self._waiting.remove((done, waiting))
-                waiting.callback(None)
-
-    @property
-    def ids(self) -> list[str]:
-        return [event["id"] for event in self.taken]
 
 
 def occurred(number: int, event: str = "participant_joined", namespace: str = "default", room: str = "r") -> Occurrence:
