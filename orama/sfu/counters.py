@@ -28,6 +28,8 @@ class MediaCounters:
     #: RTX packets sent to subscribers, and packets that publishers re-sent on our request.
     retransmitted: int = 0
     recovered: int = 0
+    #: Packets sent to subscribers to find out how much they can take.
+    padding: int = 0
     #: Sequence numbers asked of publishers (tries count), and asked of us by subscribers.
     nacks_sent: int = 0
     nacks_received: int = 0

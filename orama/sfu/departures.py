@@ -51,9 +51,10 @@ class Departures:
 
     :ivar under_way: bytes on the wire that feedback has said nothing of yet.
     :ivar total: bytes on the wire that ever left.
+    :ivar most: bytes under way from which video is held back, infinite while nothing is known of the link.
     """
 
-    __slots__ = ("_clock", "_doubtful", "_runs", "total", "under_way")
+    __slots__ = ("_clock", "_doubtful", "_runs", "most", "total", "under_way")
 
     def __init__(self) -> None:
         # (first number, packets, bytes on the wire, time sent)
@@ -62,6 +63,7 @@ class Departures:
         self._clock: int | None = None
         self.under_way = 0
         self.total = 0
+        self.most = float("inf")
 
     def __len__(self) -> int:
         return len(self._runs)

@@ -37,6 +37,8 @@ LATEST = 512
 FARTHEST = 1024
 #: Largest believable step of the RTP clock when another layer takes over, seconds.
 MOST_SKEW = 5.0
+#: Packets of padding at once, and the payload of one that is nothing else (RFC 3550, 5.1).
+MOST_PADDING, PADDING = 64, bytes(254) + b"\xff"
 
 
 class RandomBits(Protocol):
@@ -95,6 +97,8 @@ class Downlink:
         self._adapt: Adapter | None = None
         self._last_timestamp = 0
         self._last_time = 0.0
+        #: Whether the last packet ended a frame.
+        self._whole = True
         self.closed = False
         self.configure(downlinked)
         track.join(self)
@@ -184,6 +188,16 @@ class Downlink:
         if self._target is stream:
             self._target = None
 
+    def show(self, track: Track, now: float) -> None:
+        """Forward *track* in place of the one before; the SSRC, its numbers and its time go on."""
+        self.track.part(self)
+        self.pause()
+        self._target, self._paused, self._allowed = None, False, None
+        self.track = track
+        self.match()
+        track.join(self)
+        self.aim(now)
+
     def pause(self) -> None:
         """What comes next begins a new span, with a keyframe."""
         self._started = None
@@ -230,7 +244,7 @@ class Downlink:
             return before.turn
         timestamp = (self._last_timestamp + int(max(0.0, now - self._last_time) * stream.rate)) & 0xFFFFFFFF
         ours, theirs = before.stream.clock, stream.clock
-        if ours is not None and theirs is not None:
+        if ours is not None and theirs is not None and before.stream.track is stream.track:
             # Both layers' clocks are known: the same wall-clock time gets the same timestamp.
             exact = ours.rtp_at(theirs.ntp_at(packet.timestamp, stream.rate), stream.rate) + before.turn
             if abs(nearest(exact & 0xFFFFFFFF, timestamp, 32) - timestamp) < MOST_SKEW * stream.rate:
@@ -245,6 +259,12 @@ class Downlink:
         """Send a run of packets of one stream on."""
         if self._adapt is not None and not adapted:
             packets = self._adapt(stream, packets)
+            if not packets:
+                return
+        departures = self._outbox.departures
+        crowded = departures is not None and departures.under_way > departures.most and self.track.kind == "video"
+        if crowded:
+            packets = self._shed(stream, packets)
             if not packets:
                 return
         span = self._span
@@ -294,14 +314,31 @@ class Downlink:
         if highest > numbering.highest:
             numbering.highest = highest
             self._last_timestamp, self._last_time = (packets[-1].timestamp + turn) & 0xFFFFFFFF, now
+        if departures is not None and transport != outbox.transport_sequence:
+            count = (transport - outbox.transport_sequence) & 0xFFFF
+            departures.left((transport - count + 1) & 0xFFFF, count, octets, now)
         outbox.transport_sequence = transport
         self.packets_sent += used - before
         self._octets += octets
         self._counters.forwarded += used - before
         self._counters.forwarded_bytes += octets
+        self._whole = packets[-1].marker != 0
         if rest:
             self.pause()
             self.forward(stream, rest, now, True)
+        elif crowded and self._whole:
+            self.pause()
+
+    def _shed(self, stream: Stream, packets: Sequence[Packet]) -> Sequence[Packet]:
+        """Too much is under way to the subscriber: what of *packets* ends a frame that has begun, nothing after it."""
+        kept = 0
+        if self._span is not None and self._span.stream is stream:
+            if self._whole:
+                self.pause()
+            else:
+                kept = next((at for at, packet in enumerate(packets, 1) if packet.marker), len(packets))
+        self._counters.dropped["congested"] += len(packets) - kept
+        return packets[:kept]
 
     def nack(self, numbers: Sequence[int], now: float) -> None:
         """The subscriber misses these: send them again by RTX, or not at all."""
@@ -323,33 +360,64 @@ class Downlink:
                 # The same number again would be a replay to SRTP, and under GCM a nonce used twice.
                 dropped["resend_without_rtx"] += 1
             elif self._resends.allows(index, now, self._round_trip.value):
-                self._resend(packet, codec.rtx_payload_type, index & 0xFFFF, span.turn, self._repair_seal)
+                number, seal = index & 0xFFFF, self._repair_seal
+                self._counters.retransmitted += self._resend(
+                    packet, codec.rtx_payload_type, number, span.turn, seal, now
+                )
             else:
                 dropped["resend_limit"] += 1
 
-    def _resend(self, packet: Packet, payload_type: int, number: int, turn: int, seal: Seal) -> None:
-        outbox, numbering, block = self._outbox, self.repair_numbering, self._extensions.of(packet)
+    def _resend(self, packet: Packet, payload_type: int, number: int, turn: int, seal: Seal, now: float) -> bool:
+        timestamp, block = (packet.timestamp + turn) & 0xFFFFFFFF, self._extensions.of(packet)
+        payload, second = wrap_rtx(packet.payload, number), payload_type | packet.marker
+        return self._repair(payload, second, timestamp, block, 0, seal, now)
+
+    def _repair(
+        self, payload: bytes, second: int, timestamp: int, block: bytes, flag: int, seal: Seal, now: float
+    ) -> bool:
+        """Send a packet under the SSRC of RTX; *flag* is 0x20 when padding ends it. False when it is too long."""
+        outbox, numbering = self._outbox, self.repair_numbering
         numbering.highest += 1
-        outbox.transport_sequence = (outbox.transport_sequence + self._extensions.step) & 0xFFFF
         slot = outbox.slots[outbox.room(1)]
+        transport = (outbox.transport_sequence + self._extensions.step) & 0xFFFF
         first, pack, head = _shape(block)
-        pack(
-            slot,
-            0,
-            first,
-            payload_type | packet.marker,
-            numbering.highest & 0xFFFF,
-            (packet.timestamp + turn) & 0xFFFFFFFF,
-            self.rtx_ssrc,
-            block,
-            outbox.transport_sequence,
-        )
-        protected = seal(slot, head, wrap_rtx(packet.payload, number), numbering.highest)
+        number = numbering.highest & 0xFFFF
+        pack(slot, 0, first | flag, second, number, timestamp, self.rtx_ssrc, block, transport)
+        protected = seal(slot, head, payload, numbering.highest)
         if protected is None:
             self._counters.dropped["too_long"] += 1
-            return
+            return False
         outbox.queue.append(protected)
-        self._counters.retransmitted += 1
+        if outbox.departures is not None and self._extensions.step:
+            outbox.departures.left(transport, 1, len(payload), now)
+        outbox.transport_sequence = transport
+        return True
+
+    def pad(self, octets: int, now: float) -> int:
+        """Send about *octets* that only count, under the SSRC of RTX: once more what went out last, else padding alone.
+
+        0 where there is no RTX or no transport-wide number; else the bytes of payload that went.
+        """
+        seal, types = self._repair_seal, [each.rtx_payload_type for each in self._codecs.values()]
+        payload_type = next((each for each in types if each is not None), None)
+        if seal is None or payload_type is None or not self._extensions.step or octets <= 0:
+            return 0
+        sent, packets, index = 0, 0, self.numbering.highest
+        while sent < octets and packets < MOST_PADDING:
+            packets += 1
+            span = self.numbering.find(index)
+            packet = None if span is None else span.stream.store.get(index - span.shift)
+            codec = None if packet is None else self._codecs.get(packet.payload_type)
+            if span is None or packet is None or codec is None or codec.rtx_payload_type is None:
+                timestamp, block = self._last_timestamp, self._extensions.plain
+                self._repair(PADDING, payload_type, timestamp, block, 0x20, seal, now)
+                sent += len(PADDING)
+            else:
+                self._resend(packet, codec.rtx_payload_type, index & 0xFFFF, span.turn, seal, now)
+                sent += len(packet.payload)
+            index -= 1
+        self._counters.padding += packets
+        return sent
 
     # -- reports and wishes -----------------------------------------------------------------------
 
@@ -381,8 +449,10 @@ class Downlink:
         self._round_trip.measure(block, now)
 
     def tick(self, now: float) -> None:
-        """Until a keyframe has come, go on asking for one."""
-        if self.waiting and self._target is not None:
+        """Until a keyframe has come, go on asking for one, unless it would be held back."""
+        departures = self._outbox.departures
+        crowded = departures is not None and departures.under_way > departures.most
+        if self.waiting and self._target is not None and not crowded:
             self._target.request_keyframe(now)
 
     def close(self) -> None:

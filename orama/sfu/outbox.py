@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from orama.net.fabric import Buffer, Burst
 from orama.sfu.counters import MediaCounters
+from orama.sfu.departures import Departures
 from orama.sfu.packet import MAX_PAYLOAD
 from orama.sfu.srtp import TAG, Sender
 
@@ -27,6 +28,7 @@ class Outbox:
     The media path appends to ``queue`` itself, having asked for :meth:`room`; slot *i* belongs to ``queue[i]``.
 
     :ivar transport_sequence: the last transport-wide sequence number given to a packet.
+    :ivar departures: hears of each run that gets such numbers; None while nobody asks.
     """
 
     __slots__ = (
@@ -34,6 +36,7 @@ class Outbox:
         "_later",
         "_transmit",
         "closed",
+        "departures",
         "flush",
         "queue",
         "sender",
@@ -56,6 +59,7 @@ class Outbox:
         self.slots: list[memoryview] = []
         self.sender: Sender | None = None
         self.transport_sequence = 0
+        self.departures: Departures | None = None
         self.closed = False
 
     def room(self, count: int) -> int:
