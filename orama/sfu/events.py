@@ -91,6 +91,16 @@ class TrackState:
 
 
 @frozen
+class Slot:
+    """What the m-line of a slot shows from now on; without a track nothing."""
+
+    mid: str
+    kind: str
+    peer_id: str | None = None
+    track_id: str | None = None
+
+
+@frozen
 class ActiveSpeakers:
     #: Mappings with ``peerId`` and ``level`` (0 to 127, −dBov turned round: 127 is loudest).
     peers: tuple[Mapping[str, Any], ...]
@@ -129,6 +139,7 @@ Event = (
     | TrackAdded
     | TrackRemoved
     | TrackState
+    | Slot
     | ActiveSpeakers
     | DataChannel
     | RoomClosed

@@ -83,7 +83,7 @@ class Loudest:
     """
 
     def __init__(self, places: int, changed: Callable[[], None]) -> None:
-        self._places = places
+        self.places = places
         self._changed = changed
         self._voices: dict[Track, Voice] = {}
         #: Who has a place, since when in order; empty while there is one for everybody.
@@ -92,13 +92,13 @@ class Loudest:
 
     def add(self, track: Track, now: float) -> None:
         """*track* is in the running; nothing happens the second time."""
-        if not self._places or track in self._voices:
+        if not self.places or track in self._voices:
             return
         voice = self._voices[track] = Voice(self, track)
         if self._choosing:
             track.choose_by(voice)
             track.pause()
-        elif len(self._voices) > self._places:
+        elif len(self._voices) > self.places:
             self._choose(now)
         self._changed()
 
@@ -110,7 +110,7 @@ class Loudest:
         track.choose_by(None)
         if voice.placed:
             self._placed.remove(voice)
-        if self._choosing and len(self._voices) <= self._places:
+        if self._choosing and len(self._voices) <= self.places:
             self._choosing = False
             self._placed.clear()
             for each in self._voices.values():
@@ -132,7 +132,7 @@ class Loudest:
         for voice in ranked:
             voice.begin()
             voice.track.choose_by(voice)
-            if len(self._placed) < self._places:
+            if len(self._placed) < self.places:
                 self._place(voice, 0, now)
             else:
                 voice.track.pause()
@@ -145,7 +145,7 @@ class Loudest:
 
     def admits(self, voice: Voice, level: int, now: float) -> bool:
         """Whether *voice*, which has no place and sounds like *level*, has one from now on."""
-        if len(self._placed) >= self._places:
+        if len(self._placed) >= self.places:
             loser = self._loser(voice, level, now)
             if loser is None:
                 return False

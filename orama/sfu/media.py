@@ -130,6 +130,16 @@ class PeerMedia:
         self._by_ssrc[downlink.ssrc] = downlink
         downlink.start(self._clock.seconds())
 
+    def show(self, track_id: str, track: Track) -> None:
+        """Forward *track* in place of what is forwarded there: the same SSRC, numbers and time go on."""
+        downlink = self._downlinks.get(track_id)
+        if downlink is not None and downlink.track is not track:
+            downlink.show(track, self._clock.seconds())
+
+    def subscribed(self) -> set[str]:
+        """Track ids of the subscriptions."""
+        return set(self._downlinks)
+
     def unsubscribe(self, track_id: str) -> None:
         """Stop; nothing happens when there is no such subscription."""
         downlink = self._downlinks.get(track_id)

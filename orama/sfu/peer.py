@@ -8,7 +8,7 @@ while; what happens meanwhile waits for it.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from attrs import define
@@ -26,14 +26,14 @@ from orama.sfu.events import (
     Event,
     Kicked,
     PeerInfo,
-    TrackAdded,
+    Slot,
     TrackInfo,
-    TrackRemoved,
     TrackState,
 )
-from orama.sfu.layers import LAYERS
 from orama.sfu.lines import Wanted
 from orama.sfu.negotiation import Agreement
+from orama.sfu.ranking import SOURCES
+from orama.sfu.subscriptions import KINDS, Subscriptions
 from orama.sfu.track import Track
 from orama.sfu.values import Uplinked
 from orama.wire import sdp
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 
 #: Events that wait for a client without a socket; one that misses more has to join anew.
 MAX_WAITING = 1024
-#: What a track is when its publisher does not say.
-SOURCES = {"audio": "microphone", "video": "camera"}
 
 _log = Logger()
 
@@ -121,19 +119,21 @@ class Peer:
         self._waiting: deque[Event] = deque()
         self._started = False
         self._resume_call: IDelayedCall | None = None
-        #: Tracks of others that the client knows of, with the mid that it was told.
-        self._told: dict[str, str | None] = {}
-        self._unsubscribed: set[str] = set()
-        self._layers: dict[str, tuple[str, int]] = {}
         self._sources: Mapping[str, str] = {}
         self._secured = False
         self._warned: set[str] = set()
         may_use_data = not permissions.isdisjoint(("data", "subscribe"))
         self.connection: Connection = connect(self, "publish" in permissions, may_use_data)
+        self.subscriptions = Subscriptions(self, self.connection, clock)
 
     @property
     def may_subscribe(self) -> bool:
         return "subscribe" in self.permissions
+
+    @property
+    def present(self) -> bool:
+        """Whether the client hears at once what it is told."""
+        return self._sink is not None and self._started
 
     def info(self, told: Mapping[str, str | None]) -> PeerInfo:
         """This peer as another sees it, which has been *told* these tracks."""
@@ -161,7 +161,10 @@ class Peer:
         """Everybody else in the room, now."""
         if not self._started:
             self._waiting.clear()
-        return tuple(peer.info(self._told) for peer in self.room.peers.values() if peer is not self)
+        told = self.subscriptions.told
+        found = tuple(peer.info(told) for peer in self.room.peers.values() if peer is not self)
+        self.subscriptions.known(track.track_id for info in found for track in info.tracks)
+        return found
 
     def start(self) -> None:
         """The client has had its ``welcome``: events and offers flow from now on."""
@@ -187,6 +190,7 @@ class Peer:
         self._sink = send
         if self._started:
             self._flush()
+            self.subscriptions.tell_again()
             self.connection.flow()
 
     def detach(self) -> None:
@@ -251,21 +255,20 @@ class Peer:
         self._check_here()
         if not self.may_subscribe:
             raise SignalError("forbidden", "you may not subscribe")
-        if layer not in LAYERS:
-            raise SignalError("invalid_message", f"layer is one of {', '.join(LAYERS)}")
-        publication = self._foreign(track_id)
-        self._unsubscribed.discard(track_id)
-        self._layers[track_id] = (layer, priority)
-        self.connection.want(publication.wanted)
-        self.connection.media.set_layer(track_id, layer, priority)
+        self.subscriptions.subscribe(track_id, layer, priority)
 
     def unsubscribe(self, track_id: str) -> None:
         self._check_here()
-        self._foreign(track_id)
-        self._unsubscribed.add(track_id)
-        if track_id in self._told:
-            self._told[track_id] = None
-        self.connection.unwant(track_id)
+        self.subscriptions.unsubscribe(track_id)
+
+    def receive(self, kind: str, slots: int | None = None, tracks: Sequence[str] = ()) -> None:
+        """Receive of a kind what is worth it most, on so many slots, *tracks* first; with neither, everything."""
+        self._check_here()
+        if not self.may_subscribe:
+            raise SignalError("forbidden", "you may not subscribe")
+        if kind not in KINDS:
+            raise SignalError("invalid_message", f"kind is one of {', '.join(KINDS)}")
+        self.subscriptions.receive(kind, slots, tracks)
 
     def kick(self, peer_id: str) -> None:
         self._check_owner()
@@ -291,12 +294,6 @@ class Peer:
         if not self.owner:
             raise SignalError("forbidden", "this needs the role owner")
 
-    def _foreign(self, track_id: str) -> Publication:
-        publication = self.room.tracks.get(track_id)
-        if publication is None or publication.peer is self:
-            raise SignalError("unknown_track", "nobody else publishes such a track")
-        return publication
-
     # ---- the room's side
 
     def say(self, event: Event) -> None:
@@ -305,7 +302,7 @@ class Peer:
             return
         if self._sink is not None and self._started:
             self._sink(event)
-        elif not isinstance(event, ActiveSpeakers):
+        elif not isinstance(event, ActiveSpeakers | Slot):
             self._waiting.append(event)
             if len(self._waiting) > MAX_WAITING:
                 _log.info("peer {peer_id} has missed too much", peer_id=self.peer_id)
@@ -317,17 +314,11 @@ class Peer:
 
     def track_published(self, publication: Publication) -> None:
         """Somebody publishes a track, or publishes it in a new form."""
-        if self.may_subscribe and self._started and publication.track_id not in self._unsubscribed:
-            self.connection.want(publication.wanted)
+        if self.may_subscribe and self._started:
+            self.subscriptions.published(publication)
 
     def track_withdrawn(self, publication: Publication) -> None:
-        track_id = publication.track_id
-        self._unsubscribed.discard(track_id)
-        self._layers.pop(track_id, None)
-        self.connection.unwant(track_id)
-        if track_id in self._told:
-            mid = self._told.pop(track_id)
-            self.say(TrackRemoved(publication.peer.peer_id, track_id, publication.kind, publication.source, mid))
+        self.subscriptions.withdrawn(publication)
 
     def data_in_room(self) -> None:
         """Somebody has data channels: the others need them too."""
@@ -348,21 +339,7 @@ class Peer:
         return self.room.new_track_id()
 
     def offering(self, added: Mapping[str, str]) -> None:
-        for track_id, mid in added.items():
-            publication = self.room.tracks.get(track_id)
-            if publication is not None and self._told.get(track_id) != mid:
-                self._told[track_id] = mid
-                self.say(
-                    TrackAdded(
-                        publication.peer.peer_id,
-                        track_id,
-                        publication.kind,
-                        publication.source,
-                        mid,
-                        publication.track.layers,
-                        publication.muted,
-                    )
-                )
+        self.subscriptions.offering(added)
 
     def agreed(self, agreement: Agreement, forbidden: frozenset[str]) -> None:
         if "publish" in forbidden:
@@ -370,8 +347,7 @@ class Peer:
         if "data" in forbidden:
             self._warn("data", "you may not use data channels")
         self._publish(agreement.uplinks)
-        self._subscribe(agreement)
-        self._unsubscribed.update(agreement.declined & self.room.tracks.keys())
+        self.subscriptions.agreed(agreement)
 
     def _warn(self, what: str, text: str) -> None:
         if what not in self._warned:
@@ -399,20 +375,6 @@ class Peer:
                 if before.wanted != wanted:
                     self.room.republish(before)
 
-    def _subscribe(self, agreement: Agreement) -> None:
-        media = self.connection.media
-        active = {downlinked.track_id: downlinked for downlinked in agreement.downlinks}
-        for track_id, downlinked in active.items():
-            publication = self.room.tracks.get(track_id)
-            if publication is not None:
-                media.subscribe(publication.track, downlinked)
-                if track_id in self._layers:
-                    media.set_layer(track_id, *self._layers[track_id])
-        for track_id in self._told:
-            if track_id not in active:
-                media.unsubscribe(track_id)
-        media.retain(agreement.ssrcs)
-
     def data_opened(self, sctp: SctpTransport) -> None:
         if "data" not in self.permissions:
             self._warn("data", "you may receive data, but not send it")
@@ -439,5 +401,7 @@ class Peer:
 
     def muted(self, publication: Publication) -> None:
         """*publication* has become muted or has ceased to be."""
-        if publication.peer is self or publication.track_id in self._told:
+        if publication.peer is self:
             self.say(TrackState(publication.track_id, publication.muted))
+        else:
+            self.subscriptions.muted(publication)

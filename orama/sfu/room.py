@@ -37,6 +37,7 @@ from orama.sfu.occurrences import (
     Occurrence,
 )
 from orama.sfu.peer import Peer, Publication
+from orama.sfu.ranking import Ranking
 from orama.sfu.speakers import ActiveSpeakers as Speakers
 
 #: Seconds between two ticks of the media path, and between two looks for clients that have gone silent.
@@ -50,7 +51,15 @@ _log = Logger()
 class Room:
     """One room of this node."""
 
-    def __init__(self, rooms: Rooms, namespace: str, room_id: str, max_participants: int, created_at: float) -> None:
+    def __init__(
+        self,
+        rooms: Rooms,
+        namespace: str,
+        room_id: str,
+        max_participants: int,
+        created_at: float,
+        loudest: int = 0,
+    ) -> None:
         self.namespace = namespace
         self.room_id = room_id
         self.max_participants = max_participants
@@ -58,6 +67,7 @@ class Room:
         self.peers: dict[str, Peer] = {}
         self.tracks: dict[str, Publication] = {}
         self.data = DataFanout()
+        self.ranking = Ranking(loudest, self._ranked)
         self.closed = False
         self._rooms = rooms
         self._speakers = Speakers()
@@ -97,6 +107,7 @@ class Room:
             self.withdraw(publication)
         peer.publications.clear()
         self.close_data(peer)
+        self.ranking.forget(peer.peer_id)
         self._rooms.released(peer)
         self._tell(PeerLeft(peer.peer_id, reason))
         self._rooms.occurred(PARTICIPANT_LEFT, self, {**peer.described(), "reason": reason})
@@ -110,11 +121,13 @@ class Room:
 
     def republish(self, publication: Publication) -> None:
         """The track is new, or has a new form."""
+        self.ranking.add(publication, self._rooms.now())
         for other in self._others(publication.peer):
             other.track_published(publication)
 
     def withdraw(self, publication: Publication) -> None:
         if self.tracks.pop(publication.track_id, None) is not None:
+            self.ranking.remove(publication)
             self._rooms.occurred(TRACK_UNPUBLISHED, self, publication.described())
             for other in self._others(publication.peer):
                 other.track_withdrawn(publication)
@@ -167,7 +180,16 @@ class Room:
                 levels[peer.peer_id] = max(audio)
         speaking = self._speakers.update(levels, now)
         if speaking is not None:
+            self.ranking.speak((peer_id for peer_id, _ in speaking), now)
             self._tell(ActiveSpeakers(tuple({"peerId": peer_id, "level": level} for peer_id, level in speaking)))
+
+        for peer in list(self.peers.values()):
+            peer.subscriptions.tell()
+
+    def _ranked(self, kind: str) -> None:
+        """Something else of a kind is worth it now."""
+        for peer in self.peers.values():
+            peer.subscriptions.refresh(kind)
 
     def check(self, now: float) -> None:
         for peer in list(self.peers.values()):
@@ -348,7 +370,8 @@ class Rooms:
         if room_id in rooms:
             raise Conflict("room_exists", "there is a room of that name")
         limit = self._settings.sfu.max_participants if max_participants is None else max_participants
-        room = rooms[room_id] = Room(self, namespace, room_id, limit, self._reactor.seconds())
+        loudest = self._settings.sfu.loudest
+        room = rooms[room_id] = Room(self, namespace, room_id, limit, self._reactor.seconds(), loudest)
         self.occurred(ROOM_STARTED, room, {"max_participants": limit})
         self.watch_empty(room)
         return room
@@ -460,6 +483,10 @@ class Rooms:
             done.addBoth(lambda result: self._closing.pop(done, None) and None)
         if self._ticker.running and not self.peers():
             self._ticker.stop()
+
+    def now(self) -> float:
+        seconds: float = self._reactor.seconds()
+        return seconds
 
     def new_id(self) -> str:
         """Sixty random bits as text."""

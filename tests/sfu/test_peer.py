@@ -322,7 +322,7 @@ class LimitTests(RoomsCase):
         one.peer.leave()
         stopped = re.sub(r"m=audio \d+", "m=audio 0", two.browser.take_offer(offer.sdp) or "")
         two.peer.answer(re.sub("a=group:BUNDLE.*", "a=group:BUNDLE", stopped))
-        self.assertEqual(two.peer._unsubscribed, set())
+        self.assertEqual(two.peer.subscriptions._unsubscribed, set())
 
     def test_text_style(self) -> None:
         """Errors are worded as everywhere: no capital at the start, no full stop."""
