@@ -36,6 +36,8 @@ class MediaCounters:
     #: PLI or FIR sent to publishers, and those of subscribers before throttling.
     keyframe_requests: int = 0
     keyframe_requests_received: int = 0
+    #: Subscriptions that went from one layer of a track to another.
+    switches: int = 0
     rtcp_received: int = 0
     rtcp_sent: int = 0
     #: Packets that went no further, by reason (see the ``dropped[...]`` lines of the media path).

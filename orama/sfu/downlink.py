@@ -25,6 +25,7 @@ from orama.sfu.retransmission import Resends
 from orama.sfu.sequence import Numbering, Span
 from orama.sfu.srtp import Seal
 from orama.sfu.stream import Stream
+from orama.sfu.tally import Forwarded
 from orama.sfu.track import Track
 from orama.sfu.values import Downlinked
 from orama.wire.rtcp import ReportBlock, SenderReport, SourceDescription, serialize
@@ -81,6 +82,7 @@ class Downlink:
         self._counters = counters
         self._ended = ended
         self._resends = Resends()
+        self.tally = Forwarded(counters.dropped)
         self._wishes = Wishes()
         #: When it could begin; None for audio, and when its first frame is there or was held up by mute.
         self._started: float | None = None
@@ -111,6 +113,19 @@ class Downlink:
         self._accepted = downlinked.codecs
         self._extensions = ExtensionBlocks(downlinked)
         self.match()
+
+    @property
+    def kind(self) -> str:
+        return self.track.kind
+
+    @property
+    def rank(self) -> int:
+        return self.track.rank
+
+    @property
+    def octets_sent(self) -> int:
+        """Bytes of payload that were sent, first sends alone."""
+        return self._octets
 
     def match(self) -> None:
         """Find the subscriber's payload type for each of the publisher's."""
@@ -205,6 +220,21 @@ class Downlink:
             self._before, self._span = self._span, None
 
     @property
+    def forwarded(self) -> Stream | None:
+        """What goes to the subscriber now; None before a first packet, and during a pause."""
+        return None if self._span is None else self._span.stream
+
+    @property
+    def paused(self) -> bool:
+        """Whether the subscriber's bandwidth is not enough for it."""
+        return self._paused
+
+    @property
+    def allowed(self) -> Quality | None:
+        """What the subscriber's bandwidth is enough for; None while nobody has said."""
+        return self._allowed
+
+    @property
     def waiting(self) -> bool:
         """A keyframe of the chosen stream is needed and has not come."""
         if self._target is None or self.track.muted or not self._types:
@@ -221,11 +251,14 @@ class Downlink:
         if at == len(packets):
             if self._span is None:
                 reason = "no_keyframe_yet" if packets[0].payload_type in types else "codec"
-                self._counters.dropped[reason] += at
+                self.tally.drop(reason, at)
             return ()
         before = self._span or self._before
         if before is not None and before.stream is not stream:
             before.stream.ignore(self)
+            if before.stream.track is stream.track:
+                self.tally.switches += 1
+                self._counters.switches += 1
         turn = self._turn(before, stream, packets[at], now)
         self._span, self._before = self.numbering.begin(stream, packets[at].index, turn), None
         if self._started is not None:
@@ -285,7 +318,7 @@ class Downlink:
         for packet in packets:
             second = types.get(packet.payload_type)
             if second is None:
-                self._counters.dropped["codec"] += 1
+                self.tally.drop("codec")
                 continue
             index = packet.index + shift
             if index > highest:
@@ -294,7 +327,7 @@ class Downlink:
                     break
                 highest = index
             elif packet.index < origin or index <= highest - LATEST:
-                self._counters.dropped["too_late"] += 1
+                self.tally.drop("too_late")
                 continue
             if varies:
                 own = extensions.of(packet) if packet.extended else extensions.plain
@@ -306,7 +339,7 @@ class Downlink:
             pack(slot, 0, first, second | packet.marker, index & 0xFFFF, timestamp, ssrc, block, transport)
             protected = seal(slot, head, payload, index)
             if protected is None:
-                self._counters.dropped["too_long"] += 1
+                self.tally.drop("too_long")
                 continue
             queue.append(protected)
             octets += len(payload)
@@ -337,35 +370,36 @@ class Downlink:
                 self.pause()
             else:
                 kept = next((at for at, packet in enumerate(packets, 1) if packet.marker), len(packets))
-        self._counters.dropped["congested"] += len(packets) - kept
+        self.tally.drop("congested", len(packets) - kept)
         return packets[:kept]
 
     def nack(self, numbers: Sequence[int], now: float) -> None:
         """The subscriber misses these: send them again by RTX, or not at all."""
         self._counters.nacks_received += len(numbers)
-        dropped = self._counters.dropped
+        self.tally.nacks += len(numbers)
+        drop = self.tally.drop
         for number in numbers:
             index = nearest(number, self.numbering.highest)
             span = self.numbering.find(index)
             packet = None if span is None else span.stream.store.get(index - span.shift)
             if span is None or packet is None or packet.index < span.origin:
-                dropped["resend_gone"] += 1
+                drop("resend_gone")
                 continue
             if packet.index < span.stream.keyframe and span is self._span:
                 # The subscriber has a keyframe since, with which its decoder begins anew.
-                dropped["resend_before_keyframe"] += 1
+                drop("resend_before_keyframe")
                 continue
             codec = self._codecs.get(packet.payload_type)
             if codec is None or codec.rtx_payload_type is None or self._repair_seal is None:
                 # The same number again would be a replay to SRTP, and under GCM a nonce used twice.
-                dropped["resend_without_rtx"] += 1
+                drop("resend_without_rtx")
             elif self._resends.allows(index, now, self._round_trip.value):
                 number, seal = index & 0xFFFF, self._repair_seal
-                self._counters.retransmitted += self._resend(
-                    packet, codec.rtx_payload_type, number, span.turn, seal, now
-                )
+                sent = self._resend(packet, codec.rtx_payload_type, number, span.turn, seal, now)
+                self._counters.retransmitted += sent
+                self.tally.resends += sent
             else:
-                dropped["resend_limit"] += 1
+                drop("resend_limit")
 
     def _resend(self, packet: Packet, payload_type: int, number: int, turn: int, seal: Seal, now: float) -> bool:
         timestamp, block = (packet.timestamp + turn) & 0xFFFFFFFF, self._extensions.of(packet)
@@ -385,13 +419,19 @@ class Downlink:
         pack(slot, 0, first | flag, second, number, timestamp, self.rtx_ssrc, block, transport)
         protected = seal(slot, head, payload, numbering.highest)
         if protected is None:
-            self._counters.dropped["too_long"] += 1
+            self.tally.drop("too_long")
             return False
         outbox.queue.append(protected)
         if outbox.departures is not None and self._extensions.step:
             outbox.departures.left(transport, 1, len(payload), now)
         outbox.transport_sequence = transport
         return True
+
+    @property
+    def can_pad(self) -> bool:
+        """Whether :meth:`pad` can send anything that feedback will speak of."""
+        known = any(each.rtx_payload_type is not None for each in self._codecs.values())
+        return known and self._repair_seal is not None and self._extensions.step > 0
 
     def pad(self, octets: int, now: float) -> int:
         """Send about *octets* that only count, under the SSRC of RTX: once more what went out last, else padding alone.
@@ -424,6 +464,7 @@ class Downlink:
     def wish(self, now: float) -> None:
         """The subscriber sent PLI or FIR."""
         self._counters.keyframe_requests_received += 1
+        self.tally.keyframe_requests += 1
         source = self._span.stream if self._span is not None else self._target
         if source is not None and self._wishes.allows(now, self.track.subscribers > 1):
             source.request_keyframe(now)
@@ -447,6 +488,10 @@ class Downlink:
         """The subscriber's report about us."""
         self.packets_lost = block.packets_lost
         self._round_trip.measure(block, now)
+
+    def read(self, now: float) -> None:
+        """Make a rate of what was sent since the last time."""
+        self.tally.read(self.packets_sent, self._octets, now)
 
     def tick(self, now: float) -> None:
         """Until a keyframe has come, go on asking for one, unless it would be held back."""

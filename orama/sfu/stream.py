@@ -16,6 +16,7 @@ from orama.sfu.qualities import OVERHEAD, Meter, total
 from orama.sfu.red import Primaries, carried, is_red
 from orama.sfu.reports import Reception, StreamClock
 from orama.sfu.retransmission import PacketStore
+from orama.sfu.tally import Received
 from orama.wire.rtcp import ReportBlock
 from orama.wire.video import Keyframe, descriptor, detector
 
@@ -54,6 +55,7 @@ class Stream:
         self.primaries: Primaries | None = None
         self.missing = MissingPackets()
         self.requests = KeyframeRequests()
+        self.tally = Received()
         #: Each of the publisher's sender reports becomes one for every listener.
         self.passes_reports = Throttle(REPORT_PAUSE)
         self.clock: StreamClock | None = None
@@ -148,6 +150,7 @@ class Stream:
                 self.missing.forget_before(index)
                 if index > self.keyframe:
                     self.keyframe = index
+                    self.tally.keyframes += 1
         return packet
 
     def _gap(self, start: int, end: int, now: float) -> None:

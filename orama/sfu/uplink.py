@@ -129,6 +129,7 @@ class Uplink:
                 continue
             if repaired:
                 counters.recovered += 1
+                stream.tally.recovered += 1
             if stream is not current or len(run) == RUN:
                 if current is not None:
                     self._forward(current, run, now)
@@ -178,6 +179,7 @@ class Uplink:
         else:
             request = PictureLoss(self._ssrc, stream.ssrc)
         self._counters.keyframe_requests += 1
+        stream.tally.keyframe_requests += 1
         self._send(request.serialize())
 
     def tick(self, now: float, round_trip: float | None) -> None:
@@ -274,6 +276,7 @@ class Uplink:
             asked = stream.missing.due(now)
             if asked:
                 self._counters.nacks_sent += len(asked)
+                stream.tally.nacks += len(asked)
                 numbers = tuple(index & 0xFFFF for index in asked)
                 self._send(Nack(self._ssrc, stream.ssrc, numbers).serialize())
 
