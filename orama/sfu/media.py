@@ -6,7 +6,7 @@ client's published tracks (``sfu.uplink``), and its subscriptions to the tracks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -21,6 +21,7 @@ from orama.sfu.layers import LAYERS
 from orama.sfu.outbox import Outbox
 from orama.sfu.reports import RoundTrip
 from orama.sfu.sequence import Numbering
+from orama.sfu.tally import READING
 from orama.sfu.track import Track
 from orama.sfu.uplink import Uplink
 from orama.sfu.values import Downlinked, SrtpKeys, Uplinked
@@ -77,6 +78,7 @@ class PeerMedia:
         self._round_trip = RoundTrip()
         self._nacks = Allowance(NACK_RATE, MOST_NACKED, clock.seconds())
         self._packets_sent = 0
+        self._read_at = clock.seconds()
         self._closed = False
         #: Tracks that the client publishes, by track id.
         self.tracks: dict[str, Track] = self._uplink.tracks
@@ -243,6 +245,14 @@ class PeerMedia:
         self._uplink.tick(now, self._round_trip.value)
         for downlink in self._downlinks.values():
             downlink.tick(now)
+        if now - self._read_at >= READING:
+            self._read_at = now
+            for downlink in self._downlinks.values():
+                downlink.read(now)
+
+    def subscriptions(self) -> Iterable[Downlink]:
+        """What the client gets, each on its way to it."""
+        return self._downlinks.values()
 
     def stats(self) -> MediaStats:
         return MediaStats(

@@ -181,6 +181,11 @@ class Stream:
             self.meter.add(None, octets + packets * OVERHEAD)
         self.meter.turn(now)
 
+    @property
+    def expected(self) -> int:
+        """How many packets there should have been from the first to the newest."""
+        return 0 if self.reception is None else self.highest - _ROUND - self.reception.base + 1
+
     def qualities(self) -> tuple[tuple[int, int, float], ...]:
         """What the stream can be had in: spatial and temporal layer, bits per second."""
         return ((0, 0, total(self.meter.rates)),)
