@@ -23,6 +23,8 @@ THRESHOLD, LOWEST_THRESHOLD, HIGHEST_THRESHOLD = 12.5, 6.0, 600.0
 FOLLOW_DOWN, FOLLOW_UP, OUTLIER = 0.039, 0.0087, 15.0
 #: Seconds of too steep a trend that are overuse.
 OVERUSE_TIME = 0.01
+#: Seconds of waiting below which nothing is overuse: a busy machine does as much.
+LEAST_QUEUE = 0.015
 #: A silence in sending that long, or an arrival clock that leaps by as much, begins the trend anew.
 BREAK = 3.0
 #: Seconds over which the least delay is remembered.
@@ -137,7 +139,8 @@ class DelayTrend:
         if trend > self._threshold:
             self._over = elapsed / 2 if self._over < 0 else self._over + elapsed
             self._over_count += 1
-            if self._over > OVERUSE_TIME and self._over_count > 1 and slope >= self._last_trend:
+            long = self._over > OVERUSE_TIME and self._over_count > 1
+            if long and slope >= self._last_trend and self.queueing > LEAST_QUEUE:
                 self._over, self._over_count = 0.0, 0
                 self.usage = Usage.OVER
         else:

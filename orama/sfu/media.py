@@ -6,14 +6,15 @@ client's published tracks (``sfu.uplink``), and its subscriptions to the tracks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.interfaces import IReactorTime
 
 from orama.errors import BadRequest
 from orama.net.fabric import Buffer, Burst
 from orama.sfu import srtp
+from orama.sfu.allocator import Share
 from orama.sfu.allowance import Allowance
 from orama.sfu.counters import MediaCounters
 from orama.sfu.downlink import Downlink, RandomBits
@@ -22,6 +23,7 @@ from orama.sfu.outbox import Outbox
 from orama.sfu.reports import RoundTrip
 from orama.sfu.sequence import Numbering
 from orama.sfu.tally import READING
+from orama.sfu.sharing import Sharing
 from orama.sfu.track import Track
 from orama.sfu.uplink import Uplink
 from orama.sfu.values import Downlinked, SrtpKeys, Uplinked
@@ -45,6 +47,10 @@ class MediaStats:
     packets_sent: int
     #: What the client says it lost of its present subscriptions.
     packets_lost: int
+    #: Bits per second on the wire that the client is believed to take; None while nothing says so.
+    estimate: float | None = None
+    #: Track id → what of each video subscription its bandwidth is enough for; empty while all of everything is sent.
+    shares: Mapping[str, Share] = field(factory=dict)
 
 
 class PeerMedia:
@@ -54,6 +60,8 @@ class PeerMedia:
     :param transmit: gets protected packets for this client; the views are good until it returns.
     :param later: ``Fabric.later``: runs a flush once when the current drain ends.
     :param max_bitrate: bits per second that REMB allows the client at most, 0 for the usual limit.
+    :param estimates: whether what the client gets follows an estimate of what its link takes.
+    :param max_estimate: bits per second that such an estimate never exceeds, 0 for the usual limit.
     """
 
     def __init__(
@@ -64,6 +72,8 @@ class PeerMedia:
         later: Callable[[Callable[[], None]], None],
         counters: MediaCounters,
         max_bitrate: int = 0,
+        estimates: bool = True,
+        max_estimate: int = 0,
     ) -> None:
         self._clock = clock
         self._random = random
@@ -76,6 +86,10 @@ class PeerMedia:
         # SSRC → the last index that it was used with, of subscriptions that have ended: see Numbering.highest.
         self._used: dict[int, int] = {}
         self._round_trip = RoundTrip()
+        now = clock.seconds()
+        self._sharing = (
+            Sharing(self._outbox, self._downlinks, self._round_trip, counters, now, max_estimate) if estimates else None
+        )
         self._nacks = Allowance(NACK_RATE, MOST_NACKED, clock.seconds())
         self._packets_sent = 0
         self._read_at = clock.seconds()
@@ -222,6 +236,10 @@ class PeerMedia:
                     for ssrc, _ in each.requests:
                         if (downlink := self._by_ssrc.get(ssrc)) is not None:
                             downlink.wish(now)
+                case rtcp.ReceiverEstimate() if self._sharing is not None:
+                    self._sharing.remb(each.bitrate, now)
+                case rtcp.Unknown(kind=rtcp.RTPFB, count=rtcp.TRANSPORT_CC) if self._sharing is not None:
+                    self._sharing.feedback(each.body, now)
                 case _:
                     pass
 
@@ -235,6 +253,8 @@ class PeerMedia:
         for block in blocks:
             if (downlink := self._by_ssrc.get(block.ssrc)) is not None:
                 downlink.reported(block, now)
+        if self._sharing is not None and blocks:
+            self._sharing.reported(blocks, self._by_ssrc, now)
 
     # -- time ---------------------------------------------------------------------------------------
 
@@ -249,6 +269,8 @@ class PeerMedia:
             self._read_at = now
             for downlink in self._downlinks.values():
                 downlink.read(now)
+        if self._sharing is not None:
+            self._sharing.tick(now)
 
     def subscriptions(self) -> Iterable[Downlink]:
         """What the client gets, each on its way to it."""
@@ -260,6 +282,8 @@ class PeerMedia:
             packets_received=self._uplink.packets_received,
             packets_sent=self._packets_sent + sum(each.packets_sent for each in self._downlinks.values()),
             packets_lost=sum(each.packets_lost for each in self._downlinks.values()),
+            estimate=self._sharing.estimate if self._sharing is not None else None,
+            shares=dict(self._sharing.shares) if self._sharing is not None else {},
         )
 
     def _numbering(self, ssrc: int) -> Numbering:

@@ -43,6 +43,8 @@ class Track:
         self.streams: dict[str, Stream] = {}
         self.level = AudioLevel()
         self.closed = False
+        #: How much it matters to subscribers beside other tracks, as the room sees it: see ``sfu.allocator``.
+        self.rank = 0
         self._clock = clock
         self._publisher = publisher
         self.gate: Gate | None = None

@@ -1,0 +1,133 @@
+"""One subscriber's bandwidth, from what it tells to what it gets: where estimate, probes, shares and bounds meet.
+
+``PeerMedia`` owns one. It sleeps, and costs nothing, while no video is subscribed to: what remains then is audio, which
+is never held back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from orama.sfu.allocator import Allocator, Share, Subscription
+from orama.sfu.bandwidth import Bandwidth
+from orama.sfu.counters import MediaCounters
+from orama.sfu.downlink import Downlink
+from orama.sfu.estimator import HIGHEST, START
+from orama.sfu.outbox import Outbox
+from orama.sfu.reports import RoundTrip
+from orama.sfu.shaping import bound
+from orama.wire.rtcp import ReportBlock
+
+#: Seconds over which the rate of sending is measured for those who tell of nothing but loss.
+PACE = 1.0
+
+
+class Sharing:
+    """
+    :param downlinks: the subscriptions by track id; the caller keeps it.
+    :param highest: bits per second that are sent at most, 0 for the usual limit.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        downlinks: Mapping[str, Downlink],
+        round_trip: RoundTrip,
+        counters: MediaCounters,
+        now: float,
+        highest: float = 0,
+    ) -> None:
+        self._outbox = outbox
+        self._downlinks = downlinks
+        self._round_trip = round_trip
+        self._counters = counters
+        self._bandwidth = Bandwidth(now, START, highest or HIGHEST)
+        self._allocator = Allocator()
+        self._awake = False
+        self._measured = now
+        self._octets = 0
+        self._pace = 0.0
+
+    # -- what is known ------------------------------------------------------------------------------
+
+    @property
+    def estimate(self) -> float | None:
+        """Bits per second on the wire that the client is believed to take; None while nothing says so."""
+        return self._bandwidth.estimator.bitrate if self._awake else None
+
+    @property
+    def shares(self) -> Mapping[str, Share]:
+        """Track id → what the subscription was given; empty while everything is forwarded."""
+        return self._allocator.shares
+
+    # -- what the client tells ------------------------------------------------------------------------
+
+    def feedback(self, body: bytes, now: float) -> None:
+        """Transport-wide feedback without its RTCP header."""
+        if self._awake and not self._bandwidth.feedback(body, self._round_trip.value, now):
+            self._counters.dropped["feedback"] += 1
+
+    def remb(self, bitrate: int, now: float) -> None:
+        if self._awake:
+            self._bandwidth.estimator.remb(bitrate, now)
+
+    def reported(self, blocks: Sequence[ReportBlock], by_ssrc: Mapping[int, Downlink], now: float) -> None:
+        """Receiver reports: each counts for as much as was sent of what it is about."""
+        if not self._awake:
+            return
+        known = [
+            (block.fraction_lost / 256, by_ssrc[block.ssrc].packets_sent) for block in blocks if block.ssrc in by_ssrc
+        ]
+        packets = sum(sent for _, sent in known)
+        if packets:
+            self._bandwidth.estimator.reported(sum(lost * sent for lost, sent in known) / packets, self._pace, now)
+
+    # -- time ---------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Share out, probe, set the bound; every 50 ms (3 µs, an allocation once a second 20 for each video)."""
+        videos = [each for each in self._downlinks.values() if each.kind == "video"]
+        if not videos:
+            if self._awake:
+                self._sleep()
+            return
+        bandwidth, allocator = self._bandwidth, self._allocator
+        if not self._awake:
+            self._awake = True
+            self._outbox.departures = bandwidth.departures
+        self._measure(now)
+        estimator, departures = bandwidth.estimator, bandwidth.departures
+        estimate = estimator.bitrate
+        if estimate is None:
+            departures.most = float("inf")
+            if allocator.shares:
+                allocator.release(self._subscriptions(), now)
+            return
+        limited = estimator.limited(now)
+        # What is lost is sent again, so that much less is there for the media.
+        overhead = 1 + estimator.lost
+        media = estimate / overhead
+        if allocator.due(media, self._downlinks.keys(), now):
+            allocator.share(self._subscriptions(), media, limited, now)
+        departures.most = bound(estimate, estimator.throughput, self._round_trip.value, limited)
+        padded = next((each for each in videos if each.can_pad), None)
+        bandwidth.wanted = 0.0 if padded is None else allocator.wanted * overhead
+        padding = bandwidth.padding(now)
+        if padding and padded is not None:
+            padded.pad(padding, now)
+
+    def _subscriptions(self) -> dict[str, Subscription]:
+        return dict(self._downlinks)
+
+    def _measure(self, now: float) -> None:
+        if now - self._measured >= PACE:
+            octets = sum(each.octets_sent for each in self._downlinks.values())
+            self._pace = max(0, octets - self._octets) * 8 / (now - self._measured)
+            self._measured, self._octets = now, octets
+
+    def _sleep(self) -> None:
+        self._awake = False
+        self._outbox.departures = None
+        self._bandwidth.departures.clear()
+        self._bandwidth.wanted = 0.0
+        self._allocator.shares = {}
