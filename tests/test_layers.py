@@ -41,7 +41,7 @@ ASSEMBLY = frozenset(
     }
 )
 #: Where asyncio may be spoken.
-ASYNCIO = frozenset({"sfu/_aiortc.py", "reactors.py"})
+ASYNCIO = frozenset({"sfu/_aiortc.py", "sfu/_sctp.py", "sfu/_sctp_channels.py", "reactors.py"})
 
 
 def sources() -> Iterator[tuple[Path, ast.Module]]:

@@ -6,7 +6,7 @@ agreement means for the room is told to a :class:`Listener`. Nothing here knows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from attrs import define, field
@@ -17,7 +17,9 @@ from twisted.logger import Logger
 from orama.errors import SignalError
 from orama.net.fabric import Burst, Fabric
 from orama.settings import SfuSettings
-from orama.sfu._aiortc import DtlsCertificate, DtlsCounters, DtlsTransport, SctpCounters, SctpTransport
+from orama.sfu._aiortc import DtlsCertificate, DtlsCounters, DtlsTransport
+from orama.sfu._sctp import SctpCounters
+from orama.sfu._sctp_channels import SctpTransport
 from orama.sfu.allowance import Allowance
 from orama.sfu.counters import MediaCounters
 from orama.sfu.events import Answer, Event, Offer
@@ -301,8 +303,8 @@ class Connection:
     def _selected(self) -> None:
         self._reached = True
 
-    def _dtls_send(self, datagram: bytes) -> None:
-        self._agent.send([datagram])
+    def _dtls_send(self, datagrams: Sequence[bytes]) -> None:
+        self._agent.send(datagrams)
 
     def _dtls_received(self, datagram: bytes) -> None:
         if self._dtls is not None:

@@ -40,7 +40,7 @@ _log = Logger()
 
 
 class Channel(Protocol):
-    """One data channel of one peer, as :class:`orama.sfu._aiortc.Channel` is."""
+    """One data channel of one peer, as :class:`orama.sfu._sctp_channels.Channel` is."""
 
     on_message: Callable[[Message], None]
     on_close: Callable[[], None]
@@ -65,7 +65,7 @@ class Channel(Protocol):
 
 
 class Transport(Protocol):
-    """One peer's SCTP association, as :class:`orama.sfu._aiortc.SctpTransport` is."""
+    """One peer's SCTP association, as :class:`orama.sfu._sctp_channels.SctpTransport` is."""
 
     on_channel: Callable[[Channel], None]
 

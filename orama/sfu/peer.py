@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from orama.errors import SignalError
 from orama.settings import SfuSettings
-from orama.sfu._aiortc import SctpTransport
+from orama.sfu._sctp_channels import SctpTransport
 from orama.sfu.connection import Connect, Connection
 from orama.sfu.events import (
     ActiveSpeakers,

@@ -21,7 +21,8 @@ from orama.errors import Conflict, NotFound, SignalError
 from orama.net.fabric import Fabric
 from orama.net.poll import Poll
 from orama.settings import Settings
-from orama.sfu._aiortc import DtlsCertificate, SctpTransport
+from orama.sfu._aiortc import DtlsCertificate
+from orama.sfu._sctp_channels import SctpTransport
 from orama.sfu.connection import Connection, Counters, Listener
 from orama.sfu.data import DataFanout, Transport
 from orama.sfu.events import ActiveSpeakers, Event, PeerJoined, PeerLeft, RoomClosed
