@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from attrs import NOTHING, Attribute, field, fields, frozen, has
 
@@ -30,6 +30,9 @@ MAX_CANDIDATE = 1024
 MAX_ID = 256
 #: m-lines that one description may have a source for.
 MAX_SOURCES = 256
+#: Slots of one kind, and tracks that a client may name to be on them.
+MAX_SLOTS = 32
+MAX_PAGE = 100
 #: ``LAYERS[0]`` is the default.
 LAYERS = ("auto", "low", "mid", "high")
 
@@ -109,6 +112,23 @@ def _sources(_: Any, attribute: Attribute[Any], value: Any) -> None:
             raise ValueError(f"{attribute.name} must map a mid to a name of a-z 0-9 -")
 
 
+def _ids(limit: int) -> Validator:
+    """A list of at most *limit* ids."""
+    check_one = _text(MAX_ID)
+
+    def check(instance: Any, attribute: Attribute[Any], value: Any) -> None:
+        if not isinstance(value, tuple) or len(value) > limit:
+            raise ValueError(f"{_camel(attribute.name)} must be a list of at most {limit} ids")
+        for each in value:
+            check_one(instance, attribute, each)
+
+    return check
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _or_empty(value: Any) -> Any:
     return "" if value is None else value
 
@@ -172,6 +192,15 @@ class Unsubscribe:
 
 
 @frozen
+class Receive:
+    """What of a kind comes: as many as *last_n*, or as *tracks*, which come first; with neither, everything."""
+
+    kind: str = field(validator=_one_of(("audio", "video")))
+    last_n: int | None = field(default=None, validator=_maybe(_number(MAX_SLOTS)))
+    tracks: tuple[str, ...] = field(default=(), converter=_listed, validator=_ids(MAX_PAGE))
+
+
+@frozen
 class Kick:
     peer_id: str = field(validator=_text(MAX_ID))
 
@@ -186,7 +215,19 @@ class Leave:
     pass
 
 
-Request: TypeAlias = Join | Offer | Answer | IceCandidate | TrackState | Subscribe | Unsubscribe | Kick | Mute | Leave
+Request: TypeAlias = (
+    Join
+    | Offer
+    | Answer
+    | IceCandidate
+    | TrackState
+    | Subscribe
+    | Unsubscribe
+    | Receive
+    | Kick
+    | Mute
+    | Leave
+)
 
 
 # What we say, beside the events of the SFU.
@@ -236,7 +277,7 @@ def _camel(name: str) -> str:
 
 _REQUESTS: dict[str, type[Any]] = {
     _kebab(request.__name__): request
-    for request in (Join, Offer, Answer, IceCandidate, TrackState, Subscribe, Unsubscribe, Kick, Mute, Leave)
+    for request in get_args(Request)
 }
 _FIELDS = {request: tuple((f.name, _camel(f.name)) for f in fields(request)) for request in _REQUESTS.values()}
 #: The code of a message whose type is known and whose fields are wrong; ``invalid_message`` for the others.

@@ -32,6 +32,7 @@ from orama.signaling.codes import (
 )
 from orama.signaling.interfaces import Grant, OwnerGone, Record, Socket, Trunk, Visitor
 from orama.signaling.rate import TokenBucket, Verdict
+from orama.signaling.requests import CALLS, OWNERS
 from orama.signaling.seats import Seat, rights_of
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ class Session:
     async def _join_by_offer(self, request: messages.Offer) -> None:
         await self._join(messages.Join())
         if self.state is State.JOINED:
-            await self._offer(request)
+            await self._ask(request)
 
     def _room_of(self, request: messages.Join) -> str:
         room_id = request.room_id or self._room_id
@@ -379,43 +380,15 @@ class Session:
     async def _ignore(self, request: messages.Request) -> None:
         """What was still waiting when the socket closed."""
 
-    async def _offer(self, request: messages.Offer) -> None:
-        self._peer.offer(request.sdp, request.sources)
-
-    async def _answer(self, request: messages.Answer) -> None:
-        self._peer.answer(request.sdp)
-
-    async def _candidate(self, request: messages.IceCandidate) -> None:
-        self._peer.candidate(request.candidate, request.sdp_mid, request.sdp_m_line_index, request.username_fragment)
-
-    async def _track_state(self, request: messages.TrackState) -> None:
-        self._peer.track_state(request.track_id, request.muted)
-
-    async def _subscribe(self, request: messages.Subscribe) -> None:
-        self._peer.subscribe(request.track_id, request.layer, request.priority)
-
-    async def _unsubscribe(self, request: messages.Unsubscribe) -> None:
-        self._peer.unsubscribe(request.track_id)
-
-    async def _kick(self, request: messages.Kick) -> None:
-        self._require_owner()
-        self._peer.kick(request.peer_id)
-
-    async def _mute(self, request: messages.Mute) -> None:
-        self._require_owner()
-        self._peer.mute(request.track_id)
+    async def _ask(self, request: messages.Request) -> None:
+        """Something that the peer does."""
+        if type(request) in OWNERS and self.visitor.role != "owner":
+            raise SignalError("forbidden", "this needs the role owner")
+        assert self._seat is not None
+        CALLS[type(request)](self._seat.peer, request)
 
     async def _leave(self, request: messages.Leave) -> None:
         self.end(NORMAL, "left")
-
-    def _require_owner(self) -> None:
-        if self.visitor.role != "owner":
-            raise SignalError("forbidden", "this needs the role owner")
-
-    @property
-    def _peer(self) -> Any:
-        assert self._seat is not None
-        return self._seat.peer
 
     # What we say.
 
@@ -477,15 +450,8 @@ _HANDLERS: dict[State, dict[type[Any], _Handler]] = {
     State.WAITING: {messages.Join: Session._join, messages.Offer: Session._join_by_offer},
     State.JOINED: {
         messages.Join: Session._join_again,
-        messages.Offer: Session._offer,
-        messages.Answer: Session._answer,
-        messages.IceCandidate: Session._candidate,
-        messages.TrackState: Session._track_state,
-        messages.Subscribe: Session._subscribe,
-        messages.Unsubscribe: Session._unsubscribe,
-        messages.Kick: Session._kick,
-        messages.Mute: Session._mute,
         messages.Leave: Session._leave,
+        **dict.fromkeys(CALLS, Session._ask),
     },
     State.FORWARDED: {},
     State.CLOSED: {},

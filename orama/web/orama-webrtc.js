@@ -17,6 +17,7 @@
  */
 
 import { Channel, Incoming } from "./channel.js";
+import { IceWatch } from "./ice-watch.js";
 import { Publication } from "./publication.js";
 import { Roster, streamIds } from "./roster.js";
 import { RoomError, Signaling } from "./signaling.js";
@@ -30,12 +31,8 @@ const REFUSED_MS = 1_000;
 const MAX_REFUSED_MS = 30_000;
 /** What a source may be called. */
 const SOURCE = /^[a-z0-9-]{1,32}$/;
-/** How long ICE may be `disconnected` before it is restarted; a lost packet or two is no reason. */
-const DISCONNECTED_MS = 1_000;
 /** How long an offer may stay unanswered while no media flows, until the socket itself is given up. */
 const SILENT_MS = 2_500;
-/** Restarts without success after which the whole connection is made anew. */
-const MAX_RESTARTS = 3;
 /** Which of the relay's addresses are of which transport. */
 const TRANSPORTS = {
   udp: (uri) => uri.startsWith("turn:") && !uri.includes("transport=tcp"),
@@ -52,7 +49,14 @@ const TRANSPORTS = {
  * @property {string | (() => string | Promise<string>)} [token] a JWT, or what fetches a fresh one.
  * @property {string} [userId] who this is; a token's `sub` goes before it.
  * @property {*} [metadata] anything that JSON carries: the other peers get it as it is.
+ * @property {{audio?: Reception, video?: Reception}} [receive] what to receive, see {@link Room#receive}.
  * @property {"udp"|"tcp"|"tls"} [transport] use only this way to the relay; all of them by default.
+ */
+
+/**
+ * @typedef {object} Reception
+ * @property {number} [lastN] as many tracks as this, of those who spoke last; as many as `tracks` without it.
+ * @property {string[]} [tracks] track ids that come before others: a page of a gallery, somebody pinned.
  */
 
 /**
@@ -107,8 +111,8 @@ export class Room extends EventTarget {
   #steps = Promise.resolve();
   #joining = null;
   #offerTimer = undefined;
-  #iceTimer = undefined;
-  #restarts = 0;
+  #watch = null;
+  #receptions;
   #refusals = 0;
   #wantsOffer = false;
   #moving = false;
@@ -121,7 +125,8 @@ export class Room extends EventTarget {
   constructor(options) {
     super();
     this.#options = options;
-    const { room, userId, metadata } = options;
+    const { room, userId, metadata, receive = {} } = options;
+    this.#receptions = new Map(Object.entries(receive));
     const urls = [...(options.url ? [options.url] : []), ...(options.urls ?? [])];
     this.#signaling = new Signaling(
       { ...options, urls: urls.length ? urls : [globalThis.location.origin] },
@@ -230,6 +235,17 @@ export class Room extends EventTarget {
   }
 
   /**
+   * Receives some of a kind at a time instead of everything; tracks come and go as `track-added` and `track-removed`.
+   * @param {"audio"|"video"} kind
+   * @param {Reception} [some] everything without it.
+   */
+  receive(kind, some) {
+    if (some) this.#receptions.set(kind, some);
+    else this.#receptions.delete(kind);
+    this.#signaling.send({ type: "receive", kind, ...some });
+  }
+
+  /**
    * The channel of a label, opened on first use.
    * @param {string} label
    * @param {RTCDataChannelInit} [options] `{ordered, maxRetransmits}` as of the first use.
@@ -328,6 +344,8 @@ export class Room extends EventTarget {
         return this.#roster.attach(this.#connection);
       case "track-removed":
         return this.#roster.trackRemoved(message.trackId);
+      case "slot":
+        return this.#roster.slot(message, this.#connection);
       case "track-state":
         return this.#trackState(message);
       case "active-speakers":
@@ -362,8 +380,10 @@ export class Room extends EventTarget {
 
   #welcome({ peerId, userId, resume, peers }) {
     this.#signaling.settled();
-    if (this.peerId !== peerId) this.#dropConnection();
+    const fresh = this.peerId !== peerId;
+    if (fresh) this.#dropConnection();
     Object.assign(this, { peerId, userId });
+    if (fresh) for (const [kind, some] of this.#receptions) this.#signaling.send({ type: "receive", kind, ...some });
     this.#resume = resume;
     this.#roster.reconcile(peers);
     this.#roster.attach(this.#connection);
@@ -380,7 +400,7 @@ export class Room extends EventTarget {
     this.#joining?.resolve();
     this.#joining = null;
     // The node that goes down may be the one that relays for us.
-    if (this.#moving && this.#connection.iceConnectionState !== "new") this.#connection.restartIce();
+    if (this.#moving) this.#watch.moved();
     this.#moving = false;
     // What was said into a dead socket is said again.
     if (this.#connection.signalingState === "have-local-offer") this.#sendOffer();
@@ -407,7 +427,7 @@ export class Room extends EventTarget {
       this.#signaling.send({ type: "ice-candidate", ...(candidate?.toJSON() ?? end) });
     };
     connection.ondatachannel = ({ channel }) => this.#incoming.opened(channel);
-    connection.oniceconnectionstatechange = () => this.#iceChanged(connection);
+    this.#watch = new IceWatch(connection, () => this.state === "connected" && this.#rejoin());
     connection.onconnectionstatechange = () => {
       if (this.#connection === connection) this.#setState(this.state);
     };
@@ -422,9 +442,9 @@ export class Room extends EventTarget {
     const connection = this.#connection;
     this.#connection = this.#incoming = null;
     this.#wantsOffer = false;
-    this.#restarts = this.#refusals = 0;
+    this.#refusals = 0;
     clearTimeout(this.#offerTimer);
-    clearTimeout(this.#iceTimer);
+    this.#watch?.close();
     for (const publication of this.publications) publication.transceiver = null;
     this.#roster.clear();
     connection?.close();
@@ -445,7 +465,7 @@ export class Room extends EventTarget {
     const sources = Object.fromEntries(published.map(({ mid, source }) => [mid, source]));
     this.#signaling.send({ type: "offer", sdp: connection.localDescription.sdp, sources });
     clearTimeout(this.#offerTimer);
-    const stalled = connection.iceConnectionState === "disconnected" || connection.iceConnectionState === "failed";
+    const { stalled } = this.#watch;
     const again = () => {
       if (this.#connection !== connection || connection.signalingState !== "have-local-offer") return;
       // Neither media nor an answer: whoever is behind the socket is gone, and it has not noticed yet.
@@ -479,21 +499,6 @@ export class Room extends EventTarget {
     } catch {
       // It belongs to an offer that was ignored on glare; the next offer carries it again.
     }
-  }
-
-  #iceChanged(connection) {
-    if (this.#connection !== connection) return;
-    clearTimeout(this.#iceTimer);
-    const state = connection.iceConnectionState;
-    if (state === "connected" || state === "completed") this.#restarts = 0;
-    else if (state === "disconnected") this.#iceTimer = setTimeout(() => this.#restartIce(connection), DISCONNECTED_MS);
-    else if (state === "failed") this.#restartIce(connection);
-  }
-
-  #restartIce(connection) {
-    if (this.#connection !== connection) return;
-    if (this.#restarts++ < MAX_RESTARTS) connection.restartIce();
-    else if (this.state === "connected") this.#rejoin();
   }
 
   #trackState({ trackId, muted }) {

@@ -26,6 +26,8 @@
 export class Roster {
   /** @type {Map<string, Peer>} by peer id. */
   peers = new Map();
+  /** What slots show: mid → track id. */
+  #slots = new Map();
   #emit;
 
   /** @param {(type: string, detail: object) => void} emit tells what has changed. */
@@ -61,6 +63,7 @@ export class Roster {
   }
 
   clear() {
+    this.#slots.clear();
     for (const id of [...this.peers.keys()]) this.left(id, "left");
   }
 
@@ -78,6 +81,22 @@ export class Roster {
     if (!track) return;
     peer.tracks.delete(trackId);
     this.#emit("track-removed", { peer, track });
+  }
+
+  /** A slot shows another track from now on, or none. */
+  slot({ mid, trackId }, connection) {
+    const { peer, track } = this.#find(this.#slots.get(mid));
+    if (trackId) this.#slots.set(mid, trackId);
+    else this.#slots.delete(mid);
+    if (track?.mid === mid && track.trackId !== trackId) this.#hide(peer, track);
+    this.attach(connection);
+  }
+
+  /** The browser has it no more; it may come back. */
+  #hide(peer, track) {
+    const shown = track.mediaTrack !== null;
+    track.mid = track.mediaTrack = null;
+    if (shown) this.#emit("track-removed", { peer, track });
   }
 
   /** @returns {boolean} is it a track of one of these? */
@@ -98,10 +117,18 @@ export class Roster {
     if (!connection?.remoteDescription) return;
     const sections = streamIds(connection.remoteDescription.sdp);
     const receivers = new Map(connection.getTransceivers().map(({ mid, receiver }) => [mid, receiver]));
+    for (const [mid, trackId] of this.#slots) {
+      const { track } = this.#find(trackId);
+      if (track) track.mid = mid;
+    }
     for (const peer of this.peers.values()) {
       for (const track of peer.tracks.values()) {
         const section = sections.get(track.mid);
-        if (section?.streamId !== track.peerId || section.trackId !== track.trackId) continue;
+        const own = section?.streamId === track.peerId && section.trackId === track.trackId;
+        if (!own && !(section?.streamId && this.#slots.get(track.mid) === track.trackId)) {
+          if (section) this.#hide(peer, track); // the m-line is another's now, or nobody's
+          continue;
+        }
         const mediaTrack = receivers.get(track.mid)?.track;
         if (!mediaTrack || mediaTrack === track.mediaTrack) continue;
         track.mediaTrack = mediaTrack;
@@ -119,13 +146,13 @@ export class Roster {
   }
 }
 
-/** What `a=msid` says on each m-line of a description: mid → {streamId, trackId}. */
+/** What `a=msid` says on each m-line of a description: mid → {streamId, trackId}, empty where nothing is sent. */
 export function streamIds(sdp) {
   const found = new Map();
   for (const section of sdp.split(/^m=/m).slice(1)) {
     const mid = /^a=mid:(\S+)/m.exec(section)?.[1];
     const msid = /^a=msid:(\S+)(?: (\S+))?/m.exec(section);
-    if (mid && msid) found.set(mid, { streamId: msid[1], trackId: msid[2] });
+    if (mid) found.set(mid, msid ? { streamId: msid[1], trackId: msid[2] } : {});
   }
   return found;
 }

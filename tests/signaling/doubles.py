@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field, frozen
@@ -137,6 +137,9 @@ class MemoryPeer:
 
     def unsubscribe(self, track_id: str) -> None:
         self._call("unsubscribe", track_id)
+
+    def receive(self, kind: str, slots: int | None, tracks: Sequence[str]) -> None:
+        self._call("receive", kind, slots, tracks)
 
     def kick(self, peer_id: str) -> None:
         self._call("kick", peer_id)

@@ -327,7 +327,7 @@ class RequestTests(SynchronousTestCase):
         self.client = self.node.join()
 
     def test_every_request_reaches_the_peer(self) -> None:
-        """offer, answer, ice-candidate, track-state, subscribe and unsubscribe, field by field."""
+        """offer, answer, ice-candidate, track-state, subscribe, unsubscribe and receive, field by field."""
         say = self.client.say
         say("offer", sdp="o")
         say("answer", sdp="a")
@@ -337,6 +337,8 @@ class RequestTests(SynchronousTestCase):
         say("subscribe", trackId="t")
         say("subscribe", trackId="t", layer="high", priority=3)
         say("unsubscribe", trackId="t")
+        say("receive", kind="video", lastN=9, tracks=["t", "u"])
+        say("receive", kind="audio")
         self.assertEqual(
             self.client.peer.calls,
             [
@@ -348,6 +350,8 @@ class RequestTests(SynchronousTestCase):
                 ("subscribe", "t", "auto", 0),
                 ("subscribe", "t", "high", 3),
                 ("unsubscribe", "t"),
+                ("receive", "video", 9, ("t", "u")),
+                ("receive", "audio", None, ()),
             ],
         )
         self.assertEqual(self.client.socket.types, ["welcome", "turn-credentials"])
@@ -478,6 +482,11 @@ class EventTests(SynchronousTestCase):
                 events.TrackRemoved("p", "t", "audio", "microphone", None),
                 {"type": "track-removed", "peerId": "p", "trackId": "t", "kind": "audio", "source": "microphone"},
             ),
+            (
+                events.Slot("s1", "video", "p", "t"),
+                {"type": "slot", "mid": "s1", "kind": "video", "peerId": "p", "trackId": "t"},
+            ),
+            (events.Slot("s1", "video"), {"type": "slot", "mid": "s1", "kind": "video"}),
             (events.TrackState("t", True), {"type": "track-state", "trackId": "t", "muted": True}),
             (
                 events.ActiveSpeakers(({"peerId": "p", "level": 90},)),
