@@ -252,23 +252,32 @@ def _media(peer: RelayedPeer, mid: str, setup: str, direction: str) -> list[str]
     ]
 
 
-def publishing_offer(peer: RelayedPeer, ssrc: int) -> str:
-    """One VP8 track, payload type 96, sent by *peer*."""
-    lines = [*_session(["0"]), "m=video 9 UDP/TLS/RTP/SAVPF 96", *_media(peer, "0", "active", "sendonly")]
-    lines += ["a=rtpmap:96 VP8/90000", "a=rtcp-fb:96 nack", "a=rtcp-fb:96 nack pli"]
+def publishing_offer(peer: RelayedPeer, ssrc: int, kind: str = "video") -> str:
+    """One track, VP8 as payload type 96 or Opus as 111, sent by *peer*."""
+    number, codec = (96, "VP8/90000") if kind == "video" else (111, "opus/48000/2")
+    lines = [*_session(["0"]), f"m={kind} 9 UDP/TLS/RTP/SAVPF {number}", *_media(peer, "0", "active", "sendonly")]
+    lines += [f"a=rtpmap:{number} {codec}"]
+    if kind == "video":
+        lines += ["a=rtcp-fb:96 nack", "a=rtcp-fb:96 nack pli"]
     lines += [f"a=msid:bench {secrets.token_hex(8)}", f"a=ssrc:{ssrc} cname:bench"]
     return "\r\n".join(lines) + "\r\n"
 
 
-def receiving_answer(peer: RelayedPeer, offer: str) -> str:
-    """Accept every media section of *offer* with its first codec and no RTX."""
+def receiving_answer(peer: RelayedPeer, offer: str, ssrc: int | None = None) -> str:
+    """Take every media section of *offer* with its first codec and no RTX.
+
+    :param ssrc: what *peer* sends in the section in which the other end receives.
+    """
     sections = re.split(r"(?=^m=)", offer, flags=re.M)[1:]
     mids = [m.group(1) for s in sections if (m := re.search(r"^a=mid:(\S+)", s, re.M))]
     lines = _session(mids)
     for section, mid in zip(sections, mids, strict=True):
         kind, _port, protocol, formats = section.split("\r\n", 1)[0][2:].split(" ", 3)
         first = formats.split()[0]
+        sends = "a=recvonly" in section
         lines.append(f"m={kind} 9 {protocol} {first}")
-        lines += _media(peer, mid, "active", "recvonly")
+        lines += _media(peer, mid, "active", "sendonly" if sends else "recvonly")
         lines += re.findall(rf"^(a=(?:rtpmap|rtcp-fb):{first} [^\r\n]*)", section, re.M)
+        if sends and ssrc is not None:
+            lines.append(f"a=ssrc:{ssrc} cname:bench")
     return "\r\n".join(lines) + "\r\n"

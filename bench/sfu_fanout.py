@@ -1,357 +1,102 @@
-"""One publisher to many subscribers, all through TURN: orama against Janus with coturn, in one run.
+"""Rooms, all of them behind TURN: orama against Janus with coturn, in one run.
 
-``python -m bench.sfu_fanout [--subscribers 6 12] [--bursts 8 1] [--rate 2000] [--seconds 4]``
+``python -m bench.sfu_fanout [ROW …] [--rounds 3] [--seconds 3] [--only orama]``
 
-Both sides get the same load from the same light clients (``bench.relayed``): VP8 packets of 1,150
-bytes, as frames of *burst* packets that leave in one system call, or one by one. What is compared is
-the server's CPU for each delivered packet (Janus and coturn together), and the delay from the
-publisher's send to the subscriber's receive. The whole takes place in a network namespace of its own
-when it runs as root, since Janus wants an address that is not loopback.
+Both sides get the same load from the same light clients (``bench.relayed``), in frames whose packets leave in one
+system call, or one by one. What is compared is the server's CPU for each delivered packet (Janus and coturn together),
+and the delay from the publisher's send to the receipt. The rounds take turns, and the median of their ratios counts.
+It takes place in a network namespace of its own when it runs as root, since Janus wants an address that is not loopback.
+
+Then what orama alone is asked: packets that a core forwards, the price of ten times the rooms, memory of a subscriber,
+and how late the event loop is at half load.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import mmap
 import os
-import random
-import secrets
-import select
+import re
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from statistics import median
 
-from attrs import frozen
-from autobahn.asyncio.websocket import WebSocketClientFactory, WebSocketClientProtocol
+from attrs import evolve, frozen
 
 from bench import rivals
-from bench.relayed import (
-    SOL_UDP,
-    UDP_GRO,
-    UDP_SEGMENT,
-    RelayedPeer,
-    publishing_offer,
-    receiving_answer,
-    turn_credentials,
-)
+from bench.sfu_load import Load, Result, measure
+from bench.sfu_meetings import ADDRESS, Janus, Meeting, Orama
 
-ADDRESS = "10.99.0.1"
-SIZE = 1150
-SSRC = 0x0ABACADA
-#: Send times, one double for each packet number.
-SLOTS = 1 << 20
+
+#: Seconds at half load, in which the loop is looked at twice a second.
+LATE_SECONDS = 20
 
 
 @frozen
-class Load:
-    """*rate* packets a second for *seconds*, *burst* at a time."""
+class Row:
+    """A load on a room; *listeners* 0: everybody hears everybody else."""
 
-    burst: int
-    rate: float
-    seconds: float
-
-
-@frozen
-class Result:
-    """What one run of one server gave; times in microseconds."""
-
-    sent: int
-    delivered: int
-    expected: int
-    cpu_per_packet: float
-    cores: float
-    p50: float
-    p99: float
+    publishers: int
+    listeners: int
+    load: Load
+    #: The most of the rival's CPU, and of its 99th percentile of delays.
+    cpu: float
+    p99: float = 0.5
 
 
-class Meeting(Protocol):
-    """A server under test, as the load sees it."""
-
-    async def publish(self) -> RelayedPeer: ...
-
-    async def subscribe(self) -> RelayedPeer: ...
-
-    def cpu(self) -> float: ...
-
-
-class Socket(WebSocketClientProtocol):  # type: ignore[misc]
-    """A WebSocket whose text frames wait in a queue."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-
-    def onOpen(self) -> None:
-        self.ready.set_result(None)
-
-    def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        self.inbox.put_nowait(json.loads(payload))
-
-    def tell(self, message: dict[str, Any]) -> None:
-        self.sendMessage(json.dumps(message).encode())
-
-    async def hear(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        while True:
-            message = await asyncio.wait_for(self.inbox.get(), 10)
-            if message.get("type") == "error" or message.get("janus") == "error":
-                raise RuntimeError(f"refused: {message}")
-            if wanted(message):
-                return message
+def rows(seconds: float) -> dict[str, Row]:
+    found: dict[str, Row] = {}
+    for burst, name, cpu in ((8, "bursts", 0.15), (1, "singles", 0.25)):
+        video = Load("video", burst, 2000, seconds)
+        found[f"1-6-{name}"] = Row(1, 6, video, cpu)
+        found[f"1-12-{name}"] = Row(1, 12, video, cpu)
+        found[f"4x4-{name}"] = Row(4, 0, evolve(video, rate=1000), cpu)
+    found["1-100-audio"] = Row(1, 100, Load("audio", 1, 50, max(seconds, 4)), 0.25)
+    return found
 
 
-async def dial(host: str, port: int, path: str, protocols: list[str]) -> Socket:
-    factory = WebSocketClientFactory(f"ws://{host}:{port}{path}", protocols=protocols)
-    factory.protocol = Socket
-    _transport, protocol = await asyncio.get_running_loop().create_connection(factory, host, port)
-    assert isinstance(protocol, Socket)
-    await protocol.ready
-    return protocol
-
-
-# orama
-
-
-class Orama:
-    """The node as it is started by everybody: ``twistd orama-webrtc``."""
-
-    def __init__(self, server: rivals.Server, http: int, directory: Path) -> None:
-        self._server, self._http, self._directory = server, http, directory
-        self._sockets: list[Socket] = []
-        self._answering: list[asyncio.Task[None]] = []
-
-    def cpu(self) -> float:
-        return self._server.cpu()
-
-    async def _join(self) -> tuple[Socket, RelayedPeer]:
-        key = (self._directory / "data" / "default.api-key").read_text().strip()
-        ws = await dial("127.0.0.1", self._http, f"/v1/webrtc/signal?room=bench&api_key={key}", [])
-        self._sockets.append(ws)
-        ws.tell({"type": "join"})
-        turn = await ws.hear(lambda m: m["type"] == "turn-credentials")
-        host, port = turn["uris"][0].removeprefix("turn:").split("?")[0].rsplit(":", 1)
-        peer = RelayedPeer((host, int(port)), turn["username"], turn["password"])
-        await peer.allocate()
-        return ws, peer
-
-    async def publish(self) -> RelayedPeer:
-        ws, peer = await self._join()
-        ws.tell({"type": "offer", "sdp": publishing_offer(peer, SSRC)})
-        answer = await ws.hear(lambda m: m["type"] == "answer")
-        await peer.connect(answer["sdp"], offerer=True)
-        return peer
-
-    async def subscribe(self) -> RelayedPeer:
-        ws, peer = await self._join()
-        offer = await ws.hear(lambda m: m["type"] == "offer" and "m=video" in m["sdp"])
-        ws.tell({"type": "answer", "sdp": receiving_answer(peer, offer["sdp"])})
-        await peer.connect(offer["sdp"], offerer=False)
-        return peer
-
-
-# Janus and coturn
-
-
-class Janus:
-    """VideoRoom behind coturn; each client has a WebSocket and a session of its own."""
-
-    def __init__(self, server: rivals.Server, turn: rivals.Server, port: int) -> None:
-        self._server, self._turn, self._port = server, turn, port
-        self._room = random.randrange(1, 1 << 30)
-        self._publisher = 0
-        self._sockets: list[Socket] = []
-
-    def cpu(self) -> float:
-        return self._server.cpu() + self._turn.cpu()
-
-    async def _attach(self) -> tuple[Socket, Callable[..., Awaitable[dict[str, Any]]]]:
-        ws = await dial("127.0.0.1", self._port, "/", ["janus-protocol"])
-        self._sockets.append(ws)
-        ids: dict[str, int] = {}
-
-        async def ask(janus: str, want: str = "success", **fields: Any) -> dict[str, Any]:
-            ws.tell({"janus": janus, "transaction": secrets.token_hex(6), **ids, **fields})
-            return await ws.hear(lambda m: m["janus"] == want)
-
-        ids["session_id"] = (await ask("create"))["data"]["id"]
-        ids["handle_id"] = (await ask("attach", plugin="janus.plugin.videoroom"))["data"]["id"]
-        return ws, ask
-
-    async def _peer(self) -> RelayedPeer:
-        peer = RelayedPeer((ADDRESS, 3478), *turn_credentials(rivals.SECRET, "bench"))
-        await peer.allocate()
-        return peer
-
-    async def publish(self) -> RelayedPeer:
-        _ws, ask = await self._attach()
-        await ask("message", body={"request": "create", "room": self._room, "publishers": 50, "videocodec": "vp8"})
-        joined = await ask("message", "event", body={"request": "join", "ptype": "publisher", "room": self._room})
-        self._publisher = joined["plugindata"]["data"]["id"]
-        peer = await self._peer()
-        jsep = {"type": "offer", "sdp": publishing_offer(peer, SSRC)}
-        answer = await ask("message", "event", body={"request": "publish", "bitrate": 0}, jsep=jsep)
-        await peer.connect(answer["jsep"]["sdp"], offerer=True)
-        return peer
-
-    async def subscribe(self) -> RelayedPeer:
-        _ws, ask = await self._attach()
-        body = {"request": "join", "ptype": "subscriber", "room": self._room, "streams": [{"feed": self._publisher}]}
-        offer = (await ask("message", "event", body=body))["jsep"]["sdp"]
-        peer = await self._peer()
-        jsep = {"type": "answer", "sdp": receiving_answer(peer, offer)}
-        await ask("message", "event", body={"request": "start", "room": self._room}, jsep=jsep)
-        await peer.connect(offer, offerer=False)
-        return peer
-
-
-# The load
-
-
-def vp8_packet(number: int, burst: int) -> bytes:
-    """Packet *number*: frames of *burst* packets, a keyframe in every hundredth."""
-    frame, part = divmod(number, max(burst, 1))
-    first, last = part == 0, part == max(burst, 1) - 1
-    header = struct.pack("!BBHII", 0x80, 96 | (0x80 if last else 0), number & 0xFFFF, frame * 3000 & 0xFFFFFFFF, SSRC)
-    descriptor = bytes([0x10 if first else 0x00])
-    # RFC 6386, 9.1: bit 0 of the first byte is clear in a keyframe; then the start code and the size.
-    key = b"\x10\x02\x00\x9d\x01\x2a\x80\x02\xe0\x01" if frame % 100 == 0 else b"\x31\x02\x00" + bytes(7)
-    payload = descriptor + (key if first else bytes(10)) + struct.pack("!I", number)
-    return header + payload.ljust(SIZE - 12, b"\x55")
-
-
-def send_all(peer: RelayedPeer, numbers: range, burst: int, rate: float, times: mmap.mmap) -> None:
-    """Send packets *numbers* at *rate* a second, *burst* at a time, and write down when."""
-    packets = [peer.protect(vp8_packet(n, burst)) for n in numbers]
-    segment = [(SOL_UDP, UDP_SEGMENT, struct.pack("H", len(packets[0])))] if burst > 1 else []
-    start = time.perf_counter()
-    for i in range(0, len(packets), burst):
-        while (ahead := i / rate - (time.perf_counter() - start)) > 0:
-            time.sleep(ahead)
-        now = struct.pack("d", time.perf_counter())
-        for n in numbers[i : i + burst]:
-            times[n * 8 : n * 8 + 8] = now
-        peer.socket.sendmsg(packets[i : i + burst], segment)
-
-
-class Listener:
-    """One subscriber's socket: counts what comes, and dates each packet against its sending."""
-
-    def __init__(self, peer: RelayedPeer) -> None:
-        self.peer = peer
-        self.offset: int | None = None
-        self.last = 0
-        self.seen: list[tuple[int, float]] = []
-        peer.socket.setsockopt(SOL_UDP, UDP_GRO, 1)
-
-    def read(self, buffer: memoryview) -> None:
-        for _ in range(32):
-            try:
-                size, ancillary, _flags, _source = self.peer.socket.recvmsg_into([buffer], 64)
-            except (BlockingIOError, ConnectionRefusedError):
-                return
-            now = time.perf_counter()
-            segment = struct.unpack("i", ancillary[0][2])[0] if ancillary else size
-            for at in range(0, size, segment):
-                # ChannelData, then RTP with the video payload type; anything else is RTCP or STUN.
-                if size - at < 100 or buffer[at] & 0xC0 != 0x40 or 192 <= buffer[at + 5] <= 223:
-                    continue
-                sequence = buffer[at + 6] << 8 | buffer[at + 7]
-                if self.offset is None:
-                    plain = self.peer.unprotect(bytes(buffer[at + 4 : at + 4 + (buffer[at + 2] << 8 | buffer[at + 3])]))
-                    number = struct.unpack_from("!I", plain, len(plain) - (SIZE - 12) + 11)[0]
-                    self.offset, self.last = sequence - number, number
-                number = sequence - self.offset
-                number += round((self.last - number) / 65536) * 65536
-                self.last = max(self.last, number)
-                self.seen.append((number, now))
-
-
-def measure(meeting: Meeting, publisher: RelayedPeer, listeners: list[Listener], load: Load) -> Result:
-    """Warm up, then send *load* from a process of its own and count."""
-    times = mmap.mmap(-1, SLOTS * 8)
-    warm = range(load.burst * 40)
-    numbers = range(warm.stop, warm.stop + int(load.rate * load.seconds) // load.burst * load.burst)
-    poll = select.epoll()
-    by_fd = {one.peer.socket.fileno(): one for one in listeners}
-    for fd in by_fd:
-        poll.register(fd, select.EPOLLIN)
-    buffer = memoryview(bytearray(65536))
-
-    def listen_while(pid: int) -> None:
-        grace = None
-        while grace is None or time.monotonic() < grace:
-            for fd, _event in poll.poll(0.05):
-                by_fd[fd].read(buffer)
-            if grace is None and os.waitpid(pid, os.WNOHANG)[0]:
-                grace = time.monotonic() + 0.4
-
-    def run(part: range) -> None:
-        pid = os.fork()
-        if pid == 0:
-            send_all(publisher, part, load.burst, load.rate, times)
-            os._exit(0)
-        listen_while(pid)
-
-    run(warm)
-    before, began = meeting.cpu(), time.monotonic()
-    run(numbers)
-    used, lasted = meeting.cpu() - before, time.monotonic() - began
-    delays = sorted(
-        at - struct.unpack_from("d", times, n * 8)[0] for one in listeners for n, at in one.seen if n in numbers
-    )
-    if not delays:
-        raise RuntimeError("nothing was delivered")
-    return Result(
-        sent=len(numbers),
-        delivered=len(delays),
-        expected=len(numbers) * len(listeners),
-        cpu_per_packet=used / len(delays) * 1e6,
-        cores=used / lasted,
-        p50=delays[len(delays) // 2] * 1e6,
-        p99=delays[len(delays) * 99 // 100] * 1e6,
-    )
-
-
-async def gather(meeting: Meeting, subscribers: int) -> tuple[RelayedPeer, list[Listener]]:
-    publisher = await meeting.publish()
-    peers = [await meeting.subscribe() for _ in range(subscribers)]
-    for peer in (publisher, *peers):
-        peer.detach()
-    return publisher, [Listener(peer) for peer in peers]
-
-
-async def one_run(meeting: Meeting, subscribers: int, load: Load) -> Result:
-    publisher, listeners = await gather(meeting, subscribers)
-    return measure(meeting, publisher, listeners, load)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-def against_orama(subscribers: int, load: Load) -> Result:
+def against_orama(job: Callable[[Orama], Result]) -> Result:
     with tempfile.TemporaryDirectory() as name:
         directory, http = Path(name), free_port()
+        # The whole bench is one address and one user, which has its limits.
+        config = directory / "orama.toml"
+        config.write_text("[turn]\nallocations_per_user = 1000\n[sfu]\nmax_participants = 1000\n[limits]\nrequest_rate = 1000\n")
         command = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "orama-webrtc"]
-        command += ["--data-dir", str(directory / "data"), "--http", f"tcp:{http}:interface=127.0.0.1"]
+        command += ["--config", str(config), "--data-dir", str(directory / "data")]
+        command += ["--http", f"tcp:{http}:interface=127.0.0.1"]
         with rivals.Server(command, directory / "orama.log", ("127.0.0.1", http)) as server:
             deadline = time.monotonic() + 10
             while not ready(f"http://127.0.0.1:{http}/ready"):
                 if time.monotonic() > deadline:
                     raise RuntimeError(f"the node did not start:\n{(directory / 'orama.log').read_text()}")
                 time.sleep(0.05)
-            return asyncio.run(one_run(Orama(server, http, directory), subscribers, load))
+            return job(Orama(server, http, directory))
+
+
+def against_janus(job: Callable[[Janus], Result]) -> Result:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        with rivals.coturn(directory, ADDRESS, 3478) as turn, rivals.janus(directory, 8188) as server:
+            return job(Janus(server, turn, 8188))
+
+
+def one_room(row: Row) -> Callable[[Meeting], Result]:
+    async def run(meeting: Meeting) -> Result:
+        return measure(meeting, await meeting.enter(0, row.publishers, row.listeners, row.load.kind), row.load)
+
+    return lambda meeting: asyncio.run(run(meeting))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def ready(url: str) -> bool:
@@ -362,14 +107,75 @@ def ready(url: str) -> bool:
         return False
 
 
-def against_janus(subscribers: int, load: Load) -> Result:
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        with (
-            rivals.coturn(directory, ADDRESS, 3478) as turn,
-            rivals.janus(directory, 8188) as server,
-        ):
-            return asyncio.run(one_run(Janus(server, turn, 8188), subscribers, load))
+def verdict(met: bool) -> str:
+    return "met" if met else "MISSED"
+
+
+def compare(name: str, row: Row, rounds: int, only: str | None) -> None:
+    """One row of the table."""
+    ours: list[Result] = []
+    theirs: list[Result] = []
+    for _ in range(rounds):
+        if only != "janus":
+            ours.append(against_orama(one_room(row)))
+        if only != "orama":
+            theirs.append(against_janus(one_room(row)))
+    cells = [f"{name:14}"]
+    for results in (ours, theirs):
+        if results:
+            cpu, p99 = median(r.cpu for r in results), median(r.p99 for r in results)
+            cells.append(f"{cpu:6.1f} us {p99 / 1e3:7.2f} ms {100 * max(r.lost for r in results):5.1f} %")
+    if ours and theirs:
+        cpus = [a.cpu / b.cpu for a, b in zip(ours, theirs, strict=True)]
+        delays = [a.p99 / b.p99 for a, b in zip(ours, theirs, strict=True)]
+        cells.append(f"{median(cpus):5.2f} {min(cpus):5.2f}-{max(cpus):4.2f}  <= {row.cpu:.2f} {verdict(median(cpus) <= row.cpu):6}")
+        cells.append(f"{median(delays):5.2f}  <= {row.p99:.2f} {verdict(median(delays) <= row.p99)}")
+    print("  ".join(cells), flush=True)
+
+
+def alone(seconds: float) -> None:
+    """What is asked of orama by itself."""
+    flood = Load("video", 8, 16000, seconds)
+    top = against_orama(one_room(Row(1, 12, flood, 0)))
+    rate = 1e6 / top.cpu
+    print(f"forwarded packets a second and core, bursts: {rate:,.0f}  >= 150,000 {verdict(rate >= 150_000)}")
+
+    def rooms(count: int) -> Callable[[Orama], Result]:
+        async def run(meeting: Orama) -> Result:
+            seats = [seat for room in range(count) for seat in await meeting.enter(room, 1, 6, "video")]
+            return measure(meeting, seats, Load("video", 8, 400, seconds))
+
+        return lambda meeting: asyncio.run(run(meeting))
+
+    one, ten = against_orama(rooms(1)).cpu, against_orama(rooms(10)).cpu
+    print(f"a packet with 10 rooms and with 1: {ten:.1f} and {one:.1f} us, {ten / one:.2f}  <= 1.15 {verdict(ten <= 1.15 * one)}")
+    grown: list[float] = []
+
+    def memory(meeting: Orama) -> Result:
+        async def run() -> Result:
+            await meeting.enter(1, 1, 10, "video")  # what the first ones make stays
+            before = meeting.memory()
+            seats = await meeting.enter(0, 1, 50, "video")
+            result = measure(meeting, seats, Load("video", 8, 400, seconds))
+            grown.append((meeting.memory() - before) / 51)
+            return result
+
+        return asyncio.run(run())
+
+    against_orama(memory)
+    print(f"memory of a subscriber: {grown[0] / 1e3:.0f} kB  <= 150 {verdict(grown[0] <= 150e3)}")
+    looks: list[float] = []
+
+    def late(meeting: Orama) -> Result:
+        before = meeting.late()
+        result = one_room(Row(1, 12, evolve(flood, rate=0.5 * rate / 12, seconds=LATE_SECONDS), 0))(meeting)
+        looks.extend((meeting.late() - before).elements())
+        return result
+
+    half = against_orama(late)
+    lag = sorted(looks)[len(looks) * 99 // 100]
+    said = f"at {half.cores:.2f} cores the event loop is late, p99 of {len(looks)} looks: {lag * 1e3:.0f} ms at most"
+    print(f"{said}  <= 10 {verdict(lag <= 0.01)}")
 
 
 def enter_namespace() -> None:
@@ -387,31 +193,26 @@ def enter_namespace() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subscribers", type=int, nargs="+", default=[6, 12])
-    parser.add_argument("--bursts", type=int, nargs="+", default=[8, 1])
-    parser.add_argument("--rate", type=float, default=2000, help="packets a second from the publisher")
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"all of {', '.join(rows(1))}, alone")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--rate", type=float, help="packets a second of each publisher, instead of the row's")
     parser.add_argument("--only", choices=("orama", "janus"))
     args = parser.parse_args()
+    known = rows(args.seconds)
+    asked = args.rows or [*known, "alone"]
+    if unknown := set(asked) - {*known, "alone"}:
+        parser.error(f"no such row: {', '.join(sorted(unknown))}")
     enter_namespace()
-    sides = {"orama": against_orama, "janus": against_janus}
-    row = "{:<8}{:>6}{:>7}{:>12}{:>9}{:>9}{:>10}{:>10}{:>8}"
-    print(f"1 publisher, {args.rate:.0f} packets/s of {SIZE} B, {args.seconds:.0f} s a run, {os.cpu_count()} cores")
-    print(row.format("server", "subs", "burst", "us/packet", "cores", "loss %", "p50 us", "p99 us", "ratio"))
-    for subscribers in args.subscribers:
-        for burst in args.bursts:
-            load = Load(burst, args.rate, args.seconds)
-            results: dict[str, Result] = {}
-            for side, run in sides.items():
-                if args.only in (None, side):
-                    results[side] = run(subscribers, load)
-            for side, r in results.items():
-                ratio = ""
-                if side == "orama" and "janus" in results:
-                    ratio = f"{r.cpu_per_packet / results['janus'].cpu_per_packet:.2f}"
-                loss = 100 * (1 - r.delivered / r.expected)
-                cells = (side, subscribers, burst, f"{r.cpu_per_packet:.1f}", f"{r.cores:.2f}", f"{loss:.2f}")
-                print(row.format(*cells, f"{r.p50:.0f}", f"{r.p99:.0f}", ratio), flush=True)
+    load = " ".join(f"{each:.1f}" for each in os.getloadavg())
+    print(f"{os.cpu_count()} cores, load average {load}; CPU for a delivered packet, p99 of its delay, lost at most")
+    print(f"{'':14}  {'orama':>26}  {'Janus and coturn':>26}  ratio of CPU, of rounds          ratio of p99")
+    for name in asked:
+        if name != "alone":
+            row = known[name]
+            compare(name, row if args.rate is None else evolve(row, load=evolve(row.load, rate=args.rate)), args.rounds, args.only)
+    if "alone" in asked and args.only != "janus":
+        alone(args.seconds)
 
 
 if __name__ == "__main__":
