@@ -216,17 +216,7 @@ class Leave:
 
 
 Request: TypeAlias = (
-    Join
-    | Offer
-    | Answer
-    | IceCandidate
-    | TrackState
-    | Subscribe
-    | Unsubscribe
-    | Receive
-    | Kick
-    | Mute
-    | Leave
+    Join | Offer | Answer | IceCandidate | TrackState | Subscribe | Unsubscribe | Receive | Kick | Mute | Leave
 )
 
 
@@ -275,10 +265,7 @@ def _camel(name: str) -> str:
     return first + "".join(part.capitalize() for part in rest)
 
 
-_REQUESTS: dict[str, type[Any]] = {
-    _kebab(request.__name__): request
-    for request in get_args(Request)
-}
+_REQUESTS: dict[str, type[Any]] = {_kebab(request.__name__): request for request in get_args(Request)}
 _FIELDS = {request: tuple((f.name, _camel(f.name)) for f in fields(request)) for request in _REQUESTS.values()}
 #: The code of a message whose type is known and whose fields are wrong; ``invalid_message`` for the others.
 _INVALID = {Join: "invalid_join", Offer: "invalid_offer", Answer: "invalid_answer", IceCandidate: "invalid_candidate"}

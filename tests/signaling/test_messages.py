@@ -199,7 +199,7 @@ class SerialiseTests(SynchronousTestCase):
         )
 
     def test_names_of_the_contract(self) -> None:
-        """Every type that the contract has from the SFU is the name of a class."""
+        """Every type that a client may be told is the name of a class, and there is no other."""
         ours = {
             messages._kebab(kind.__name__)
             for kind in (
@@ -212,7 +212,7 @@ class SerialiseTests(SynchronousTestCase):
         }
         contract = (
             "welcome turn-credentials refresh-credentials offer answer ice-candidate peer-joined peer-left track-added"
-            " track-removed track-state active-speakers data-channel room-closed kicked server-draining error"
+            " track-removed track-state slot active-speakers data-channel room-closed kicked server-draining error"
         )
         self.assertEqual(ours, set(contract.split()))
 

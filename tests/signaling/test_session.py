@@ -337,8 +337,8 @@ class RequestTests(SynchronousTestCase):
         say("subscribe", trackId="t")
         say("subscribe", trackId="t", layer="high", priority=3)
         say("unsubscribe", trackId="t")
-        say("receive", kind="video", lastN=9, tracks=["t", "u"])
-        say("receive", kind="audio")
+        self.client.raw('{"type": "receive", "kind": "video", "lastN": 9, "tracks": ["t", "u"]}')
+        self.client.raw('{"type": "receive", "kind": "audio"}')
         self.assertEqual(
             self.client.peer.calls,
             [
