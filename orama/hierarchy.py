@@ -47,6 +47,7 @@ from orama.rest.tokens import new_key as new_token_key
 from orama.serving import LiveRooms, Require, ServedNamespaces, tenant_of
 from orama.settings import Settings, reloaded
 from orama.sfu.room import Rooms
+from orama.sfu.transit import Transit
 from orama.shut import shut_places
 from orama.signaling.resource import SignalResource
 from orama.signaling.service import SignalingService
@@ -74,6 +75,7 @@ class Node:
         self._reactor = reactor
         self.settings = self._given = settings
         self.metrics = Metrics()
+        self.transit = Transit()
         #: Why the node takes no calls; empty when it does.
         self.unready = "the node is starting"
         #: Where the room page is, once it is served.
@@ -228,6 +230,7 @@ class Node:
     async def _start_media(self) -> None:
         settings, reactor = self.settings, self._reactor
         self.fabric = Fabric(reactor)
+        self.fabric.transit = self.transit.note
         self.tenants = Tenants(settings.relay_ip, settings.turn.relay_ip6)
         self.certificates = ServerCertificates(
             self.data / "certificates",
@@ -384,6 +387,8 @@ class Node:
     def _watch(self) -> None:
         for part in (self.turn, self.rooms, self.signaling, self.membership.dns, self.webhooks):
             self.metrics.add(part.samples)
+        if self.units is None:
+            self.metrics.add(self.transit.samples)
         if self.units is not None:
             self.metrics.add(self.units.workers.samples)
         self._run(LoopLag(self._reactor, self.metrics.loop_lag.observe))

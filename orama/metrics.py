@@ -1,8 +1,8 @@
 """What Prometheus reads at ``/metrics``: the samples of every part, gathered when asked for.
 
-A part offers ``samples()``, an iterable of (name, labels, value); a name that ends in ``_total`` is a counter,
-any other a gauge. Nothing is labelled with a user, a room or an address, so the number of series is bounded by
-the number of namespaces.
+A part offers ``samples()``, an iterable of (name, labels, value); a name that ends in ``_total`` is a counter, in
+``_seconds_bucket``, ``_seconds_sum`` or ``_seconds_count`` part of a histogram, and any other a gauge. Nothing is
+labelled with a user, a room or an address, so the number of series is bounded by the number of namespaces.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from twisted.application.internet import TimerService
@@ -38,13 +38,23 @@ class _Gathered(Collector):
         families: dict[str, Metric] = {}
         for source in self._sources:
             for name, labels, value in source():
-                family = families.get(name)
+                stem, kind = _family(name)
+                family = families.get(stem)
                 if family is None:
-                    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-                    text = self._help.get(name, name.removesuffix("_total").replace("_", " "))
-                    family = families[name] = kind(name.removesuffix("_total"), text)
+                    text = self._help.get(name, stem.replace("_", " "))
+                    family = families[stem] = Metric(stem, text, kind)
                 family.add_sample(name, dict(labels), value)
         yield from families.values()
+
+
+def _family(name: str) -> tuple[str, str]:
+    """The family of a sample, and what that is."""
+    if name.endswith("_total"):
+        return name.removesuffix("_total"), "counter"
+    for part in ("_bucket", "_sum", "_count"):
+        if name.endswith(f"_seconds{part}"):
+            return name.removesuffix(part), "histogram"
+    return name, "gauge"
 
 
 class Metrics:

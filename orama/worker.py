@@ -47,6 +47,7 @@ from orama.rest.origins import Origins  # noqa: E402
 from orama.rest.site import Site  # noqa: E402
 from orama.settings import Settings  # noqa: E402
 from orama.sfu.room import Rooms  # noqa: E402
+from orama.sfu.transit import Transit  # noqa: E402
 from orama.signaling.resource import SignalResource  # noqa: E402
 from orama.signaling.service import SignalingService  # noqa: E402
 
@@ -86,6 +87,7 @@ class Worker:
         self._report = TimerService(REPORT_INTERVAL, self._tick)
         self._report.clock = reactor
         self._serving = False
+        self._transit = Transit()
         self._reporting = False
         self._again = False
         self._heard = 0
@@ -228,7 +230,9 @@ class Worker:
         """What is there for as long as the process is."""
         settings, reactor = assignment.settings, self._reactor
         self.directory = WorkerDirectory(reactor, self._attachment, assignment.node_id, self._live_room)
-        self.rooms = Rooms(reactor, settings, Fabric(reactor))
+        fabric = Fabric(reactor)
+        fabric.transit = self._transit.note
+        self.rooms = Rooms(reactor, settings, fabric)
         self.rooms.on_empty = self._emptied
         self.rooms.on_secured = partial(_remember, self._secured)
         self.rooms.on_first_frame = partial(_remember, self._first_frames)
@@ -358,7 +362,7 @@ class Worker:
         mine = {"namespace": self._namespace}
         return tuple(
             (name, {**labels, **mine}, float(value))
-            for source in (self.rooms.samples, self.signaling.samples)
+            for source in (self.rooms.samples, self.signaling.samples, self._transit.samples)
             for name, labels, value in source()
         )
 

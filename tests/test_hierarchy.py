@@ -345,11 +345,17 @@ class MetricsTests(NodeTestCase):
             "orama_signaling_joined",
             "orama_join_seconds_bucket",
             "orama_sfu_first_frame_seconds_bucket",
+            "orama_sfu_transit_seconds_bucket",
+            "orama_sfu_subscriptions",
+            "orama_sfu_bitrate",
+            "orama_sfu_estimates",
+            "orama_sfu_layer_switches_total",
             "orama_event_loop_lag_seconds_bucket",
         ):
             self.assertRegex(text, rf"(?m)^{name}[{{ ]")
         labels = {part.split("=")[0] for line in text.splitlines() if "{" in line for part in _labels(line)}
         known = {"namespace", "direction", "reason", "le", "code", "kind", "transport", "method", "proto", "outcome"}
+        known |= {"state"}
         self.assertLessEqual(labels, known)
         self.assertNotIn("somebody", text)
         self.assertIn('orama_sfu_peers{namespace="default"} 1.0', text)

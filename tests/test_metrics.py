@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,6 +23,21 @@ class MetricsTests(SynchronousTestCase):
         self.assertIn('orama_packets_total{namespace="b"} 4.0', lines)
         self.assertIn("# TYPE orama_rooms gauge", lines)
         self.assertIn("orama_rooms 2.0", lines)
+
+    def test_gathered_histogram(self) -> None:
+        """Buckets, sum and count of a part are one histogram."""
+        metrics = Metrics()
+        name = "orama_transit_seconds"
+        metrics.add(
+            lambda: [
+                (f"{name}_bucket", {"le": "0.1"}, 1),
+                (f"{name}_bucket", {"le": "+Inf"}, 2),
+                (f"{name}_sum", {}, 0.5),
+                (f"{name}_count", {}, 2),
+            ]
+        )
+        (family,) = [each for each in text_string_to_metric_families(metrics.text().decode()) if each.name == name]
+        self.assertEqual((family.type, len(family.samples)), ("histogram", 4))
 
     def test_histograms(self) -> None:
         """Join time and event-loop lag are histograms."""

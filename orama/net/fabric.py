@@ -10,6 +10,7 @@ flush runs once, when the drain ends, so that all that one wake-up brought leave
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -36,9 +37,17 @@ class AddressInUse(Exception):
 
 
 class Fabric:
-    """Addresses of this process, and the flushes that wait for the end of a drain."""
+    """Addresses of this process, and the flushes that wait for the end of a drain.
 
-    def __init__(self, clock: IReactorTime) -> None:
+    :param seconds: the clock of :meth:`begin`.
+    :ivar transit: called when a drain of sockets has ended, with the seconds since it began and the number of flushes
+        that it came to; None asks no clock.
+    """
+
+    def __init__(self, clock: IReactorTime, *, seconds: Callable[[], float] = time.monotonic) -> None:
+        self.transit: Callable[[float, int], None] | None = None
+        self._seconds = seconds
+        self._arrived: float | None = None
         self._clock = clock
         self._receivers: dict[Address, Receiver] = {}
         self._flushes: dict[Callable[[], None], None] = {}
@@ -69,15 +78,23 @@ class Fabric:
         receiver(packets, source)
         return True
 
-    def begin(self) -> None:
-        """A drain begins: flushes wait for the matching :meth:`end`. Drains nest."""
+    def begin(self, arrived: float | None = None) -> None:
+        """A drain begins: flushes wait for the matching :meth:`end`. Drains nest.
+
+        :param arrived: when it was looked for packets, where this is a drain of sockets.
+        """
         self._depth += 1
+        if self._depth == 1:
+            self._arrived = arrived
 
     def end(self) -> None:
         """A drain ends; the outermost one runs every flush that was asked for."""
         self._depth -= 1
         if self._depth == 0 and self._flushes:
+            bursts = len(self._flushes)
             self._run()
+            if self._arrived is not None and self.transit is not None:
+                self.transit(self._seconds() - self._arrived, bursts)
 
     def later(self, flush: Callable[[], None]) -> None:
         """Run *flush* once when the current drain ends, or in the next reactor turn outside of one.

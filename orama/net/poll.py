@@ -159,7 +159,7 @@ class Poll:
         find a socket empty 2 µs. What a later round finds is read to its end.
         """
         seen: set[int] = set()
-        self.fabric.begin()
+        self.fabric.begin(self._seconds())
         try:
             for rounds in range(MAX_ROUNDS):
                 ready = self._epoll.poll(0, MAX_EVENTS) if self._epoll is not None else ()

@@ -22,8 +22,8 @@ from orama.sfu.layers import LAYERS
 from orama.sfu.outbox import Outbox
 from orama.sfu.reports import RoundTrip
 from orama.sfu.sequence import Numbering
-from orama.sfu.tally import READING
 from orama.sfu.sharing import Sharing
+from orama.sfu.tally import READING
 from orama.sfu.track import Track
 from orama.sfu.uplink import Uplink
 from orama.sfu.values import Downlinked, SrtpKeys, Uplinked
@@ -276,13 +276,18 @@ class PeerMedia:
         """What the client gets, each on its way to it."""
         return self._downlinks.values()
 
+    @property
+    def estimate(self) -> float | None:
+        """Bits per second on the wire that the client is believed to take; None while nothing says so."""
+        return None if self._sharing is None else self._sharing.estimate
+
     def stats(self) -> MediaStats:
         return MediaStats(
             round_trip=self._round_trip.value,
             packets_received=self._uplink.packets_received,
             packets_sent=self._packets_sent + sum(each.packets_sent for each in self._downlinks.values()),
             packets_lost=sum(each.packets_lost for each in self._downlinks.values()),
-            estimate=self._sharing.estimate if self._sharing is not None else None,
+            estimate=self.estimate,
             shares=dict(self._sharing.shares) if self._sharing is not None else {},
         )
 

@@ -151,6 +151,13 @@ class Peer:
         )
         return PeerInfo(self.peer_id, self.user_id, self.metadata, tracks)
 
+    @property
+    def state(self) -> str:
+        """``connecting`` until there are keys, ``connected`` from then on, ``away`` while its signalling is."""
+        if self._sink is None:
+            return "away"
+        return "connected" if self._secured else "connecting"
+
     def described(self) -> dict[str, Any]:
         """For ``Room``'s occurrences."""
         return {"peer_id": self.peer_id, "user_id": self.user_id, "metadata": self.metadata}

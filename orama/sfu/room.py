@@ -39,7 +39,9 @@ from orama.sfu.occurrences import (
 )
 from orama.sfu.peer import Peer, Publication
 from orama.sfu.ranking import Ranking
+from orama.sfu.samples import counted, seen
 from orama.sfu.speakers import ActiveSpeakers as Speakers
+from orama.sfu.stats import FRESH, as_json, room_stats
 
 #: Seconds between two ticks of the media path, and between two looks for clients that have gone silent.
 TICK = 0.05
@@ -70,6 +72,8 @@ class Room:
         self.data = DataFanout()
         self.ranking = Ranking(loudest, self._ranked)
         self.closed = False
+        #: What was last told of what goes on here.
+        self.stats: Mapping[str, Any] | None = None
         self._rooms = rooms
         self._speakers = Speakers()
         self._has_data: set[str] = set()
@@ -452,7 +456,20 @@ class Rooms:
             yield "orama_sfu_peers", labels, sum(len(room.peers) for room in held.rooms.values())
             yield "orama_sfu_tracks", labels, sum(len(room.tracks) for room in held.rooms.values())
             yield "orama_sfu_joins_total", labels, held.joins
-            yield from _samples(held, labels)
+            yield from counted(held.counters, held.port.counters, labels)
+            yield from seen((peer for room in held.rooms.values() for peer in room.peers.values()), labels)
+
+    async def stats(self, namespace: str, room_id: str, peer_id: str | None = None) -> Mapping[str, Any] | None:
+        """What goes on in a room (``sfu.stats``); None when it is not here."""
+        room = self.get(namespace, room_id)
+        if room is None:
+            return None
+        now = self._reactor.seconds()
+        if peer_id is not None:
+            return as_json(room_stats(room, now, peer_id))
+        if room.stats is None or not 0 <= now - room.stats["at"] < FRESH:
+            room.stats = as_json(room_stats(room, now))
+        return room.stats
 
     # ---- what rooms and peers call
 
@@ -519,33 +536,6 @@ class Rooms:
             self._fabric.end()
         if look:
             self._checked = now
-
-
-def _samples(held: _Namespace, labels: Mapping[str, str]) -> Iterable[tuple[str, Mapping[str, str], float]]:
-    counters, media, ice = held.counters, held.counters.media, held.port.counters
-    plain = {
-        "received_packets": media.received,
-        "received_bytes": media.received_bytes,
-        "forwarded_packets": media.forwarded,
-        "forwarded_bytes": media.forwarded_bytes,
-        "retransmitted_packets": media.retransmitted,
-        "recovered_packets": media.recovered,
-        "nacks_sent": media.nacks_sent,
-        "nacks_received": media.nacks_received,
-        "keyframe_requests": media.keyframe_requests,
-        "offers_sent": counters.offers_sent,
-        "offers_repeated": counters.offers_repeated,
-        "offers_received": counters.offers_received,
-        "offers_crossed": counters.glares,
-        "candidates_refused": counters.candidates_refused,
-        "dtls_failed": counters.dtls_failed,
-        "ice_checks": ice.checks,
-        "ice_restarts": ice.restarts,
-    }
-    for name, value in plain.items():
-        yield f"orama_sfu_{name}_total", labels, value
-    for reason, value in (*media.dropped.items(), *ice.dropped.items()):
-        yield "orama_sfu_dropped_packets_total", {**labels, "reason": reason}, value
 
 
 def _ignore(*_: object) -> None:

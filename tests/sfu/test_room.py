@@ -386,5 +386,6 @@ class ReleaseTests(RoomsCase):
         self.assertEqual(found["orama_sfu_offers_received_total", "default"], 1)
         self.assertEqual(found["orama_sfu_peers", "other"], 0)
         self.assertEqual(
-            {key for _, labels, _ in self.rooms.samples() for key in labels} - {"namespace", "reason"}, set()
+            {key for _, labels, _ in self.rooms.samples() for key in labels},
+            {"namespace", "direction", "state", "le"},
         )
