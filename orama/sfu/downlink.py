@@ -267,6 +267,11 @@ class Downlink:
         if stream.clock is not None:
             self._last_timestamp = (packets[at].timestamp + turn) & 0xFFFFFFFF
             self.report(stream, now)
+        if video and stream.highest - packets[at].index >= len(packets) - at:
+            # Its first packet came late, and what follows it is here: else the first picture takes a round trip more.
+            kept = [stream.store.get(index) for index in range(packets[at].index + 1, stream.highest + 1)]
+            waiting = [packet for packet in kept if packet is not None and packet.time < now]
+            return sorted([*packets[at:], *waiting], key=lambda packet: packet.index)
         return packets[at:]
 
     def _turn(self, before: Span | None, stream: Stream, packet: Packet, now: float) -> int:

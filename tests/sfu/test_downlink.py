@@ -103,6 +103,19 @@ class BeginningTests(DownlinkTestCase):
         self.alice.send(*self.source.frame(key=True))
         self.assertEqual(len(late.rtp), 3)
 
+    def test_a_keyframe_that_comes_late(self) -> None:
+        """A keyframe whose first packet came by RTX is sent with all that followed it meanwhile, in order and once."""
+        self.subscribe()
+        self.alice.send(*self.source.frame())
+        self.source.history.clear()
+        key, after = self.source.frame(key=True), self.source.frame()
+        self.alice.send(*key[1:], *after)
+        self.assertEqual(self.bob.rtp, [])
+        self.room.wait(0.05)
+        self.alice.send(key[0], *self.source.frame())
+        payloads = [packet.payload for packet in self.bob.of(5000)]
+        self.assertEqual(payloads, [packet.payload for packet in self.source.history.values()])
+
     def test_first_frame_is_measured(self) -> None:
         """From the start of a subscription to its first keyframe, once; not of a track that was muted meanwhile."""
         measured: list[float] = []
