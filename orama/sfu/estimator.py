@@ -24,6 +24,8 @@ SILENCE = 5.0
 CALM = 2.0
 #: A probe that gets less than this part of itself through has met the limit.
 FOUND = 0.85
+#: Seconds without a word after which what was sent meanwhile counts for nothing.
+GAP = 1.5
 #: Seconds of a round trip that nobody has measured.
 ROUND_TRIP = 0.1
 
@@ -85,6 +87,11 @@ class Estimator:
         return now - self._limited < SEEN
 
     @property
+    def inherent(self) -> float:
+        """The part that the link loses at any rate."""
+        return self._loss.inherent
+
+    @property
     def overused(self) -> bool:
         """Whether the queue grows, or is long."""
         return self._trend.usage is Usage.OVER or self._trend.queueing > STANDING
@@ -92,19 +99,26 @@ class Estimator:
     def calm(self, now: float) -> bool:
         """Whether more may be tried now: no queue and no loss was just seen."""
         decreased = max(self._control.decreased, self._loss.decreased)
-        return not self.overused and now - decreased > CALM and self._loss.lost <= MUCH
+        told = self._fed is not None and now - self._fed < GAP
+        return told and not self.overused and now - decreased > CALM and self._loss.lost <= MUCH
 
     # -- what the client tells ------------------------------------------------------------------------
 
     def feedback(self, arrivals: Sequence[Arrived], late: int, round_trip: float | None, now: float) -> None:
         """Transport-wide feedback, matched with what was sent (10 µs, and 2 for each group of packets)."""
+        gap = self._fed is not None and now - self._fed > GAP
         self._fed = now
         trend, loss = self._trend, self._loss
+        if gap:
+            # The path was away, and may be another now: what was lost meanwhile tells of neither.
+            trend.restart()
+            loss.restart()
+            self._throughput.clear()
+            return
         for each in arrivals:
             if each.received:
                 trend.add(each.sent, each.first, each.last)
-            loss.add(each.received, each.lost)
-        loss.add(0, 0, late)
+        loss.add(arrivals, late)
         self._throughput.add(arrivals)
         throughput = self._throughput.value
         control = self._control
@@ -114,6 +128,7 @@ class Estimator:
         loss.update(min(control.rate, loss.rate), throughput, queueing, now)
         if before != (control.decreased, loss.decreased):
             self._limited = now
+            trend.forget()
 
     def remb(self, bitrate: float, now: float) -> None:
         """The client's own estimate."""

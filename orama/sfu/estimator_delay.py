@@ -67,18 +67,19 @@ class DelayTrend:
 
     def __init__(self) -> None:
         self.usage = Usage.NORMAL
-        # (sent, arrived) of the first packet, and the last arrival
-        self._group: tuple[float, float, float] | None = None
-        self._before: tuple[float, float] | None = None
         self._threshold = THRESHOLD
         self._judged: float | None = None
         self._last_trend = 0.0
         self._over = -1.0
         self._over_count = 0
         self._insisted = float("-inf")
-        self._restart()
+        self.restart()
 
-    def _restart(self) -> None:
+    def restart(self) -> None:
+        """Forget all of the past but the threshold."""
+        # (sent, arrived) of the first packet of the group, and the last arrival; the first two of the one before.
+        self._group: tuple[float, float, float] | None = None
+        self._before: tuple[float, float] | None = None
         # Milliseconds: arrival, smoothed sum of the differences.
         self._points: deque[tuple[float, float]] = deque(maxlen=WINDOW)
         self._deltas = 0
@@ -113,7 +114,7 @@ class DelayTrend:
 
     def _difference(self, sent: float, arrived: float, at: float) -> None:
         if not -BREAK < arrived - sent < BREAK or sent > BREAK:
-            self._restart()
+            self.restart()
             return
         self._deltas += 1
         self._accumulated += (arrived - sent) * 1000
@@ -126,6 +127,10 @@ class DelayTrend:
         while floors[0][0] < at - MEMORY:
             floors.popleft()
         self._floor = floors[0][1]
+
+    def forget(self) -> None:
+        """The rate was lowered: how the queue grew before says nothing any more."""
+        self._points.clear()
 
     def judge(self, now: float) -> Usage:
         """Say what the queue does, once for each feedback (4 µs)."""

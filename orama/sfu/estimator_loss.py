@@ -8,6 +8,9 @@ fallen belongs to the link: from then on only what is lost beyond it counts.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+from orama.sfu.departures import Arrived
 
 #: Packets and seconds that one verdict takes at least, and the seconds after which it is given with fewer packets.
 FEWEST, INTERVAL, LONGEST = 30, 0.4, 2.0
@@ -31,38 +34,67 @@ class LossBound:
     :ivar lost: the part of the packets that the last verdict found lost.
     """
 
-    __slots__ = ("_before", "_inherent", "_lost", "_lowest", "_since", "_total", "decreased", "lost", "rate")
+    __slots__ = (
+        "_before",
+        "_inherent",
+        "_lost",
+        "_lowest",
+        "_octets",
+        "_since",
+        "_total",
+        "_until",
+        "decreased",
+        "lost",
+        "rate",
+    )
 
     def __init__(self, lowest: float) -> None:
         self.rate = float("inf")
         self.lost = 0.0
         self.decreased = float("-inf")
         self._lowest = lowest
-        self._total = self._lost = 0
+        self._total = self._lost = self._octets = 0
+        #: When the first and the last of them left.
         self._since: float | None = None
+        self._until = 0.0
         self._inherent = 0.0
         #: The loss before the last decrease, until the next verdict.
         self._before: float | None = None
 
-    def add(self, received: int, lost: int, late: int = 0) -> None:
+    @property
+    def inherent(self) -> float:
+        """The part of the packets that the link loses at any rate."""
+        return self._inherent
+
+    def add(self, arrivals: Sequence[Arrived], late: int) -> None:
         """Packets that feedback named; *late* ones had been called lost."""
-        self._total += received + lost
-        self._lost += lost - late
+        self._lost -= late
+        for each in arrivals:
+            if each.sent < self.decreased:
+                continue  # it left before the rate was lowered
+            self._total += each.received + each.lost
+            self._lost += each.lost
+            self._octets += each.octets
+            if self._since is None:
+                self._since = each.sent
+            self._until = each.sent
 
     def update(self, rate: float, throughput: float | None, queueing: float, now: float) -> None:
         """Give a verdict when enough packets are there.
 
-        :param rate: at which was sent, bits per second.
-        :param throughput: what of it got through, None when unknown.
+        :param rate: at which was to be sent, bits per second.
+        :param throughput: what gets through lately, None when unknown.
         :param queueing: seconds that packets wait on the way.
         """
         if self._since is None:
-            self._since = now
-        waited, total = now - self._since, self._total
-        if not total or not ((waited >= INTERVAL and total >= FEWEST) or waited >= LONGEST):
+            return
+        span, total = self._until - self._since, self._total
+        if not ((span >= INTERVAL and total >= FEWEST) or span >= LONGEST):
             return
         lost = max(0.0, self._lost / total)
-        self._since, self._total, self._lost = now, 0, 0
+        # Of just these packets: by now less may be sent.
+        throughput = max(throughput or 0.0, self._octets * 8 / span)
+        self._since, self._total, self._lost, self._octets = None, 0, 0, 0
         # Chance alone makes as much as that of a loss below 10 % among so few.
         self.verdict(lost, rate, throughput, now, MUCH + 1.5 * math.sqrt(MUCH / total), queueing)
 
@@ -92,6 +124,10 @@ class LossBound:
             self.rate *= RISE
         elif throughput is not None:
             self.rate = max(self.rate, BEYOND * throughput / (1 - self._inherent))
+
+    def restart(self) -> None:
+        """Forget what was counted since the last verdict."""
+        self._since, self._total, self._lost, self._octets = None, 0, 0, 0
 
     def proved(self, rate: float) -> None:
         """A probe got *rate* through."""

@@ -22,6 +22,8 @@ BACKOFF, GROWTH = 0.85, 1.08
 HEADROOM, HEADROOM_BITS = 1.5, 10_000
 #: Seconds to wait beside the round trip before the next decrease or step.
 RESPONSE = 0.1
+#: The longest that a decrease is given to show.
+LONGEST_EFFECT = 1.0
 PACKET_BITS = 1200 * 8
 #: Seconds of waiting from which the queue has to empty before the rate grows, and below which there is none.
 STANDING, EMPTY = 0.1, 0.05
@@ -131,13 +133,13 @@ class RateControl:
         elapsed = 0.0 if self._changed is None else min(1.0, now - self._changed)
         self._changed = now
         if usage is Usage.OVER:
-            self._decrease(throughput, round_trip, now)
+            self._decrease(throughput, queueing + round_trip, now)
         elif usage is Usage.NORMAL and queueing < STANDING:
             self._increase(throughput, queueing, round_trip, elapsed)
 
-    def _decrease(self, throughput: float | None, round_trip: float, now: float) -> None:
-        pause = min(0.2, max(0.01, round_trip)) + RESPONSE
-        if now - self.decreased < pause and not (throughput is not None and throughput < self.rate / 2):
+    def _decrease(self, throughput: float | None, effect: float, now: float) -> None:
+        # Before what is in the queue has passed nobody can see what the last decrease did.
+        if now - self.decreased < min(LONGEST_EFFECT, effect) + RESPONSE:
             return
         if throughput is None:
             self.rate, self.decreased = max(self._lowest, self.rate / 2), now

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from orama.sfu.departures import Arrived
 from orama.sfu.estimator import FOUND
 
-#: Seconds that a cluster lasts; ticks come every 50 ms.
-DURATION = 0.2
+#: Seconds that a cluster lasts, and a tick; packets that it needs.
+DURATION, TICK, FEWEST = 0.2, 0.05, 5
 #: Factors over what is known, at first and later.
 DOUBLE, STEP = 2.0, 1.5
-#: Seconds between clusters while each finds more, at first; then the least and the most.
-SOON, PAUSE, LONGEST_PAUSE = 0.1, 4.0, 16.0
+#: Seconds between clusters while each finds more; after one that met a limit, at least and at most.
+SOON, PAUSE, LONGEST_PAUSE = 0.2, 4.0, 16.0
 #: Seconds after the end of a cluster when it is given up.
 PATIENCE = 1.0
 #: Bytes of padding in one tick.
@@ -41,6 +41,7 @@ class Prober:
         "_octets",
         "_packets",
         "_pause",
+        "_sent",
         "_starting",
         "_time",
         "target",
@@ -57,9 +58,9 @@ class Prober:
         self._clear()
 
     def _clear(self) -> None:
-        # (sent, arrived) of the first run and of the last one, and what arrived between them.
-        self._first: tuple[float, float] | None = None
-        self._last = (0.0, 0.0)
+        # When the first and the last packet arrived, when the last left, and what arrived.
+        self._first: float | None = None
+        self._last = self._sent = 0.0
         self._octets = self._packets = 0
 
     def consider(self, wanted: float, estimate: float, throughput: float | None, total: int, now: float) -> None:
@@ -85,7 +86,7 @@ class Prober:
             self._ended = now
             return 0
         # What this tick begins it also fills: a cluster of four ticks has four parts.
-        due = self.target / 8 * (elapsed + 0.05) - (total - self._base)
+        due = self.target / 8 * (elapsed + TICK) - (total - self._base)
         return min(MOST_PADDING, max(0, int(due)))
 
     def feedback(self, arrivals: Sequence[Arrived], now: float) -> float | None:
@@ -102,11 +103,11 @@ class Prober:
             if not each.received:
                 continue
             if self._first is None:
-                self._first = (each.sent, each.last)
-            else:
-                self._octets += each.octets
-                self._packets += each.received
-            self._last = (each.sent, each.last)
+                self._first = each.first
+            self._octets += each.octets
+            self._packets += each.received
+            self._last = each.last
+            self._sent = each.sent
         if over or (self._ended is not None and now > self._ended + PATIENCE):
             return self.found
         return None
@@ -114,11 +115,11 @@ class Prober:
     @property
     def found(self) -> float:
         """Bits per second of the cluster that have got through so far."""
-        rate = 0.0
-        if self._first is not None and self._packets >= 4:
-            longest = max(self._last[0] - self._first[0], self._last[1] - self._first[1])
-            rate = self._octets * 8 / longest if longest > 0.05 else 0.0
-        return rate
+        if self._first is None or self._packets < FEWEST:
+            return 0.0
+        # What a tick sends counts for the whole of it.
+        paced = (self._sent + TICK if self._ended is None else self._ended) - self._time
+        return self._octets * 8 / max(paced, self._last - self._first, TICK)
 
     def end(self, rate: float, met: bool, now: float) -> None:
         """The cluster is over, or is given up: *rate* bits per second got through.
@@ -127,7 +128,7 @@ class Prober:
         """
         if rate >= FOUND * self.target and not met:
             self._pause = PAUSE
-            self._next = now + (SOON if self._starting else PAUSE)
+            self._next = now + SOON
         elif met:
             self._starting = False
             self._next = now + self._pause

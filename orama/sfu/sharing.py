@@ -105,7 +105,7 @@ class Sharing:
             return
         limited = estimator.limited(now)
         # What is lost is sent again, so that much less is there for the media.
-        overhead = 1 + estimator.lost
+        overhead = 1 + estimator.inherent
         media = estimate / overhead
         if allocator.due(media, self._downlinks.keys(), now):
             allocator.share(self._subscriptions(), media, limited, now)

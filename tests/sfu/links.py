@@ -58,14 +58,15 @@ class Receiver:
         self._answers: list[tuple[float, int, bytes]] = []
         self._next = 0.0
         self.octets = 0
-        self.delays: list[float] = []
 
     def take(self, number: int, octets: int, now: float) -> None:
         """A packet was put on the link."""
-        arrival = self.link.send(octets, now)
+        self.came(number, octets, self.link.send(octets, now))
+
+    def came(self, number: int, octets: int, arrival: float | None) -> None:
+        """A packet comes out of the link at *arrival*, or not at all."""
         if arrival is not None:
             heappush(self._coming, (arrival, number & 0xFFFF, octets))
-            self.delays.append(arrival - now)
 
     def run(self, now: float) -> None:
         """Let everything happen that happens until *now*."""
