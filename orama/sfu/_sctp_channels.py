@@ -32,6 +32,8 @@ Message: TypeAlias = str | bytes
 ACKNOWLEDGE_TIMEOUT: Final = 30.0
 #: Seconds that a message of an unreliable channel may wait to leave. Where its sender has set a lifetime, that counts.
 PATIENCE: Final = 0.1
+#: Where our streams begin, as long as there are free ones from here on: Firefox, which takes fewest, takes 256.
+FIRST_STREAM: Final = 65
 
 _log = Logger()
 
@@ -261,9 +263,11 @@ class SctpTransport:
         """
         if self._state == "closed":
             raise ConnectionError("the association is closed")
-        # RFC 8832, 6: the DTLS server takes odd identifiers.
+        # RFC 8832, 6: the DTLS server takes odd identifiers. werift takes them too, from the lowest, as it goes by the
+        # ICE role, and so do others that think that they are the server.
         last = min(MAX_STREAMS, self._sctp._outbound_streams_count)
-        number = next((n for n in range(1, last, 2) if n not in self._sctp._data_channels), None)
+        numbers = (*range(FIRST_STREAM, last, 2), *range(1, min(FIRST_STREAM, last), 2))
+        number = next((n for n in numbers if n not in self._sctp._data_channels), None)
         if number is None:
             raise ConnectionError("no stream left")
         parameters = RTCDataChannelParameters(

@@ -41,7 +41,7 @@ from twisted.trial.unittest import TestCase
 from orama.sfu import _aiortc, _sctp
 from orama.sfu._aiortc import EARLY_DATAGRAMS, MAX_DATAGRAM, WAITING_DATAGRAMS, DtlsCertificate, DtlsTransport
 from orama.sfu._sctp import MAX_MESSAGE_SIZE
-from orama.sfu._sctp_channels import Channel, SctpTransport
+from orama.sfu._sctp_channels import FIRST_STREAM, Channel, SctpTransport
 from orama.sfu._sctp_inbound import MAX_CHUNKS, MAX_STREAMS, WINDOW
 from orama.sfu.values import SrtpKeys
 
@@ -571,7 +571,7 @@ class DataTests(LoopCase):
         call.sctp.start()
         first = call.sctp.open("größe 📦", protocol="prötocol")
         second = call.sctp.open("lossy", ordered=False, max_retransmits=0)
-        self.assertEqual((first.id, second.id), (1, 3))
+        self.assertEqual((first.id, second.id), (FIRST_STREAM, FIRST_STREAM + 2))
         for i in range(5):
             first.send(f"{i}")
         second.send(b"unordered")
@@ -584,9 +584,9 @@ class DataTests(LoopCase):
         ordered = [data for label, data in call.client_received if label == "größe 📦"]
         self.assertEqual(ordered, ["0", "1", "2", "3", "4"])
         theirs = call.client_channels["größe 📦"]
-        self.assertEqual((theirs.protocol, theirs.id), ("prötocol", 1))
+        self.assertEqual((theirs.protocol, theirs.id), ("prötocol", FIRST_STREAM))
         lossy = call.client_channels["lossy"]
-        self.assertEqual((lossy.ordered, lossy.maxRetransmits, lossy.id), (False, 0, 3))
+        self.assertEqual((lossy.ordered, lossy.maxRetransmits, lossy.id), (False, 0, FIRST_STREAM + 2))
         self.assertEqual(call.sctp.buffered, 0)
         await call.close()
         await self.assert_nothing_left()
@@ -721,12 +721,12 @@ class DataTests(LoopCase):
         call = SctpCall()
         await call.connect()
         opened = [call.sctp.open(f"{i}") for i in range(MAX_STREAMS // 2)]
-        self.assertEqual(opened[-1].id, MAX_STREAMS - 1)
+        self.assertEqual({each.id for each in opened}, set(range(1, MAX_STREAMS, 2)))
         self.assertRaises(ConnectionError, call.sctp.open, "more")
         await call.until(lambda: len(call.client_channels) == MAX_STREAMS // 2)
         call.take(opened[0]).close()
         await call.until(lambda: call.lost == ["0"])
-        self.assertEqual(call.sctp.open("again").id, 1)
+        self.assertEqual(call.sctp.open("again").id, opened[0].id)
         await call.close()
 
     @on_loop
@@ -835,6 +835,20 @@ class HostileTests(LoopCase):
             await self.assert_aborted(call, call.send_raw(chunk))
 
     @on_loop
+    async def test_odd_client(self) -> None:
+        """A client that takes odd ids too, and from the lowest (werift), does not meet ours, whoever opens first."""
+        call = await self.start()
+        ours = call.sctp.open("ours")
+        call.client_sctp._data_channel_id = 1
+        theirs = call.client_open("theirs")
+        await call.until(lambda: theirs.readyState == "open" and "ours" in call.client_channels)
+        theirs.send("one")
+        ours.send("two")
+        await call.until(lambda: bool(call.received and call.client_received))
+        self.assertEqual((call.received, call.client_received), ([("theirs", "one")], [("ours", "two")]))
+        await call.close()
+
+    @on_loop
     async def test_chunks_that_make_no_sense(self) -> None:
         """What aiortc stumbles over ends the association; DTLS, and so the media, stay."""
         for body in (
@@ -903,6 +917,14 @@ class SeamTests(LoopCase):
         self.assertIsNone(dtls._rx_srtp)
         self.assertIsNone(dtls.keys)
         await call.close()
+
+    def test_one_context(self) -> None:
+        """All connections of a certificate share an SSL context, which keeps no sessions."""
+        certificate = DtlsCertificate().certificate
+        context = certificate._create_ssl_context(list(_aiortc.PROFILES))
+        self.assertIs(certificate._create_ssl_context(list(_aiortc.PROFILES)), context)
+        self.assertIsNot(certificate._create_ssl_context([SRTP_AEAD_AES_128_GCM]), context)
+        self.assertEqual(context.set_session_cache_mode(SSL.SESS_CACHE_SERVER), SSL.SESS_CACHE_OFF)
 
     @on_loop
     async def test_identity_before_keys(self) -> None:
