@@ -128,6 +128,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "sfu.media_timeout": (1, 3600),
     "sfu.offer_timeout": (0.1, 60),
     "sfu.max_bitrate": (0, 1_000_000_000),
+    "sfu.max_estimate": (0, 1_000_000_000),
     "sfu.loudest": (0, 64),
     "sfu.max_tracks": (1, 64),
     "signaling.max_frame": (1024, 16 << 20),

@@ -107,6 +107,10 @@ class SfuSettings:
     offer_timeout: float = 5.0
     #: Highest video bitrate asked of a publisher, bits per second (b=AS and REMB cap); 0 means none.
     max_bitrate: int = 0
+    #: Let what a client receives follow an estimate of what its link takes; the highest such estimate, bits per second
+    #: on the wire, 0 for no limit but the usual one.
+    estimate: bool = True
+    max_estimate: int = 0
     #: Microphones of a room whose sound is forwarded where more are there: the loudest; 0 means all.
     loudest: int = 4
     #: Tracks that one client may publish.

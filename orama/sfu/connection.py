@@ -122,7 +122,16 @@ class Connection:
         self._certificate = certificate
         self._dtls: DtlsTransport | None = None
         self._sctp: SctpTransport | None = None
-        self.media = PeerMedia(clock, random, self._agent.send, fabric.later, counters.media, settings.max_bitrate)
+        self.media = PeerMedia(
+            clock,
+            random,
+            self._agent.send,
+            fabric.later,
+            counters.media,
+            settings.max_bitrate,
+            settings.estimate,
+            settings.max_estimate,
+        )
         # Before the first description is written: a ufrag that is taken is drawn again.
         port.add(self._agent)
         self.negotiator = Negotiator(
