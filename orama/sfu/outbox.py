@@ -1,7 +1,7 @@
 """What waits to be sent to one client until the current drain ends, and the buffers that it waits in.
 
-Packets are written into slots that are used again after each flush: the views handed to ``transmit`` are
-good until it returns.
+Packets are written into slots that are used again after each flush, by whoever is next: the views handed to
+``transmit`` are good until it returns.
 """
 
 from __future__ import annotations
@@ -20,6 +20,13 @@ MOST = 128
 MAX_HEADER = 12 + 4 + 544
 #: The two bytes are RTX's original sequence number.
 SLOT = MAX_HEADER + 2 + MAX_PAYLOAD + TAG
+
+
+#: Slots that nobody uses. They are every client's, so that memory is what one drain sends, not what each client has
+#: ever been sent at once (34 kB for bursts of 8).
+_free: list[memoryview] = []
+#: Slots kept for the next drain, 8.5 MB.
+MOST_FREE = 4096
 
 
 class Outbox:
@@ -73,7 +80,7 @@ class Outbox:
             self._later(self.flush)
             used = 0
         while len(slots) < used + count:
-            slots.append(memoryview(bytearray(SLOT)))
+            slots.append(_free.pop() if _free else memoryview(bytearray(SLOT)))
         return used
 
     def rtcp(self, packet: bytes) -> None:
@@ -91,9 +98,15 @@ class Outbox:
             self._transmit(self.queue)
         finally:
             self.queue.clear()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if len(_free) < MOST_FREE:
+            _free.extend(reversed(self.slots))
+        self.slots.clear()
 
     def close(self) -> None:
         self.closed = True
         self.sender = None
         self.queue.clear()
-        self.slots.clear()
+        self._give_back()
