@@ -364,7 +364,9 @@ class Negotiator:
             if offer is None:
                 raise SdpError("there is no offer that waits for it")
             lines = reading.answered(session, offer.lines)
-            transport = self._read_transport(session, lines, ("active",))
+            # Who is the DTLS server is settled once (RFC 8842, 5.5). Pion says passive to whoever is lite, at any time.
+            setups = ("active",) if self._transport is None else ("active", "passive")
+            transport = self._read_transport(session, lines, setups)
         except SdpError as error:
             if self._stale:
                 self._stale -= 1

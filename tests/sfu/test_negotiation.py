@@ -548,7 +548,6 @@ class RefusalTests(SynchronousTestCase):
             "nonsense",
             recorded("chromium-offer"),
             good.replace("BUNDLE 0 1 s1 s2", "BUNDLE 0 1 s1"),
-            good.replace("a=setup:active", "a=setup:passive"),
             good.replace("a=mid:s1", "a=mid:s9"),
             good.replace("VP8/90000", "H263/90000"),
             good.replace("a=recvonly", "a=sendrecv"),
@@ -560,6 +559,22 @@ class RefusalTests(SynchronousTestCase):
         agreement = table.remote_answer(good)
         assert agreement is not None
         self.assertEqual({each.track_id for each in agreement.downlinks}, {"a", "v"})
+
+    def test_roles_stay(self) -> None:
+        """The first answer must leave us the DTLS server; later ones may say what they like (Pion: passive)."""
+        good = recorded("chromium-answer")
+        for began in (False, True):
+            table, _ = negotiator()
+            if began:
+                table.remote_offer(recorded("chromium-offer"))
+            table.want(audio("a"))
+            table.want(video("v"))
+            table.propose()
+            passive = good.replace("a=setup:active", "a=setup:passive")
+            if began:
+                self.assertIsNotNone(table.remote_answer(passive))
+            else:
+                self.refused(table, passive, "invalid_answer")
 
 
 class RepeatingTests(SynchronousTestCase):
