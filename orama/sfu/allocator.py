@@ -24,6 +24,8 @@ INTERVAL, FALL = 1.0, 0.9
 STABLE, LONGEST, MISTAKE = 1.0, 16.0, 10.0
 #: A probe goes so far beyond what is wanted.
 BEYOND = 1.2
+#: What the room says of a video, by whose it is and what it shows.
+SPEAKER, SCREEN, REST = 2, 1, 0
 
 
 class Subscription(Protocol):

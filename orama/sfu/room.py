@@ -23,6 +23,7 @@ from orama.net.poll import Poll
 from orama.settings import Settings
 from orama.sfu._aiortc import DtlsCertificate
 from orama.sfu._sctp_channels import SctpTransport
+from orama.sfu.allocator import REST, SCREEN, SPEAKER
 from orama.sfu.connection import Connection, Counters, Listener
 from orama.sfu.data import DataFanout, Transport
 from orama.sfu.events import ActiveSpeakers, Event, PeerJoined, PeerLeft, RoomClosed
@@ -76,6 +77,7 @@ class Room:
         self.stats: Mapping[str, Any] | None = None
         self._rooms = rooms
         self._speakers = Speakers()
+        self._speaker = ""
         self._has_data: set[str] = set()
         self._empty_call: IDelayedCall | None = None
 
@@ -127,6 +129,7 @@ class Room:
     def republish(self, publication: Publication) -> None:
         """The track is new, or has a new form."""
         self.ranking.add(publication, self._rooms.now())
+        self._rate(publication)
         for other in self._others(publication.peer):
             other.track_published(publication)
 
@@ -180,16 +183,26 @@ class Room:
                 _log.failure("the tick of peer {peer_id} failed", peer_id=peer.peer_id)
                 peer.leave("timeout")
                 continue
-            audio = [each.track.audio_level for each in peer.publications.values() if each.kind == "audio"]
+            sound = (each for each in peer.publications.values() if each.kind == "audio" and not each.muted)
+            audio = [each.track.audio_level for each in sound]
             if audio:
                 levels[peer.peer_id] = max(audio)
         speaking = self._speakers.update(levels, now)
+        if self._speakers.looked == now:
+            self.ranking.speak(self._speakers.loud, now)
         if speaking is not None:
-            self.ranking.speak((peer_id for peer_id, _ in speaking), now)
+            self._speaker = speaking[0][0] if speaking else self._speaker
+            for publication in self.tracks.values():
+                self._rate(publication)
             self._tell(ActiveSpeakers(tuple({"peerId": peer_id, "level": level} for peer_id, level in speaking)))
 
         for peer in list(self.peers.values()):
             peer.subscriptions.tell()
+
+    def _rate(self, publication: Publication) -> None:
+        """Say what comes first where a subscriber's bandwidth is not enough: who speaks or spoke last, then screens."""
+        rank = SCREEN if publication.source.startswith("screen") else REST
+        publication.track.rank = SPEAKER if publication.peer.peer_id == self._speaker else rank
 
     def _ranked(self, kind: str) -> None:
         """Something else of a kind is worth it now."""

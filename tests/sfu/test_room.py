@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from orama.errors import Conflict, NotFound
 from orama.net.fabric import Address
 from orama.settings import SfuSettings
+from orama.sfu.allocator import REST, SCREEN, SPEAKER
 from orama.sfu.events import (
     ActiveSpeakers,
     Kicked,
@@ -234,7 +235,7 @@ class SpeakersTests(RoomsCase):
         one, two, three = self.guest(), self.guest(), self.guest()
         senders = {}
         for guest in (one, two):
-            guest.publish("audio1")
+            guest.publish("audio1", "video1")
             keys = random_keys()
             guest.peer.connection.media.secure(keys)
             senders[guest] = session(keys.profile, keys.receive_key + keys.receive_salt, inbound=False)
@@ -243,7 +244,7 @@ class SpeakersTests(RoomsCase):
         def speak(seconds: float, levels: dict[Any, int]) -> None:
             for _ in range(round(seconds * 50)):
                 for guest, level in levels.items():
-                    (uplinked,) = (each.uplinked for each in guest.peer.publications.values())
+                    (uplinked,) = (each.uplinked for each in guest.peer.publications.values() if each.kind == "audio")
                     codec = uplinked.codecs[0]
                     block = (uplinked.extensions[AUDIO_LEVEL], bytes([0x80 | level]))
                     mid = (uplinked.extensions["urn:ietf:params:rtp-hdrext:sdes:mid"], uplinked.mid.encode())
@@ -260,8 +261,19 @@ class SpeakersTests(RoomsCase):
         last = three.told(ActiveSpeakers)[-1]
         self.assertEqual([each["peerId"] for each in last.peers], [two.peer.peer_id, one.peer.peer_id])
         self.assertGreater(last.peers[0]["level"], last.peers[1]["level"])
+        ranks = {each.peer: each.track.rank for each in two.peer.room.tracks.values() if each.kind == "video"}
+        self.assertEqual(ranks, {one.peer: REST, two.peer: SPEAKER})
         self.wait(2)
         self.assertEqual(three.told(ActiveSpeakers)[-1].peers, ())
+
+    def test_screens_before_cameras(self) -> None:
+        """Where a subscriber's bandwidth is short a screen comes before cameras of those who do not speak."""
+        one, two = self.guest(), self.guest()
+        one.publish("video1", sources={"0": "screen"})
+        two.publish("video1")
+        self.wait()
+        ranks = {each.peer: each.track.rank for each in one.peer.room.tracks.values()}
+        self.assertEqual(ranks, {one.peer: SCREEN, two.peer: REST})
 
 
 class ReleaseTests(RoomsCase):
