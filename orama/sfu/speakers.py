@@ -11,6 +11,8 @@ from collections.abc import Mapping
 INTERVAL = 0.3
 #: Below this nobody speaks: −35 dBov.
 THRESHOLD = 127 - 35
+#: Seconds that somebody stays in the list after the last loud moment: between two words nobody goes out and in again.
+STAY = 1.0
 #: A level that moved by less is the same level to a person.
 STEP = 6
 #: Seconds without packets after which a track is silent (Opus DTX sends one every 0.4 s).
@@ -42,23 +44,32 @@ class AudioLevel:
 
 
 class ActiveSpeakers:
-    """The speakers of one room, loudest first."""
+    """The speakers of one room, loudest first.
 
-    __slots__ = ("_last", "_told")
+    :ivar loud: the peers above the threshold at the last look, which was at *looked*.
+    """
+
+    __slots__ = ("_heard", "_told", "looked", "loud")
 
     def __init__(self) -> None:
+        self.loud: frozenset[str] = frozenset()
+        self.looked = float("-inf")
         self._told: tuple[tuple[str, int], ...] = ()
-        self._last = float("-inf")
+        #: Peers → when they were last above the threshold.
+        self._heard: dict[str, float] = {}
 
     def update(self, levels: Mapping[str, int], now: float) -> tuple[tuple[str, int], ...] | None:
         """The new list of (peer, level) when it is time and it changed, otherwise None.
 
-        :param levels: level of each peer's loudest track.
+        :param levels: level of each peer's loudest track that is not muted.
         """
-        if now - self._last < INTERVAL:
+        if now - self.looked < INTERVAL:
             return None
-        self._last = now
-        speaking = [(peer, level) for peer, level in levels.items() if level >= THRESHOLD]
+        self.looked = now
+        self.loud = frozenset(peer for peer, level in levels.items() if level >= THRESHOLD)
+        self._heard = {peer: at for peer, at in self._heard.items() if now - at < STAY}
+        self._heard.update(dict.fromkeys(self.loud, now))
+        speaking = [(peer, level) for peer, level in levels.items() if peer in self._heard]
         speaking.sort(key=lambda each: (-each[1], each[0]))
         if self._same(speaking):
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from orama.sfu.speakers import INTERVAL, SILENCE, THRESHOLD, ActiveSpeakers, AudioLevel
+from orama.sfu.speakers import INTERVAL, SILENCE, STAY, THRESHOLD, ActiveSpeakers, AudioLevel
 
 
 class LevelTests(SynchronousTestCase):
@@ -54,3 +54,20 @@ class SpeakerTests(SynchronousTestCase):
         self.assertEqual(speakers.update({"a": 110}, 12.0), (("a", 110),))
         self.assertEqual(speakers.update({"a": 0}, 13.0), ())
         self.assertIsNone(speakers.update({}, 14.0))
+
+    def test_between_words(self) -> None:
+        """A short silence, or a level about the threshold, takes nobody out of the list; a longer one does."""
+        speakers = ActiveSpeakers()
+        self.assertEqual(speakers.update({"a": THRESHOLD}, 10.0), (("a", THRESHOLD),))
+        for step in range(1, 20):
+            self.assertIsNone(speakers.update({"a": THRESHOLD - step % 3}, 10.0 + step * (INTERVAL + 0.01)))
+        last = 10.0 + 18 * (INTERVAL + 0.01)
+        self.assertEqual(speakers.update({"a": 40}, last + STAY - 0.01), (("a", 40),))
+        self.assertEqual(speakers.loud, frozenset())
+        self.assertEqual(speakers.update({"a": 40}, last + STAY + INTERVAL), ())
+
+    def test_muted(self) -> None:
+        """Who is muted, or gone, is out of the list at once."""
+        speakers = ActiveSpeakers()
+        self.assertEqual(speakers.update({"a": 110, "b": 100}, 10.0), (("a", 110), ("b", 100)))
+        self.assertEqual(speakers.update({"b": 100}, 10.0 + INTERVAL), (("b", 100),))
