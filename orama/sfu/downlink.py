@@ -378,11 +378,22 @@ class Downlink:
         self.tally.drop("congested", len(packets) - kept)
         return packets[:kept]
 
+    def _gate(self) -> tuple[Stream | None, int]:
+        """The stream that goes out, or went last, and the index of its newest keyframe that has gone."""
+        span = self._span or self._before
+        if span is None or self.track.kind != "video":
+            return None, 0
+        newest = span.stream.keyframe
+        # One that came during a pause was not sent; but a span begins with a keyframe.
+        sent = newest >= span.origin and newest + span.shift <= self.numbering.highest
+        return span.stream, newest if sent else span.origin
+
     def nack(self, numbers: Sequence[int], now: float) -> None:
         """The subscriber misses these: send them again by RTX, or not at all."""
         self._counters.nacks_received += len(numbers)
         self.tally.nacks += len(numbers)
         drop = self.tally.drop
+        gated, gate = self._gate()
         for number in numbers:
             index = nearest(number, self.numbering.highest)
             span = self.numbering.find(index)
@@ -390,7 +401,7 @@ class Downlink:
             if span is None or packet is None or packet.index < span.origin:
                 drop("resend_gone")
                 continue
-            if packet.index < span.stream.keyframe and span is self._span:
+            if span.stream is gated and packet.index < gate:
                 # The subscriber has a keyframe since, with which its decoder begins anew.
                 drop("resend_before_keyframe")
                 continue
