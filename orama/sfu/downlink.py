@@ -383,10 +383,10 @@ class Downlink:
         span = self._span or self._before
         if span is None or self.track.kind != "video":
             return None, 0
-        newest = span.stream.keyframe
-        # One that came during a pause was not sent; but a span begins with a keyframe.
-        sent = newest >= span.origin and newest + span.shift <= self.numbering.highest
-        return span.stream, newest if sent else span.origin
+        # One that came during a pause was not sent; a span begins with a keyframe.
+        last = self.numbering.highest - span.shift
+        newest = next((index for index in reversed(span.stream.keyframes) if index <= last), 0)
+        return span.stream, max(newest, span.origin)
 
     def nack(self, numbers: Sequence[int], now: float) -> None:
         """The subscriber misses these: send them again by RTX, or not at all."""

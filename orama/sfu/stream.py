@@ -6,6 +6,7 @@ and knows who listens. A simulcast track has one for each layer.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _ROUND = 0x10000
 #: Seconds between two sender reports that are passed on; browsers send one a second.
 REPORT_PAUSE = 0.2
+#: Keyframes whose place is remembered: as many as are asked for while packets are kept.
+KEYFRAMES = 8
 
 
 class Publisher(Protocol):
@@ -61,8 +64,8 @@ class Stream:
         self.clock: StreamClock | None = None
         self.reception: Reception | None = None
         self.highest = -1
-        #: Index of the newest keyframe's first packet, -1 before there is one.
-        self.keyframe = -1
+        #: Indexes of the first packets of the newest keyframes, in order.
+        self.keyframes: deque[int] = deque(maxlen=KEYFRAMES)
         self.last_arrival = float("-inf")
         #: Bits per second by kind of packet; None is the kind of a stream without layers.
         self.meter = Meter()
@@ -148,8 +151,8 @@ class Stream:
             self.requests.satisfied()
             if keyframe == Keyframe.START:
                 self.missing.forget_before(index)
-                if index > self.keyframe:
-                    self.keyframe = index
+                if not self.keyframes or index > self.keyframes[-1]:
+                    self.keyframes.append(index)
                     self.tally.keyframes += 1
         return packet
 
