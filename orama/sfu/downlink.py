@@ -18,13 +18,16 @@ from orama.sfu.keyframes import Wishes
 from orama.sfu.layers import ceiling, choose
 from orama.sfu.outbox import MAX_HEADER, Outbox
 from orama.sfu.packet import Packet
+from orama.sfu.projection import Projection
 from orama.sfu.qualities import Quality
 from orama.sfu.red import Adapter, adapter
+from orama.sfu.renumbering import Numbers, follows, numbers
 from orama.sfu.reports import RoundTrip
 from orama.sfu.retransmission import Resends
+from orama.sfu.selection import ALL
 from orama.sfu.sequence import Numbering, Span
 from orama.sfu.srtp import Seal
-from orama.sfu.stream import Stream
+from orama.sfu.stream import NEWEST, Stream
 from orama.sfu.tally import Forwarded
 from orama.sfu.track import Track
 from orama.sfu.values import Downlinked
@@ -92,6 +95,8 @@ class Downlink:
         self._span: Span | None = None
         #: What was forwarded before a pause or a loss of the stream.
         self._before: Span | None = None
+        #: The numbers inside the last packet before that pause.
+        self._said: Numbers | None = None
         self._target: Stream | None = None
         #: What :meth:`allow` said: whether anything is forwarded, and up to which layers.
         self._paused = False
@@ -155,6 +160,7 @@ class Downlink:
         """Choose the stream to forward; it begins with its next keyframe."""
         if self._seal is None or self._paused:
             return
+        self._fit(now)
         chosen = choose(self.track.places(), self._limit())
         if chosen is None or chosen is self._target:
             return
@@ -171,6 +177,35 @@ class Downlink:
         count = len(self.track.rids)
         asked = ceiling(self.layer, count)
         return asked if self._allowed is None or count == 1 else min(asked, self._allowed.spatial)
+
+    def _wanted(self, stream: Stream) -> tuple[int, int]:
+        """The highest layers within *stream*, spatial and temporal, that the client and the allocator leave."""
+        allowed = self._allowed
+        if len(self.track.rids) > 1:
+            streams = self.track.places()
+            bound = allowed is not None and stream in streams and streams.index(stream) >= allowed.spatial
+            return ALL, allowed.temporal if bound and allowed is not None else ALL
+        count = self.track.spatial_layers(stream)
+        asked = ceiling(self.layer, count)
+        spatial = asked if asked < count - 1 or self.layer == "low" else ALL
+        if allowed is None or spatial < allowed.spatial:
+            return spatial, ALL
+        return allowed.spatial, allowed.temporal
+
+    def _fit(self, now: float) -> None:
+        """Leave out of the stream what is not wanted of it."""
+        span = self._span
+        if span is None or span.stream.layering is None:
+            return
+        wanted = self._wanted(span.stream)
+        if span.projection is None:
+            if not span.stream.layering.reduces(*wanted):
+                return
+            span.projection = Projection(span.stream, *wanted, None, None)
+        span.projection.want(*wanted)
+        span.projection.look()
+        if span.projection.waiting:
+            span.stream.request_keyframe(now)
 
     def qualities(self, now: float) -> tuple[Quality, ...]:
         """What of :meth:`Track.qualities` the client wants: nothing above the layer that it has asked for."""
@@ -217,6 +252,7 @@ class Downlink:
         """What comes next begins a new span, with a keyframe."""
         self._started = None
         if self._span is not None:
+            self._said = self._last_numbers(self._span)
             self._before, self._span = self._span, None
 
     @property
@@ -239,7 +275,10 @@ class Downlink:
         """A keyframe of the chosen stream is needed and has not come."""
         if self._target is None or self.track.muted or not self._types:
             return False
-        return self._span is None or self._span.stream is not self._target
+        span = self._span
+        if span is None or span.stream is not self._target:
+            return True
+        return span.projection is not None and span.projection.waiting
 
     def _begin(self, stream: Stream, packets: Sequence[Packet], now: float) -> Sequence[Packet]:
         """Start a span at the first packet that can be decoded by itself; what of *packets* is in it."""
@@ -260,7 +299,9 @@ class Downlink:
                 self.tally.switches += 1
                 self._counters.switches += 1
         turn = self._turn(before, stream, packets[at], now)
+        projection = self._projection(before, stream, packets[at]) if video else None
         self._span, self._before = self.numbering.begin(stream, packets[at].index, turn), None
+        self._span.projection = projection
         if self._started is not None:
             self._counters.first_frame(now - self._started)
             self._started = None
@@ -273,6 +314,30 @@ class Downlink:
             waiting = [packet for packet in kept if packet is not None and packet.time < now]
             return sorted([*packets[at:], *waiting], key=lambda packet: packet.index)
         return packets[at:]
+
+    def _last_numbers(self, span: Span) -> Numbers | None:
+        """What the last packet of *span* says inside, None when it has gone."""
+        if span.projection is not None:
+            return span.projection.last
+        for index in range(self.numbering.highest, self.numbering.highest - NEWEST, -1):
+            packet = span.packet(index)
+            if packet is not None and packet.payload:
+                return numbers(packet, span.stream.mimes.get(packet.payload_type, ""))
+        return None
+
+    def _projection(self, before: Span | None, stream: Stream, first: Packet) -> Projection | None:
+        """What has to stand between *stream* and the subscriber from *first* on; None where nothing has to."""
+        said = self._said if before is None or before is not self._span else self._last_numbers(before)
+        if before is None:
+            said = None
+        elif before.stream is stream and before.projection is None and said is not None:
+            # The same stream after a pause: a decoder takes a step forward as it is.
+            said = None if follows(numbers(first, stream.mimes.get(first.payload_type, "")), said) else said
+        wanted = self._wanted(stream)
+        projection = Projection(stream, *wanted, first, said)
+        if projection.renumbering.moves or (stream.layering is not None and stream.layering.reduces(*wanted)):
+            return projection
+        return None
 
     def _turn(self, before: Span | None, stream: Stream, packet: Packet, now: float) -> int:
         """What to add to the timestamps of *stream* so that time goes on where it is."""
@@ -310,6 +375,10 @@ class Downlink:
             packets = self._begin(stream, packets, now)
             span = self._span
             if not packets or span is None:
+                return
+        if span.projection is not None:
+            packets = span.projection.take(packets)
+            if not packets:
                 return
         seal, numbering, outbox, extensions = self._seal, self.numbering, self._outbox, self._extensions
         if seal is None:
@@ -363,7 +432,8 @@ class Downlink:
         self._whole = packets[-1].marker != 0
         if rest:
             self.pause()
-            self.forward(stream, rest, now, True)
+            if span.projection is None:
+                self.forward(stream, rest, now, True)
         elif crowded and self._whole:
             self.pause()
 
@@ -384,7 +454,7 @@ class Downlink:
         if span is None or self.track.kind != "video":
             return None, 0
         # One that came during a pause was not sent; a span begins with a keyframe.
-        last = self.numbering.highest - span.shift
+        last = span.place(self.numbering.highest) or 0
         newest = next((index for index in reversed(span.stream.keyframes) if index <= last), 0)
         return span.stream, max(newest, span.origin)
 
@@ -397,11 +467,12 @@ class Downlink:
         for number in numbers:
             index = nearest(number, self.numbering.highest)
             span = self.numbering.find(index)
-            packet = None if span is None else span.stream.store.get(index - span.shift)
-            if span is None or packet is None or packet.index < span.origin:
+            place = None if span is None else span.place(index)
+            packet = None if span is None else span.packet(index)
+            if span is None or place is None or packet is None or place < span.origin:
                 drop("resend_gone")
                 continue
-            if span.stream is gated and packet.index < gate:
+            if span.stream is gated and place < gate:
                 # The subscriber has a keyframe since, with which its decoder begins anew.
                 drop("resend_before_keyframe")
                 continue
@@ -462,7 +533,7 @@ class Downlink:
         while sent < octets and packets < MOST_PADDING:
             packets += 1
             span = self.numbering.find(index)
-            packet = None if span is None else span.stream.store.get(index - span.shift)
+            packet = None if span is None else span.packet(index)
             codec = None if packet is None else self._codecs.get(packet.payload_type)
             if span is None or packet is None or codec is None or codec.rtx_payload_type is None:
                 timestamp, block = self._last_timestamp, self._extensions.plain
@@ -511,6 +582,7 @@ class Downlink:
 
     def tick(self, now: float) -> None:
         """Until a keyframe has come, go on asking for one, unless it would be held back."""
+        self._fit(now)
         departures = self._outbox.departures
         crowded = departures is not None and departures.under_way > departures.most
         if self.waiting and self._target is not None and not crowded:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from attrs import define
+
+if TYPE_CHECKING:
+    from orama.sfu.scalability import Place
 
 #: Larger payloads are not WebRTC: they fit no path's MTU, and the send buffers are made for this.
 MAX_PAYLOAD = 1500
@@ -30,3 +35,5 @@ class Packet:
     orientation: bytes = b""
     #: Whether there is any of these three.
     extended: bool = False
+    #: Where it stands among the layers of its stream, None without layers.
+    place: Place | None = None

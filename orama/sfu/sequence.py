@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections import deque
 
-from attrs import frozen
+from attrs import define
 
+from orama.sfu.packet import Packet
+from orama.sfu.projection import Projection
 from orama.sfu.stream import Stream
 
 #: Spans that are remembered for NACKs; layers do not switch oftener than keyframes come.
 SPANS = 16
 
 
-@frozen(eq=False)
+@define(eq=False)
 class Span:
     """A stretch of one stream."""
 
@@ -27,6 +29,21 @@ class Span:
     #: Added to the stream's index, and to its timestamps (modulo 2³²).
     shift: int
     turn: int
+    #: What stands between the stream and the subscription; None where the whole stream is forwarded as it came.
+    projection: Projection | None = None
+
+    def place(self, index: int) -> int | None:
+        """The stream's index of what was sent under *index*; None when nobody knows any more."""
+        number = index - self.shift
+        return number if self.projection is None else self.projection.opened(number)
+
+    def packet(self, index: int) -> Packet | None:
+        """What was sent under *index*, as it was sent; None when it was not, or has gone."""
+        place = self.place(index)
+        stored = None if place is None else self.stream.store.get(place)
+        if stored is None or self.projection is None:
+            return stored
+        return self.projection.again(stored, index - self.shift)
 
 
 class Numbering:

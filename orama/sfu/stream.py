@@ -17,6 +17,7 @@ from orama.sfu.qualities import OVERHEAD, Meter, total
 from orama.sfu.red import Primaries, carried, is_red
 from orama.sfu.reports import Reception, StreamClock
 from orama.sfu.retransmission import PacketStore
+from orama.sfu.scalability import Layering, examine
 from orama.sfu.tally import Received
 from orama.wire.rtcp import ReportBlock
 from orama.wire.video import Keyframe, descriptor, detector
@@ -31,6 +32,8 @@ _ROUND = 0x10000
 REPORT_PAUSE = 0.2
 #: Keyframes whose place is remembered: as many as are asked for while packets are kept.
 KEYFRAMES = 8
+#: Packets at the end of a stream that are looked through for one that says something.
+NEWEST = 16
 
 
 class Publisher(Protocol):
@@ -70,6 +73,10 @@ class Stream:
         #: Bits per second by kind of packet; None is the kind of a stream without layers.
         self.meter = Meter()
         self._octets = self._measured = 0
+        #: Whether its dependency descriptors say where keyframes are.
+        self._described = False
+        #: Its layers, as the last keyframe said; None without.
+        self.layering: Layering | None = None
         self._publisher = publisher
         #: Of the newest frame; −1 before there is one.
         self.last_timestamp = -1
@@ -80,6 +87,7 @@ class Stream:
         codecs = self.track.codecs
         self.rates = {codec.payload_type: codec.clock_rate for codec in codecs}
         self.rate = codecs[0].clock_rate if codecs else 90000
+        self.mimes = {codec.payload_type: codec.mime.lower() for codec in codecs}
         found = {codec.payload_type: detector(codec.mime) for codec in codecs}
         self._detectors = {number: detect for number, detect in found.items() if detect is not None}
         inner = {codec.payload_type: inside for codec in codecs if is_red(codec) and (inside := carried(codec, codecs))}
@@ -129,15 +137,22 @@ class Stream:
                 orientation, extended = header[place[0] : place[1]], True
         keyframe = 0
         detect = self._detectors.get(payload_type)
-        if detect is not None:
+        if dependency:
+            keyframe = descriptor(dependency)
+            if keyframe:
+                self._described = True
+        if detect is not None and not keyframe and not (dependency and self._described):
+            # Where descriptors say it they alone do: under end-to-end encryption a payload says anything.
             keyframe = detect(payload)
-            if dependency and not keyframe:
-                keyframe = descriptor(dependency)
         marker = second & 0x80
         packet = Packet(
             index, timestamp, marker, payload_type, payload, keyframe, now, level, dependency, orientation, extended
         )
         self.store.add(packet)
+        if keyframe and index > highest:
+            self._examine(packet, keyframe)
+        if self.layering is not None:
+            self.meter.add(self.layering.read(packet), len(payload) + OVERHEAD)
         if index > highest:
             self.highest = index
             if index > highest + 1 and self.listeners and payload_type in self._nack:
@@ -155,6 +170,10 @@ class Stream:
                     self.keyframes.append(index)
                     self.tally.keyframes += 1
         return packet
+
+    def _examine(self, packet: Packet, keyframe: int) -> None:
+        if keyframe == Keyframe.START:
+            self.layering = examine(packet, self.mimes.get(packet.payload_type, ""), self.layering)
 
     def _gap(self, start: int, end: int, now: float) -> None:
         if not self.missing.gap(start, end, now):
@@ -181,7 +200,8 @@ class Stream:
         if self.reception is not None:
             packets, self._measured = self.reception.received - self._measured, self.reception.received
             octets, self._octets = self._octets, 0
-            self.meter.add(None, octets + packets * OVERHEAD)
+            if self.layering is None:
+                self.meter.add(None, octets + packets * OVERHEAD)
         self.meter.turn(now)
 
     @property
@@ -191,7 +211,14 @@ class Stream:
 
     def qualities(self) -> tuple[tuple[int, int, float], ...]:
         """What the stream can be had in: spatial and temporal layer, bits per second."""
+        if self.layering is not None:
+            return tuple(self.layering.rates(self.meter.rates))
         return ((0, 0, total(self.meter.rates)),)
+
+    def newest(self) -> Packet | None:
+        """The newest packet that is not mere padding, of the last few."""
+        found = (self.store.get(index) for index in range(self.highest, self.highest - NEWEST, -1))
+        return next((packet for packet in found if packet is not None and packet.payload), None)
 
     def block(self, now: float) -> ReportBlock | None:
         """What to say of it in a receiver report; None before its first packet."""

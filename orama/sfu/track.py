@@ -29,7 +29,6 @@ class Track:
     :ivar kind: ``audio`` or ``video``.
     :ivar codecs: the publisher's, with its payload types.
     :ivar extensions: URI → id in the publisher's numbering.
-    :ivar layers: ``("low", "mid", "high")`` as far as there are simulcast layers, empty without.
     :ivar gate: what stands between the streams and the subscribers; None lets everything pass.
     :ivar streams: rid (empty without simulcast) → what arrives.
     """
@@ -61,7 +60,6 @@ class Track:
         listed = uplinked.rids or tuple(str(number) for number in range(len(uplinked.ssrcs)))
         #: Rids, lowest first; numbers stand in for them where layers are known by SSRC alone.
         self.rids = ordered(listed) if len(listed) > 1 else ("",)
-        self.layers = names(len(self.rids))
         # 0 is no id in either form of RFC 8285, so a lookup of it finds nothing.
         self.level_id = uplinked.extensions.get(AUDIO_LEVEL, 0)
         self.descriptor_id = uplinked.extensions.get(DEPENDENCY_DESCRIPTOR, 0)
@@ -122,6 +120,18 @@ class Track:
         """The streams, lowest layer first."""
         found = (self.streams.get(rid) for rid in self.rids)
         return [stream for stream in found if stream is not None]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """``low``, ``mid``, ``high`` as far as there are simulcast or spatial layers, empty without."""
+        if len(self.rids) > 1:
+            return names(len(self.rids))
+        stream = self.streams.get("")
+        return names(self.spatial_layers(stream)) if stream is not None else ()
+
+    @staticmethod
+    def spatial_layers(stream: Stream) -> int:
+        return 1 if stream.layering is None else stream.layering.spatial_layers
 
     def places(self) -> list[Stream | None]:
         """A place for each layer, lowest first; None where no stream has begun."""
