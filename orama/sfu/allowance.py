@@ -16,9 +16,20 @@ class Allowance:
 
     def take(self, wanted: int, now: float) -> int:
         """How many of *wanted* are granted now."""
-        # A wall clock may be set back; nothing is lost for that.
-        self._left = min(self._most, self._left + max(0.0, now - self._filled) * self._rate)
-        self._filled = now
+        self._fill(now)
         granted = min(wanted, int(self._left))
         self._left -= granted
         return granted
+
+    def spend(self, cost: float, now: float) -> bool:
+        """Whether anything is left now. Then *cost* is taken, and what is more than was left is owed."""
+        self._fill(now)
+        if self._left <= 0:
+            return False
+        self._left -= cost
+        return True
+
+    def _fill(self, now: float) -> None:
+        # A wall clock may be set back; nothing is lost for that.
+        self._left = min(self._most, self._left + max(0.0, now - self._filled) * self._rate)
+        self._filled = now

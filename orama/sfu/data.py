@@ -1,28 +1,46 @@
 """Data channels inside a room: what one peer sends on a label reaches every other peer (contract, section 4).
 
 WebRTC data channels (RFC 8831, RFC 8832) end at the SFU. For each (sender, label) it opens one channel
-to every other peer, with the sender's ordering, reliability and subprotocol, and announces it. Nothing
-here waits: a receiver that does not keep up loses messages (unreliable) or its channel (reliable), and
-nobody else notices. It neither stores nor looks into messages, and knows no signalling.
+to every other peer, with the sender's ordering, reliability and subprotocol, and announces it. A receiver that does
+not keep up loses messages (unreliable) or, at last, its channel (reliable), and nobody else notices. A sender that is
+faster than its allowance, or than every one of its receivers, finds its window shut (RFC 9260, 6.2): what is reliable
+waits here, bounded by that window. It neither stores nor looks into messages, and knows no signalling.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol, TypeAlias
 
 from attrs import define, field, frozen
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from orama.sfu.events import DataChannel
+from orama.sfu.allowance import Allowance
+from orama.sfu.events import DataChannel, Error
 
 Message: TypeAlias = str | bytes
 
+#: Messages a second that one sender has passed on, and at once. What is more waits (reliable) or is lost.
+MESSAGE_RATE, MOST_MESSAGES = 2000, 2000
+#: Deliveries a second in one room, and at once: each is 5 µs here and 20 µs of its client's packets, so that no room
+#: holds the loop for more than some 5 ms, nor a core for itself. What is more waits for its turn.
+DELIVERY_RATE, MOST_DELIVERIES = 25_000, 1000
+#: Seconds after which what waits is looked at again.
+PAUSE = 0.02
+#: A sender on a reliable channel waits while all its receivers have more than this waiting: so a transfer
+#: to one takes that one's pace. With several, the quickest sets it.
+PRESSURE = 524288
+#: What a message that waits takes of its sender's window beside its bytes.
+MESSAGE_COST = 200
 #: An unreliable channel with so many bytes waiting loses what comes next. One message of the greatest
-#: size may always pass, so that twice as much can wait.
+#: size may always pass, so that twice as much can wait. Most often its messages are too old before that.
 UNRELIABLE_QUEUE = 262144
 #: A reliable channel with more than this waiting is closed: its receiver is too slow for its sender.
 RELIABLE_QUEUE = 8 << 20
+#: So is one with more than ``UNRELIABLE_QUEUE`` waiting of which the oldest has waited so many seconds.
+RELIABLE_WAIT = 60.0
 #: Bytes waiting for one receiver on all its channels; beyond, reliable channels close and unreliable lose.
 RECEIVER_QUEUE = 16 << 20
 #: The same in messages: each takes some 200 bytes beside its own.
@@ -59,7 +77,9 @@ class Channel(Protocol):
     def max_packet_life_time(self) -> int | None: ...
     @property
     def buffered(self) -> int: ...
-    def send(self, data: Message) -> None: ...
+    @property
+    def waited(self) -> float: ...
+    def put(self, data: bytes, text: bool) -> None: ...
     def close(self) -> None: ...
     def abort(self) -> None: ...
 
@@ -73,6 +93,7 @@ class Transport(Protocol):
     def buffered(self) -> int: ...
     @property
     def queued(self) -> int: ...
+    def hold(self, size: int) -> None: ...
     def open(
         self,
         label: str,
@@ -98,6 +119,10 @@ class DataCounters:
     lost: int = 0
     #: Reliable channels closed because their receiver was too slow.
     overflowed: int = 0
+    #: Messages on unreliable channels beyond their sender's allowance.
+    limited: int = 0
+    #: Messages that waited for an allowance, or for receivers of which none kept up.
+    delayed: int = 0
     #: Messages that a receiver does not take, too long for it.
     oversized: int = 0
     #: Channels refused: too many, or with too long a name.
@@ -132,14 +157,19 @@ class _Flow:
     manner: Manner
     sources: set[int] = field(factory=set)
     outputs: dict[str, Channel] = field(factory=dict)
+    #: What has come and is not passed on yet.
+    waiting: deque[tuple[bytes, bool]] = field(factory=deque)
+    #: Whether it ends with the last message that waits.
+    ending: bool = False
 
 
 @define(eq=False)
 class _Member:
     peer_id: str
     transport: Transport
-    announce: Callable[[DataChannel], None]
+    announce: Callable[[DataChannel | Error], None]
     may_send: Callable[[], bool]
+    allowance: Allowance
     flows: dict[Manner, _Flow] = field(factory=dict)
 
 
@@ -147,7 +177,7 @@ class _Member:
 class _Expected:
     """What was said on reliable channels to a peer that has no transport yet."""
 
-    messages: list[tuple[_Flow, Message, int]] = field(factory=list)
+    messages: list[tuple[_Flow, bytes, bool]] = field(factory=list)
     size: int = 0
 
 
@@ -171,13 +201,19 @@ class DataFanout:
     - When the sender closes its channel, or leaves, the receivers' channels close.
     - ``may_send`` is asked for each message; without the permission messages are dropped and counted.
     - A slow receiver: see the limits at the head of this module. A channel closed for slowness stays
-      closed until the sender opens one in that manner anew.
+      closed until the sender opens one in that manner anew; its receiver is told by an error ``rate_limited``.
+    - A fast sender: see there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: IReactorTime) -> None:
         self.counters = DataCounters()
+        self._clock = clock
+        self._allowance = Allowance(DELIVERY_RATE, MOST_DELIVERIES, clock.seconds())
         self._members: dict[str, _Member] = {}
         self._expected: dict[str, _Expected] = {}
+        #: Flows with messages that wait, in the order of their turns.
+        self._waiting: dict[_Flow, _Member] = {}
+        self._call: IDelayedCall | None = None
 
     def expect(self, peer_id: str) -> None:
         """Keep reliable messages for *peer_id* until it joins or leaves. Nothing happens when it has joined."""
@@ -188,23 +224,24 @@ class DataFanout:
         self,
         peer_id: str,
         sctp: Transport,
-        announce: Callable[[DataChannel], None],
+        announce: Callable[[DataChannel | Error], None],
         may_send: Callable[[], bool] = lambda: True,
     ) -> None:
         """Take *peer_id* in; it takes over ``sctp.on_channel``. A second join replaces the first."""
         expected = self._expected.pop(peer_id, None)
         self.leave(peer_id)
-        member = _Member(peer_id, sctp, announce, may_send)
+        allowance = Allowance(MESSAGE_RATE, MOST_MESSAGES, self._clock.seconds())
+        member = _Member(peer_id, sctp, announce, may_send, allowance)
         sctp.on_channel = lambda channel: self._opened(member, channel)
         others = list(self._members.values())
         self._members[peer_id] = member
         for other in others:
             for flow in list(other.flows.values()):
                 self._connect(other, flow, member)
-        for flow, data, size in expected.messages if expected is not None else ():
+        for flow, data, text in expected.messages if expected is not None else ():
             output = flow.outputs.get(peer_id)
             if output is not None:
-                self._forward(flow, peer_id, output, data, size)
+                self._forward(flow, peer_id, output, data, text)
 
     def leave(self, peer_id: str) -> None:
         """Forget *peer_id*, and close what carried its messages. Nothing happens when it is not here."""
@@ -212,14 +249,17 @@ class DataFanout:
         member = self._members.pop(peer_id, None)
         if member is None:
             return
-        for flow in member.flows.values():
+        for flow in [*member.flows.values(), *(flow for flow, of in self._waiting.items() if of is member)]:
+            self._waiting.pop(flow, None)
             self._end(flow)
         member.flows.clear()
-        for other in self._members.values():
-            for flow in other.flows.values():
-                channel = flow.outputs.pop(peer_id, None)
-                if channel is not None:
-                    channel.close()
+        for flow in [*(flow for other in self._members.values() for flow in other.flows.values()), *self._waiting]:
+            channel = flow.outputs.pop(peer_id, None)
+            if channel is not None:
+                channel.close()
+        if not self._waiting and self._call is not None:
+            self._call.cancel()
+            self._call = None
 
     def channels(self) -> int:
         """How many channels we hold open towards receivers."""
@@ -283,9 +323,10 @@ class DataFanout:
 
     def _received(self, member: _Member, channel: Channel, data: Message) -> None:
         counters = self.counters
-        size = len(data) if isinstance(data, bytes) else len(data.encode())
+        text = isinstance(data, str)
+        wire = data.encode() if isinstance(data, str) else data
         counters.messages_in += 1
-        counters.bytes_in += size
+        counters.bytes_in += len(wire)
         if self._members.get(member.peer_id) is not member:
             return
         if not member.may_send():
@@ -295,47 +336,118 @@ class DataFanout:
         if flow is None:
             counters.refused += 1
             return
+        now = self._clock.seconds()
+        if not flow.manner.reliable and not member.allowance.take(1, now):
+            counters.limited += 1
+            return
+        if flow not in self._waiting:
+            if self._passes(member, flow, now):
+                self._pass(flow, wire, text)
+                return
+            self._waiting[flow] = member
+            self._look_again()
+        counters.delayed += 1
+        flow.waiting.append((wire, text))
+        member.transport.hold(len(wire) + MESSAGE_COST)
+
+    def _passes(self, member: _Member, flow: _Flow, now: float) -> bool:
+        """Whether the next message of *flow* may go to its receivers now."""
+        if flow.manner.reliable and flow.outputs and self._pressed(flow):
+            return False
+        if flow.manner.reliable and not member.allowance.take(1, now):
+            return False
+        return self._allowance.spend(len(flow.outputs), now)
+
+    def _pressed(self, flow: _Flow) -> bool:
+        """Whether none of the receivers keeps up; those that do not move at all lose their channel."""
         for peer_id, output in list(flow.outputs.items()):
-            self._forward(flow, peer_id, output, data, size)
+            if output.buffered <= PRESSURE:
+                return False
+            if output.waited > RELIABLE_WAIT:
+                self._overflow(flow, peer_id, output)
+        return bool(flow.outputs)
+
+    def _look_again(self) -> None:
+        if self._call is None:
+            self._call = self._clock.callLater(PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        """A message of each flow in turn, while any may go."""
+        self._call = None
+        blocked: set[_Flow] = set()
+        now = self._clock.seconds()
+        while len(blocked) < len(self._waiting):
+            for flow, member in list(self._waiting.items()):
+                if flow in blocked or flow not in self._waiting:
+                    continue
+                if not self._passes(member, flow, now):
+                    blocked.add(flow)
+                    continue
+                wire, text = flow.waiting.popleft()
+                self._pass(flow, wire, text)
+                if not flow.waiting:
+                    self._waiting.pop(flow, None)
+                    if flow.ending:
+                        self._end(flow)
+                member.transport.hold(-len(wire) - MESSAGE_COST)
+        if self._waiting:
+            self._look_again()
+
+    def _pass(self, flow: _Flow, wire: bytes, text: bool) -> None:
+        for peer_id, output in list(flow.outputs.items()):
+            self._forward(flow, peer_id, output, wire, text)
         if flow.manner.reliable:
             for expected in self._expected.values():
-                self._keep(expected, flow, data, size)
+                self._keep(expected, flow, wire, text)
 
-    def _keep(self, expected: _Expected, flow: _Flow, data: Message, size: int) -> None:
-        if expected.size + size > EXPECTED_QUEUE or len(expected.messages) >= EXPECTED_MESSAGES:
+    def _keep(self, expected: _Expected, flow: _Flow, data: bytes, text: bool) -> None:
+        if expected.size + len(data) > EXPECTED_QUEUE or len(expected.messages) >= EXPECTED_MESSAGES:
             self.counters.lost += 1
             return
-        expected.messages.append((flow, data, size))
-        expected.size += size
+        expected.messages.append((flow, data, text))
+        expected.size += len(data)
 
-    def _forward(self, flow: _Flow, peer_id: str, output: Channel, data: Message, size: int) -> None:
+    def _forward(self, flow: _Flow, peer_id: str, output: Channel, data: bytes, text: bool) -> None:
         waiting = output.buffered
         if waiting:
-            limit = RELIABLE_QUEUE if flow.manner.reliable else UNRELIABLE_QUEUE
+            reliable = flow.manner.reliable
             receiver = self._members.get(peer_id)
-            if waiting > limit or (receiver is not None and _full(receiver.transport)):
-                if flow.manner.reliable:
-                    self.counters.overflowed += 1
-                    _log.info(
-                        "data channel {label} to {peer_id} closed: {waiting} bytes wait for a slow receiver",
-                        label=flow.manner.label,
-                        peer_id=peer_id,
-                        waiting=waiting,
-                    )
-                    del flow.outputs[peer_id]
-                    output.abort()
+            if (
+                waiting > (RELIABLE_QUEUE if reliable else UNRELIABLE_QUEUE)
+                or (receiver is not None and _full(receiver.transport))
+                or (reliable and waiting > UNRELIABLE_QUEUE and output.waited > RELIABLE_WAIT)
+            ):
+                if reliable:
+                    self._overflow(flow, peer_id, output)
                 else:
                     self.counters.lost += 1
                 return
         try:
-            output.send(data)
+            output.put(data, text)
         except ValueError:
             self.counters.oversized += 1
         except ConnectionError:
             self.counters.lost += 1
         else:
             self.counters.messages_out += 1
-            self.counters.bytes_out += size
+            self.counters.bytes_out += len(data)
+
+    def _overflow(self, flow: _Flow, peer_id: str, output: Channel) -> None:
+        """The receiver is too slow: it loses what waits, and the channel."""
+        self.counters.overflowed += 1
+        label, waiting = flow.manner.label, output.buffered
+        _log.info(
+            "data channel {label} to {peer_id} closed: {waiting} bytes wait for a slow receiver",
+            label=label,
+            peer_id=peer_id,
+            waiting=waiting,
+        )
+        del flow.outputs[peer_id]
+        output.abort()
+        receiver = self._members.get(peer_id)
+        if receiver is not None:
+            text = f"The data channel {output.id} ({label}) is closed: {waiting} bytes waited for you."
+            receiver.announce(Error("rate_limited", text))
 
     def _closed(self, member: _Member, channel: Channel) -> None:
         """A channel that *member* may have sent on is gone; the last of its manner ends the flow."""
@@ -345,9 +457,13 @@ class DataFanout:
         flow.sources.discard(channel.id)
         if not flow.sources:
             del member.flows[flow.manner]
-            self._end(flow)
+            if flow in self._waiting:
+                flow.ending = True
+            else:
+                self._end(flow)
 
     def _end(self, flow: _Flow) -> None:
+        flow.waiting.clear()
         outputs, flow.outputs = flow.outputs, {}
         for channel in outputs.values():
             channel.close()

@@ -390,8 +390,8 @@ class Peer:
     def data_closed(self) -> None:
         self.room.close_data(self)
 
-    def announce(self, channel: DataChannel) -> None:
-        self.say(channel)
+    def announce(self, event: DataChannel | Error) -> None:
+        self.say(event)
 
     def secured(self) -> None:
         if not self._secured:

@@ -61,16 +61,16 @@ class Room:
         namespace: str,
         room_id: str,
         max_participants: int,
-        created_at: float,
+        clock: IReactorTime,
         loudest: int = 0,
     ) -> None:
         self.namespace = namespace
         self.room_id = room_id
         self.max_participants = max_participants
-        self.created_at = created_at
+        self.created_at: float = clock.seconds()
         self.peers: dict[str, Peer] = {}
         self.tracks: dict[str, Publication] = {}
-        self.data = DataFanout()
+        self.data = DataFanout(clock)
         self.ranking = Ranking(loudest, self._ranked)
         self.closed = False
         #: What was last told of what goes on here.
@@ -389,7 +389,7 @@ class Rooms:
             raise Conflict("room_exists", "there is a room of that name")
         limit = self._settings.sfu.max_participants if max_participants is None else max_participants
         loudest = self._settings.sfu.loudest
-        room = rooms[room_id] = Room(self, namespace, room_id, limit, self._reactor.seconds(), loudest)
+        room = rooms[room_id] = Room(self, namespace, room_id, limit, self._reactor, loudest)
         self.occurred(ROOM_STARTED, room, {"max_participants": limit})
         self.watch_empty(room)
         return room

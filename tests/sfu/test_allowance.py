@@ -18,3 +18,10 @@ class AllowanceTests(SynchronousTestCase):
         """A wall clock that goes back takes nothing away, and time goes on from there."""
         allowance = Allowance(8, 5, 100.0)
         self.assertEqual([allowance.take(5, 100.0), allowance.take(1, 50.0), allowance.take(1, 50.125)], [5, 0, 1])
+
+    def test_all_or_nothing(self) -> None:
+        """Something dear is granted whole while anything is left, and the debt is paid before the next."""
+        allowance = Allowance(8, 5, 100.0)
+        self.assertTrue(allowance.spend(9, 100.0))
+        self.assertFalse(allowance.spend(1, 100.25))
+        self.assertTrue(allowance.spend(1, 101.0))
