@@ -304,7 +304,7 @@ class Node:
         # Stopped before the rooms are, so that clients hear that the node goes, not that their room was closed.
         self._run(self.signaling)
         sfus = self.rooms if self.units is None else self.units.workers
-        self.live = LiveRooms(sfus, self.membership.close_elsewhere)
+        self.live = LiveRooms(sfus, self.membership.close_elsewhere, self.membership.stats_elsewhere)
 
     def _shut(self) -> Shut:
         """What no relay may reach of what this node serves and uses, as far as it is there already."""
@@ -325,6 +325,7 @@ class Node:
             units is not None,
             self.certificates,
             self.live.close_here,
+            self.live.stats_here,
             self._live_rooms if units is None else units.workers.live,
             self.signaling.lose_room if units is None else units.workers.lose,
             self.turn.allocations,

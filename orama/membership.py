@@ -76,6 +76,7 @@ class Parts:
     :param runner: starts and stops the roles of namespaces.
     :param outlives: what the runner has started goes on when this process ends.
     :param close_room: (namespace, room id, reason) → whether it was here.
+    :param room_stats: (namespace, room id, peer id or None) → what goes on there; None when it is not here.
     :param rooms: the live rooms, with how many are in each.
     :param lose_room: the room is another node's now.
     :param allocations: how many a namespace has, or all have.
@@ -87,6 +88,7 @@ class Parts:
     outlives: bool
     certificates: ServerCertificates
     close_room: Callable[[str, str, str], bool]
+    room_stats: Callable[[str, str, str | None], Awaitable[Mapping[str, Any] | None]]
     rooms: Callable[[], Mapping[RoomName, int]]
     lose_room: Callable[[str, str], object]
     allocations: Callable[[str | None], int]
@@ -273,7 +275,14 @@ class Membership:
         settings, reactor = self._settings(), self._reactor
         if settings.is_alone:
             return 0
-        calls = NodeCalls(self.report.make, self._reconcile, self._close_room, self._set_draining, self._change_key)
+        calls = NodeCalls(
+            self.report.make,
+            self._reconcile,
+            self._close_room,
+            self.parts.room_stats,
+            self._set_draining,
+            self._change_key,
+        )
         routes = internal_routes(self.gate, calls)
         if settings.base_domain:
             challenges = Challenges(
@@ -446,6 +455,21 @@ class Membership:
         if node is not None and node.node_id != self.node_id and self.registry.alive(node.node_id):
             body = {"namespace": record.namespace, "room_id": record.room_id, "reason": reason}
             await self.neighbours.post(node, "/v1/internal/rooms/close", body)
+
+    async def stats_elsewhere(self, record: RoomRecord, peer_id: str | None) -> Mapping[str, Any] | None:
+        """Ask the node that has a room what goes on there; None when it is ours, or nobody's.
+
+        :raises Unavailable: it does not answer.
+        """
+        node = self.registry.get(record.node_id)
+        if node is None or node.node_id == self.node_id or not self.registry.alive(node.node_id):
+            return None
+        query = {"namespace": record.namespace, "room_id": record.room_id}
+        if peer_id is not None:
+            query["peer_id"] = peer_id
+        answer = await self.neighbours.get(node, "/v1/internal/rooms/stats", query)
+        found: Mapping[str, Any] | None = answer["stats"]
+        return found
 
     async def _set_draining(self, draining: bool) -> None:
         await self.registry.set_draining(self.node_id, draining)

@@ -7,7 +7,7 @@ changed is left alone: a new secret or another node's ports cost nobody a call.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from attrs import define, evolve
@@ -223,6 +223,11 @@ class SfuRooms(Protocol):
     def create(self, namespace: str, room_id: str, max_participants: int) -> object: ...
     def get(self, namespace: str, room_id: str) -> Any: ...
     def close(self, namespace: str, room_id: str, reason: str) -> object: ...
+    async def stats(self, namespace: str, room_id: str, peer_id: str | None) -> Mapping[str, Any] | None: ...
+
+
+#: What another node says of what goes on in a room that it has: (record, peer id or None) → as ``sfu.stats`` has it.
+AskStats = Callable[[RoomRecord, str | None], Awaitable[Mapping[str, Any] | None]]
 
 
 def _nothing(namespace: str) -> None:
@@ -233,11 +238,18 @@ class LiveRooms:
     """The rooms of SFUs as REST asks for them.
 
     :param elsewhere: closes a room that this process's SFU does not have.
+    :param stats_elsewhere: asks the node that has it what goes on there.
     """
 
-    def __init__(self, rooms: SfuRooms, elsewhere: Callable[[RoomRecord, str], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self,
+        rooms: SfuRooms,
+        elsewhere: Callable[[RoomRecord, str], Awaitable[None]] | None = None,
+        stats_elsewhere: AskStats | None = None,
+    ) -> None:
         self._rooms = rooms
         self._elsewhere = elsewhere
+        self._stats_elsewhere = stats_elsewhere
 
     def create(self, namespace: str, room_id: str, max_participants: int) -> object:
         return self._rooms.create(namespace, room_id, max_participants) if self._rooms.serves(namespace) else None
@@ -256,6 +268,20 @@ class LiveRooms:
             return False
         self._rooms.close(namespace, room_id, reason)
         return True
+
+    async def stats(self, record: RoomRecord, peer_id: str | None) -> Mapping[str, Any] | None:
+        """What goes on in a room, wherever it is; None when nobody has been in it yet.
+
+        :raises Unavailable: whoever has it does not say.
+        """
+        found = await self.stats_here(record.namespace, record.room_id, peer_id)
+        if found is None and self._stats_elsewhere is not None:
+            return await self._stats_elsewhere(record, peer_id)
+        return found
+
+    async def stats_here(self, namespace: str, room_id: str, peer_id: str | None) -> Mapping[str, Any] | None:
+        """The same of a room of this node; None when it has none of that name."""
+        return await self._rooms.stats(namespace, room_id, peer_id)
 
     def participants(self, namespace: str, room_id: str) -> int:
         room = self._rooms.get(namespace, room_id)

@@ -162,6 +162,9 @@ class Worker:
 
     async def _obey(self, message: Mapping[str, Any]) -> None:
         event = message.get("event")
+        if event == "stats":  # nothing changes by that, and somebody waits
+            await self._answer_stats(message)
+            return
         async with self._changing:
             if event == "assignment":
                 await self._assigned(Assignment.from_json(message["assignment"]))
@@ -177,6 +180,17 @@ class Worker:
                 self.rooms.close(self._namespace, message["room_id"])
         self._heard = message.get("serial", 0)
         self._tell()
+
+    async def _answer_stats(self, message: Mapping[str, Any]) -> None:
+        """Say what goes on in a room."""
+        found = None
+        if self._held is not None:
+            found = await self.rooms.stats(self._namespace, message["room_id"], message["peer_id"])
+        body = {"namespace": self._namespace, "question": message["serial"], "answer": found}
+        try:
+            await self._attachment.post("worker/answer", body)
+        except OramaError as error:
+            _log.debug("the node takes no answer: {why}", why=error.message)
 
     async def _assigned(self, assignment: Assignment) -> None:
         before = self._held

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import ensureDeferred
 
 from orama.cluster.rooms import RoomRecord
@@ -16,12 +18,30 @@ class LiveRoomsTests(RoomsCase):
         super().setUp()
         self.asked: list[tuple[str, str]] = []
         self.away = False
-        self.live = LiveRooms(self.rooms, self.elsewhere)
+        self.live = LiveRooms(self.rooms, self.elsewhere, self.stats_elsewhere)
 
     async def elsewhere(self, record: RoomRecord, reason: str) -> None:
         if self.away:
             raise Unavailable("node_unreachable", "nobody answers")
         self.asked.append((record.room_id, reason))
+
+    async def stats_elsewhere(self, record: RoomRecord, peer_id: str | None) -> Any:
+        self.asked.append((record.room_id, str(peer_id)))
+        return {"peers": [peer_id]}
+
+    def stats(self, room_id: str, peer_id: str | None) -> Any:
+        record = RoomRecord("default", room_id, "node-2", 100, 0, 0.0)
+        return self.successResultOf(ensureDeferred(self.live.stats(record, peer_id)))
+
+    def test_stats(self) -> None:
+        """What goes on in a room that is here is told without asking anybody, of any other its node is asked."""
+        guest = self.guest("r")
+        found = self.stats("r", None)
+        self.assertEqual([each["peer_id"] for each in found["peers"]], [guest.peer.peer_id])
+        self.assertEqual(self.asked, [])
+        self.assertEqual(self.stats("other", "p1"), {"peers": ["p1"]})
+        self.assertEqual(self.asked, [("other", "p1")])
+        self.assertIsNone(self.successResultOf(ensureDeferred(LiveRooms(self.rooms).stats_here("default", "x", None))))
 
     def close(self, room_id: str) -> None:
         record = RoomRecord("default", room_id, "node-2", 100, 0, 0.0)

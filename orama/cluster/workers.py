@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from orama.cluster.desired import WebRtcConfig
-from orama.errors import Conflict, NotFound, OramaError
+from orama.errors import Conflict, NotFound, OramaError, Unavailable
 from orama.settings import AuthSettings, Settings
 from orama.sfu.occurrences import Occurrence
 
@@ -28,6 +28,8 @@ REPORT_INTERVAL = 1.0
 SILENCE = 5.0
 #: Seconds that a worker gets to do as it is told before it is stopped.
 OBEY_TIMEOUT = 2.0
+#: Seconds that it gets to say what goes on in a room, and how many such questions may be open.
+ANSWER_TIMEOUT, MOST_QUESTIONS = 3.0, 64
 
 _log = Logger()
 _converter = Converter(forbid_extra_keys=True)
@@ -124,6 +126,8 @@ class Worker:
     said: int = 0
     #: Who waits for a message to be obeyed.
     waiting: list[tuple[int, Deferred[None]]] = field(factory=list)
+    #: Who waits for an answer, by the serial number of the question.
+    asking: dict[int, Deferred[Any]] = field(factory=dict)
 
     def tell(self, message: Mapping[str, Any]) -> bool:
         """False when the worker cannot be told anything any more."""
@@ -136,6 +140,18 @@ class Worker:
         self.waiting = [each for each in self.waiting if each[0] > serial]
         for _, waiting in due:
             waiting.callback(None)
+
+    def answered(self, question: int, answer: Any) -> None:
+        """What the worker says; nothing happens when nobody waits for that any more."""
+        asking = self.asking.pop(question, None)
+        if asking is not None:
+            asking.callback(answer)
+
+    def gone(self) -> None:
+        """It will say nothing any more."""
+        self.obeyed(inf)
+        for question in list(self.asking):
+            self.asking.pop(question).errback(Unavailable("sfu_silent", "the SFU of that room has gone"))
 
 
 class Workers:
@@ -181,7 +197,7 @@ class Workers:
 
     def detach(self, worker: Worker) -> None:
         """Its stream has ended."""
-        worker.obeyed(inf)
+        worker.gone()
         if self._workers.get(worker.namespace) is worker:
             del self._workers[worker.namespace]
             _log.info("the SFU of {namespace} has left its node", namespace=worker.namespace)
@@ -212,6 +228,10 @@ class Workers:
             raise ValueError("these are another namespace's")
         for each in found:
             self.on_occurrence(each)
+
+    def answered(self, namespace: str, question: int, answer: Any) -> None:
+        """What the worker of *namespace* was asked."""
+        self._worker(namespace).answered(question, answer)
 
     def cannot_listen(self, namespace: str, why: str) -> None:
         """A port of the namespace is somebody else's."""
@@ -290,6 +310,34 @@ class Workers:
     def close(self, namespace: str, room_id: str, reason: str = "room-closed") -> None:
         """Send everybody away; nothing happens when the room is not here."""
         self._say(namespace, {"event": "close", "room_id": room_id, "reason": reason})
+
+    async def stats(self, namespace: str, room_id: str, peer_id: str | None = None) -> Mapping[str, Any] | None:
+        """What goes on in a room, as its worker says now; None when it is not here.
+
+        :raises Unavailable: ``sfu_silent``: it does not say.
+        """
+        worker = self._workers.get(namespace)
+        if worker is None or self.get(namespace, room_id) is None:
+            return None
+        silent = Unavailable("sfu_silent", "the SFU of that room does not say what goes on there")
+        if len(worker.asking) >= MOST_QUESTIONS:
+            raise silent
+        if not worker.tell({"event": "stats", "room_id": room_id, "peer_id": peer_id}):
+            raise silent
+        asking: Deferred[Any] = Deferred()
+        worker.asking[worker.said] = asking
+        impatience = self._clock.callLater(ANSWER_TIMEOUT, self._unanswered, worker, worker.said, silent)
+        try:
+            found: Mapping[str, Any] | None = await asking
+        finally:
+            if impatience.active():
+                impatience.cancel()
+        return found
+
+    def _unanswered(self, worker: Worker, question: int, silent: Unavailable) -> None:
+        asking = worker.asking.pop(question, None)
+        if asking is not None:
+            asking.errback(silent)
 
     def lose(self, namespace: str, room_id: str) -> None:
         """The room is another node's: everybody is to join it there."""

@@ -4,6 +4,7 @@
 ``GET  …/control/worker``      ``?namespace=``                      the SFU's stream: what it has to know and do
 ``POST …/control/worker/report``  ``{namespace, report}``           ``{}``
 ``POST …/control/worker/occurrences``                               ``{}``; ``{namespace, occurrences}``: webhooks
+``POST …/control/worker/answer`` ``{namespace, question, answer}``   ``{}``; what the node asked on the stream
 ``POST …/control/worker/taken``   ``{namespace, why}``              ``{}``; a port is somebody else's
 ``POST …/control/worker/claim``   ``{namespace, room_id}``          the room's record
 ``POST …/control/worker/release`` ``{namespace, room_id}``          ``{"released": bool}``
@@ -186,6 +187,22 @@ class _OccurrencesResource(JsonResource):
         return Reply(body={})
 
 
+class _AnswerResource(JsonResource):
+    """``/v1/control/worker/answer``"""
+
+    def __init__(self, workers: Workers) -> None:
+        super().__init__(Origins(()))
+        self._workers = workers
+
+    async def post(self, request: Request) -> Reply:
+        body = json_object(request)
+        question = body.get("question")
+        if not isinstance(question, int):
+            raise BadRequest("invalid_request", "question is a number")
+        self._workers.answered(_namespace(body), question, body.get("answer"))
+        return Reply(body={})
+
+
 class _TakenResource(JsonResource):
     """``/v1/control/worker/taken``"""
 
@@ -240,6 +257,7 @@ def unit_resources(workers: Workers, leases: Leases) -> dict[str, IResource]:
     worker = _StreamResource(workers.attach, workers.detach)
     worker.putChild(b"report", _ReportResource(workers))
     worker.putChild(b"occurrences", _OccurrencesResource(workers))
+    worker.putChild(b"answer", _AnswerResource(workers))
     worker.putChild(b"taken", _TakenResource(workers))
     worker.putChild(b"claim", _ClaimResource(workers))
     worker.putChild(b"release", _ReleaseResource(workers))

@@ -8,6 +8,7 @@ another. ``/health``, ``/ready`` and ``/metrics`` are for monitoring and take no
 ``GET  /v1/internal/report``                                         what this node sees of itself
 ``POST /v1/internal/reconcile``   ``{namespace}``, or null for all   what is after a pass
 ``POST /v1/internal/rooms/close`` ``{namespace, room_id, reason}``   ``{"closed": bool}``
+``GET  /v1/internal/rooms/stats`` ``?namespace=&room_id=&peer_id=``  ``{"stats": … or null}``
 ``POST /v1/internal/drain``       ``{draining}``                     ``{"draining": bool}``
 ``POST /v1/internal/keys``        ``{stage, sealed}``                ``{"current", "keys"}``, fingerprints
 =========================== ======================================= ====================================
@@ -36,6 +37,7 @@ from orama.settings import Settings
 REPORT = "v1/internal/report"
 RECONCILE = "v1/internal/reconcile"
 CLOSE_ROOM = "v1/internal/rooms/close"
+ROOM_STATS = "v1/internal/rooms/stats"
 DRAIN = "v1/internal/drain"
 KEYS = "v1/internal/keys"
 #: What a 401 asks for.
@@ -103,6 +105,7 @@ class NodeCalls:
     :param report: what it sees of itself.
     :param reconcile: make a namespace, or all, what they should be; what is then.
     :param close_room: (namespace, room id, reason) → whether it was here.
+    :param room_stats: (namespace, room id, peer id or None) → what goes on there; None when it is not here.
     :param drain: empty the node, or let people in again.
     :param change_key: (stage, sealed key) of a rotation → fingerprints.
     """
@@ -110,6 +113,7 @@ class NodeCalls:
     report: Callable[[], Awaitable[Mapping[str, Any]]]
     reconcile: Callable[[str | None], Awaitable[Mapping[str, Any]]]
     close_room: Callable[[str, str, str], Awaitable[bool]]
+    room_stats: Callable[[str, str, str | None], Awaitable[Mapping[str, Any] | None]]
     drain: Callable[[bool], Awaitable[None]]
     change_key: Callable[[str, str], Awaitable[Mapping[str, Any]]]
 
@@ -121,6 +125,20 @@ class _ReportResource(Signed):
 
     async def get(self, request: Request) -> Reply:
         return Reply(body=dict(await self._report()))
+
+
+class _StatsResource(Signed):
+    def __init__(
+        self, gate: Gate, stats: Callable[[str, str, str | None], Awaitable[Mapping[str, Any] | None]]
+    ) -> None:
+        super().__init__(gate)
+        self._stats = stats
+
+    async def get(self, request: Request) -> Reply:
+        asked = query(request)
+        if not asked.get("namespace") or not asked.get("room_id"):
+            raise BadRequest("invalid_request", "namespace and room_id say which room")
+        return Reply(body={"stats": await self._stats(asked["namespace"], asked["room_id"], asked.get("peer_id"))})
 
 
 class _CallResource(Signed):
@@ -163,6 +181,7 @@ def internal_routes(gate: Gate, calls: NodeCalls) -> dict[str, IResource]:
         REPORT: _ReportResource(gate, calls.report),
         RECONCILE: _CallResource(gate, {"namespace": (str, type(None))}, calls.reconcile),
         CLOSE_ROOM: _CallResource(gate, {"namespace": str, "room_id": str, "reason": str}, close_room),
+        ROOM_STATS: _StatsResource(gate, calls.room_stats),
         DRAIN: _CallResource(gate, {"draining": bool}, drain),
         KEYS: _CallResource(gate, {"stage": str, "sealed": str}, calls.change_key),
     }

@@ -9,11 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from orama._version import __version__
+from orama.rest.schemas import schemas
 from orama.settings import Settings
+from orama.sfu.stats import RoomStats
 
 _Schema = dict[str, Any]
 
 ROOM_ID_PATTERN = "^[A-Za-z0-9_.:-]{1,128}$"
+PEER_ID = "[0-9A-Za-z]{1,64}"
 
 _CODES = {
     400: "The request is malformed.",
@@ -91,9 +94,20 @@ def _turn_credentials() -> _Schema:
 
 
 def _list_rooms() -> _Schema:
-    return _operation(
-        "webrtc", "listRooms", "All rooms of the namespace", {200: _content("Rooms", "The rooms.")}, (401, 404, 503)
+    operation = _operation(
+        "webrtc",
+        "listRooms",
+        "All rooms of the namespace, or one, with what goes on in it",
+        {200: _content("Rooms", "The rooms.")},
+        (400, 401, 403, 404, 503),
     )
+    peer_id = {"type": "string", "pattern": f"^{PEER_ID}$"}
+    operation["parameters"] = [
+        _query("room_id", False),
+        {"name": "stats", "in": "query", "required": False, "schema": {"enum": ["0", "1"]}},
+        {"name": "peer_id", "in": "query", "required": False, "schema": peer_id},
+    ]
+    return operation
 
 
 def _create_room() -> _Schema:
@@ -221,6 +235,13 @@ def _schemas(max_participants: int) -> dict[str, _Schema]:
     limit = {"type": "integer", "minimum": 1, "maximum": max_participants}
     moment = {"type": "string", "format": "date-time"}
     count = {"type": "integer", "minimum": 0}
+    room: _Schema = {
+        "room_id": room_id,
+        "participants": count,
+        "max_participants": {"type": "integer", "minimum": 1},
+        "node_id": text,
+        "created_at": moment,
+    }
     return {
         "Error": _object({"error": text, "code": {"type": "string", "pattern": "^[a-z0-9_]+$"}}),
         "TurnCredentials": _object(
@@ -232,15 +253,11 @@ def _schemas(max_participants: int) -> dict[str, _Schema]:
             }
         ),
         "NewRoom": {**_object({"room_id": room_id, "max_participants": limit}), "required": ["room_id"]},
-        "Room": _object(
-            {
-                "room_id": room_id,
-                "participants": count,
-                "max_participants": {"type": "integer", "minimum": 1},
-                "node_id": text,
-                "created_at": moment,
-            }
-        ),
+        "Room": {
+            **_object({**room, "stats": {"anyOf": [_ref("RoomStats"), {"type": "null"}]}}),
+            "required": list(room),
+        },
+        **schemas(RoomStats, RoomStats=("at",), PeerStats=("joined_at",)),
         "Rooms": _object({"rooms": {"type": "array", "items": _ref("Room")}}),
         "Guest": _object({"token": text, "namespace": text}),
         "Done": _object({"status": {"const": "ok"}, "namespace": text, "message": text}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from re import compile as pattern
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -12,10 +13,11 @@ from twisted.web.server import Request
 from orama.cluster.namespaces import DEFAULT, Namespaces
 from orama.cluster.rooms import RoomDirectory, RoomRecord
 from orama.cluster.turn_access import TurnAccess
-from orama.errors import BadRequest, Forbidden, Unavailable
+from orama.errors import BadRequest, Forbidden, NotFound, Unavailable
 from orama.rest.auth import Authenticator, Principal
 from orama.rest.json_resource import JsonResource, Reply, headers, json_object, query
 from orama.rest.loopback import local, on_internal_address
+from orama.rest.openapi import PEER_ID
 from orama.rest.origins import Origins
 from orama.rest.streaming import Progress, SteppedResource
 from orama.rest.tokens import ROOM_ID
@@ -23,6 +25,7 @@ from orama.timestamp import timestamp
 
 #: Life of a guest's token, seconds.
 GUEST_TTL = 12 * 3600
+_PEER_ID = pattern(PEER_ID)
 #: The exposition format of Prometheus.
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -38,6 +41,13 @@ class LiveRooms(Protocol):
 
     def participants(self, namespace: str, room_id: str) -> int:
         """How many are in it; 0 when it is not here."""
+
+    async def stats(self, record: RoomRecord, peer_id: str | None) -> Mapping[str, Any] | None:
+        """What goes on in it, on whichever node it is; None when nobody has been in it yet.
+
+        :param peer_id: tell of that peer alone.
+        :raises Unavailable: whoever has it does not say.
+        """
 
 
 #: Namespace → what runs for it, one mapping a node: ``node_id``, ``state``, ``roles``, ``sfu_up``, ``turn_up``,
@@ -99,8 +109,32 @@ class RoomsResource(Guarded):
     async def get(self, request: Request) -> Reply:
         principal = await self.member(request)
         await self._namespaces.require_webrtc(principal.namespace)
+        asked = query(request)
+        wanted, peer_id = asked.get("stats", "0"), asked.get("peer_id")
+        if wanted not in ("0", "1"):
+            raise BadRequest("invalid_request", "stats is 0 or 1")
+        if peer_id is not None and _PEER_ID.fullmatch(peer_id) is None:
+            raise BadRequest("invalid_request", "peer_id is one of those that signalling tells")
+        if "room_id" in asked:
+            room_id = _room_id(asked["room_id"])
+            return Reply(body={"rooms": [await self._one(principal, room_id, wanted == "1", peer_id)]})
         records = await self._directory.list(principal.namespace)
         return Reply(body={"rooms": [self._shown(record) for record in records]})
+
+    async def _one(self, principal: Principal, room_id: str, stats: bool, peer_id: str | None) -> dict[str, Any]:
+        """One room, with what goes on in it where that is asked for.
+
+        Whoever may join it may see that: by joining he would be told who is there and what they publish, too.
+        """
+        principal.require_room(room_id)
+        record = await self._directory.find(principal.namespace, room_id)
+        if record is None:
+            raise NotFound("room_not_found", "there is no such room")
+        shown = self._shown(record)
+        if stats:
+            found = await self._rooms.stats(record, peer_id)
+            shown["stats"] = None if found is None else shown_stats(found)
+        return shown
 
     async def post(self, request: Request) -> Reply:
         principal = await self.owner(request)
@@ -284,6 +318,12 @@ class DocumentResource(JsonResource):
 
     async def get(self, request: Request) -> Reply:
         return Reply(body=dict(self._document))
+
+
+def shown_stats(found: Mapping[str, Any]) -> dict[str, Any]:
+    """As ``sfu.stats`` has it, with moments as everywhere in REST."""
+    peers = [{**peer, "joined_at": timestamp(peer["joined_at"])} for peer in found["peers"]]
+    return {**found, "at": timestamp(found["at"]), "peers": peers}
 
 
 def _timestamp_or_none(seconds: float | None) -> str | None:

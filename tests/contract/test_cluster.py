@@ -264,7 +264,17 @@ class TurnTests(ClusterTestCase):
 class ListenerTests(ClusterTestCase):
     """What answers where."""
 
-    PATHS = ("report", "reconcile", "rooms/close", "drain", "keys", "acme/present", "acme/cleanup", "nothing")
+    PATHS = (
+        "report",
+        "reconcile",
+        "rooms/close",
+        "rooms/stats",
+        "drain",
+        "keys",
+        "acme/present",
+        "acme/cleanup",
+        "nothing",
+    )
 
     def test_no_internal_address_in_public(self) -> None:
         """On the public listener, and on the signalling ports, there is nothing at internal addresses, whoever asks."""

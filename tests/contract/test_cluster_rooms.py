@@ -42,7 +42,8 @@ class RoomsTestCase(ClusterTestCase):
 
 class MeetingTests(RoomsTestCase):
     def test_three_gateways(self) -> None:
-        """Clients of different gateways meet in one room, learn of each other, and leave; each node counts them all."""
+        """Clients of different gateways meet in one room, learn of each other, and leave; each node counts them all,
+        and shows what goes on."""
         clients = [self.join(node, userId=f"user{number}") for number, node in enumerate(self.nodes)]
         first, _, last = clients
         self.assertEqual([first.until("peer-joined")["userId"] for _ in range(2)], ["user1", "user2"])
@@ -50,6 +51,8 @@ class MeetingTests(RoomsTestCase):
         self.counted(3)
         rows = [self.listed(node) for node in self.nodes]
         self.assertEqual([row["node_id"] for row in rows if row], [self.nodes[0].node_id] * 3)
+        for node in self.nodes:
+            self.assertEqual(self.figures(node), {"user0", "user1", "user2"})
         gone = last.received[0]["peerId"]
         last.say("leave")
         self.assertEqual(last.until_closed(), 1000)
@@ -57,6 +60,13 @@ class MeetingTests(RoomsTestCase):
             left = client.until("peer-left")
             self.assertEqual((left["peerId"], left["reason"]), (gone, "left"))
         self.counted(2)
+
+    def figures(self, node: Node) -> set[str]:
+        """Whom the statistics of the room name, as *node* has them of the node that has the room."""
+        answer = node.ask("GET", f"{ROOMS}?room_id={self.room}&stats=1", self.key)
+        self.assertEqual(answer.status, 200, answer.json)
+        [room] = answer.json["rooms"]
+        return {peer["user_id"] for peer in room["stats"]["peers"]}
 
     def test_tenants_do_not_meet(self) -> None:
         """A room of the same name in another namespace is another room, on every node."""

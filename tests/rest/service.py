@@ -16,6 +16,7 @@ from twisted.web.resource import IResource
 
 from orama.cluster.rooms import RoomRecord
 from orama.cluster.turn_access import TurnAccess
+from orama.errors import Unavailable
 from orama.rest.auth import Authenticator
 from orama.rest.site import Site, make_site
 from orama.rest.tokens import Tokens, new_key
@@ -31,6 +32,8 @@ class CountedRooms:
         self.here: dict[tuple[str, str], int] = {}
         self.closed: list[tuple[str, str, str]] = []
         self.broken = False
+        self.asked: list[tuple[str, str, str | None]] = []
+        self.figures: Mapping[str, Any] | None = None
 
     def create(self, namespace: str, room_id: str, max_participants: int) -> None:
         if self.broken:
@@ -40,6 +43,12 @@ class CountedRooms:
     async def close(self, record: RoomRecord, reason: str) -> None:
         self.here.pop((record.namespace, record.room_id), None)
         self.closed.append((record.namespace, record.room_id, reason))
+
+    async def stats(self, record: RoomRecord, peer_id: str | None) -> Mapping[str, Any] | None:
+        self.asked.append((record.namespace, record.room_id, peer_id))
+        if self.broken:
+            raise Unavailable("node_unreachable", "nobody answers")
+        return self.figures
 
     def participants(self, namespace: str, room_id: str) -> int:
         return self.here.get((namespace, room_id), 0)

@@ -48,7 +48,7 @@ class Recorded:
         self.raising: Exception | None = None
 
     def calls(self) -> NodeCalls:
-        return NodeCalls(self.report, self.reconcile, self.close_room, self.drain, self.change_key)
+        return NodeCalls(self.report, self.reconcile, self.close_room, self.room_stats, self.drain, self.change_key)
 
     def _remember(self, *asked: Any) -> None:
         self.asked.append(asked)
@@ -66,6 +66,10 @@ class Recorded:
     async def close_room(self, namespace: str, room_id: str, reason: str) -> bool:
         self._remember("close", namespace, room_id, reason)
         return True
+
+    async def room_stats(self, namespace: str, room_id: str, peer_id: str | None) -> Mapping[str, Any] | None:
+        self._remember("stats", namespace, room_id, peer_id)
+        return {"peers": []} if peer_id else None
 
     async def drain(self, draining: bool) -> None:
         self._remember("drain", draining)
@@ -130,6 +134,14 @@ class InternalSiteTests(TestCase):
                 ("reconcile", None),
             ],
         )
+
+    async def test_stats(self) -> None:
+        """What goes on in a room is told of one room, or one peer of it."""
+        path = "/v1/internal/rooms/stats?namespace=tenant"
+        answers = [await self.call("GET", path + each) for each in ("&room_id=r", "&room_id=r&peer_id=p", "")]
+        self.assertEqual([each.json for each in answers[:2]], [{"stats": None}, {"stats": {"peers": []}}])
+        self.assertEqual(answers[2].outcome, (400, "invalid_request"))
+        self.assertEqual(self.recorded.asked, [("stats", "tenant", "r", None), ("stats", "tenant", "r", "p")])
 
     async def test_not_signed(self) -> None:
         """Without a signature, with another key, or with a header too many, nothing is done: 401."""

@@ -5,13 +5,36 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from hmac import digest
+from importlib.util import find_spec
+from typing import Any
 
 from attrs import evolve
+from twisted.trial.unittest import SkipTest
 
 from orama.cluster.rooms import LocalNode, RoomDirectory
+from orama.rest.openapi import describe
 from orama.settings import AuthSettings, Settings, WebSettings
+from orama.sfu.qualities import Quality
+from orama.sfu.stats import PeerStats, RoomStats, StreamStats, SubscriptionStats, TrackStats, as_json
 from tests.cluster.test_rooms import Nodes
 from tests.rest.service import ServiceCase
+
+#: Of every kind one, with what may be missing once there and once not.
+_STREAMS = (
+    StreamStats("h", "high", 1.5e6, 10, 1, 0, 0.002, 0.01, 3, 1, 1),
+    StreamStats("", None, 0, 0, 0, 0, 0.0, 0.0, 0, 0, 0),
+)
+_QUALITY = Quality(1, 0, 1.5e6)
+_TRACK = TrackStats("t1", "video", "camera", "VP8", False, 4, _STREAMS, (_QUALITY,))
+_COUNTS = (100, 2, 3, 1, 1, 0, {"resend_limit": 2})
+_SUBSCRIPTIONS = (
+    SubscriptionStats("t2", "p2", "video", "forwarding", "auto", 0, "high", _QUALITY, 1e6, *_COUNTS),
+    SubscriptionStats("t3", None, "audio", "waiting", "auto", 0, None, None, None, *_COUNTS),
+)
+_MOMENT = 1_800_000_000.0
+FIGURES = RoomStats(
+    _MOMENT + 0.5, (PeerStats("p1", "ada", "connected", _MOMENT, 0.05, None, (_TRACK,), _SUBSCRIPTIONS),), 7
+)
 
 
 class CredentialsTests(ServiceCase):
@@ -111,6 +134,51 @@ class RoomsTests(ServiceCase):
         self.assertEqual((shown["node_id"], shown["participants"]), ("node-2", 4))
         await self.call("DELETE", self.path + "?room_id=r", self.owner)
         self.assertEqual(self.rooms.closed, [("tenant", "r", "room-closed")])
+
+    async def test_one(self) -> None:
+        """One room can be asked for alone, and what goes on there; of a room that nobody was in yet nothing does."""
+        await self.call("POST", self.path, self.owner, json={"room_id": "r"})
+        (listed,) = (await self.call("GET", self.path, self.member)).json["rooms"]
+        one = await self.call("GET", self.path + "?room_id=r", self.member)
+        self.assertEqual((one.status, one.json), (200, {"rooms": [listed]}))
+        silent = await self.call("GET", self.path + "?room_id=r&stats=1", self.member)
+        self.assertEqual(silent.json, {"rooms": [{**listed, "stats": None}]})
+        self.rooms.figures = as_json(FIGURES)
+        told = await self.call("GET", self.path + "?room_id=r&stats=1&peer_id=p1", self.member)
+        (room,) = told.json["rooms"]
+        self.assertEqual((room["stats"]["at"], room["stats"]["left_out"]), ("2027-01-15T08:00:00.500Z", 7))
+        (peer,) = room["stats"]["peers"]
+        self.assertEqual((peer["joined_at"], peer["round_trip"]), ("2027-01-15T08:00:00.000Z", 0.05))
+        self.assertEqual(self.rooms.asked, [("tenant", "r", None), ("tenant", "r", "p1")])
+        self.described(told.json)
+
+    def described(self, answer: Any) -> None:
+        """It is as the description has it."""
+        if find_spec("jsonschema_rs") is None:
+            raise SkipTest("jsonschema_rs is not installed")
+        import jsonschema_rs
+
+        document = describe(self.settings)
+        schema = {"$ref": "#/components/schemas/Rooms", "components": document["components"]}
+        jsonschema_rs.validator_for(schema).validate(answer)
+        answer["rooms"][0]["stats"]["peers"][0]["tracks"][0]["more"] = 1
+        self.assertFalse(jsonschema_rs.validator_for(schema).is_valid(answer))
+
+    async def test_one_that_is_not_told(self) -> None:
+        """No room of that name is 404, one that the token is not for 403, nonsense 400, a node that is silent 503."""
+        await self.call("POST", self.path, self.owner, json={"room_id": "r"})
+        for asked, outcome in (
+            ("?room_id=other&stats=1", (404, "room_not_found")),
+            ("?stats=2", (400, "invalid_request")),
+            ("?room_id=r&stats=1&peer_id=%2F", (400, "invalid_request")),
+        ):
+            self.assertEqual((await self.call("GET", self.path + asked, self.owner)).outcome, outcome, asked)
+        token = self.tokens.issue("tenant", "anna", ttl=60, rooms=["mine"])
+        answer = await self.call("GET", self.path + "?room_id=r", headers={"Authorization": f"Bearer {token}"})
+        self.assertEqual(answer.outcome, (403, "forbidden"))
+        self.rooms.broken = True
+        answer = await self.call("GET", self.path + "?room_id=r&stats=1", self.owner)
+        self.assertEqual(answer.outcome, (503, "node_unreachable"))
 
     async def test_not_there(self) -> None:
         """A room that is not there cannot be closed."""

@@ -101,6 +101,8 @@ class LifeTests(NodeTestCase):
         client = self.joined(node)
         until(lambda: status(node)["participants"] == 1, lambda: status(node))
         self.assertEqual(json.loads(node.request("GET", "/v1/webrtc/rooms")[1])["rooms"][0]["participants"], 1)
+        [room] = json.loads(node.request("GET", "/v1/webrtc/rooms?room_id=lobby&stats=1")[1])["rooms"]
+        self.assertEqual([peer["state"] for peer in room["stats"]["peers"]], ["connecting"])
         with urlopen(f"http://{node.internal}:{port}/metrics") as answer:
             metrics = answer.read().decode()
         self.assertIn("orama_signaling_forwarded 1", metrics)

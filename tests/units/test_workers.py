@@ -12,7 +12,17 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from orama.cluster.desired import Blocks
 from orama.cluster.rooms import RoomRecord
-from orama.cluster.workers import OBEY_TIMEOUT, SILENCE, Assignment, LiveRoom, Report, Worker, Workers
+from orama.cluster.workers import (
+    ANSWER_TIMEOUT,
+    MOST_QUESTIONS,
+    OBEY_TIMEOUT,
+    SILENCE,
+    Assignment,
+    LiveRoom,
+    Report,
+    Worker,
+    Workers,
+)
 from orama.errors import Conflict, NotFound, Unavailable
 from orama.settings import AuthSettings, NamespaceWebhookSettings, Settings, WebhookSettings
 from orama.sfu.occurrences import Occurrence
@@ -183,6 +193,41 @@ class WorkersTests(SynchronousTestCase):
         with self.assertRaises(NotFound):
             self.workers.create("nobody", "lobby", 5)
         self.workers.close("nobody", "lobby")
+
+    def test_stats(self) -> None:
+        """A worker is asked what goes on in a room that it has; its answer goes to whoever asked."""
+        worker, said = self.attached()
+        self.assertIsNone(self.now(self.workers.stats("demo", "lobby")))
+        self.assertIsNone(self.now(self.workers.stats("nobody", "lobby")))
+        self.workers.reported("demo", Report((LiveRoom("lobby", 3, 5),)))
+        first = Deferred.fromCoroutine(self.workers.stats("demo", "lobby"))
+        second = Deferred.fromCoroutine(self.workers.stats("demo", "lobby", "p1"))
+        self.assertEqual([each.get("peer_id") for each in said[-2:]], [None, "p1"])
+        self.workers.answered("demo", said[-1]["serial"], {"peers": ["p1"]})
+        self.workers.answered("demo", said[-1]["serial"], {"peers": ["again"]})
+        self.workers.answered("demo", said[-2]["serial"], {"peers": []})
+        self.assertEqual(self.successResultOf(first), {"peers": []})
+        self.assertEqual(self.successResultOf(second), {"peers": ["p1"]})
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        late = Deferred.fromCoroutine(self.workers.stats("demo", "lobby"))
+        self.clock.advance(ANSWER_TIMEOUT)
+        self.assertEqual(self.failureResultOf(late, Unavailable).value.code, "sfu_silent")
+        gone = Deferred.fromCoroutine(self.workers.stats("demo", "lobby"))
+        self.workers.detach(worker)
+        self.failureResultOf(gone, Unavailable)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_many_questions(self) -> None:
+        """So many questions are open at once, and no more."""
+        self.attached()
+        self.workers.reported("demo", Report((LiveRoom("lobby", 3, 5),)))
+        asked = [Deferred.fromCoroutine(self.workers.stats("demo", "lobby")) for _ in range(MOST_QUESTIONS + 1)]
+        self.failureResultOf(asked.pop(), Unavailable)
+        for each in asked:
+            self.assertNoResult(each)
+        self.clock.advance(ANSWER_TIMEOUT)
+        for each in asked:
+            self.failureResultOf(each, Unavailable)
 
     def test_claims(self) -> None:
         """Only a worker that is attached claims rooms."""
