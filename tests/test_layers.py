@@ -31,7 +31,7 @@ MAY_IMPORT = {
 SHARED = frozenset(
     {
         *("errors", "settings", "configuration", "_version", "__init__", "logs", "reactors", "metrics", "notify"),
-        "timestamp",
+        *("timestamp", "permissions"),
     }
 )
 ASSEMBLY = frozenset(

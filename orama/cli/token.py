@@ -6,11 +6,19 @@ import click
 
 from orama.cli.command import Call, command, namespace_option
 from orama.cli.output import fields
+from orama.permissions import known
 
 
 @click.group("token")
 def token() -> None:
     """JSON Web Tokens."""
+
+
+def _permissions(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    for permission in given:
+        if not known(permission):
+            raise click.BadParameter(f"{permission} is no permission")
+    return given
 
 
 @command(token, "issue")
@@ -22,8 +30,9 @@ def token() -> None:
     "--permission",
     "permissions",
     multiple=True,
-    type=click.Choice(["publish", "subscribe", "data"]),
-    help="What may be done in a room; everything without. Repeatable.",
+    metavar="P",
+    callback=_permissions,
+    help="publish, subscribe or data; publish:screen, subscribe:audio and the like; everything without. Repeatable.",
 )
 @click.option("--ttl", type=click.IntRange(min=1), metavar="SECONDS", help="Life of the token.  [default: 3600]")
 def issue(

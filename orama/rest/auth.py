@@ -13,9 +13,9 @@ from urllib.parse import unquote
 from attrs import frozen
 
 from orama.errors import Forbidden, NotAuthenticated
+from orama.permissions import EVERYTHING, granted
 from orama.rest.tokens import Claims, Tokens
 
-PERMISSIONS = frozenset({"publish", "subscribe", "data"})
 #: The subprotocol that a client offers beside ``auth.…``; the only one that a server ever selects.
 SUBPROTOCOL = "orama"
 _AUTH = "auth."
@@ -100,12 +100,12 @@ class Authenticator:
         if found is None:
             raise NotAuthenticated("invalid_api_key", "this API key is not known")
         namespace, role = found
-        return Principal(namespace, role, None, None, PERMISSIONS, "api_key")
+        return Principal(namespace, role, None, None, EVERYTHING, "api_key")
 
     async def _by_token(self, token: str) -> Principal:
         claims: Claims = self.tokens.verify(token)
         await self._keys.require(claims.namespace)
-        permissions = PERMISSIONS if claims.permissions is None else PERMISSIONS & claims.permissions
+        permissions = EVERYTHING if claims.permissions is None else granted(claims.permissions)
         return Principal(claims.namespace, claims.role, claims.sub, claims.rooms, permissions, "jwt")
 
 

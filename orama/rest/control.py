@@ -22,7 +22,8 @@ from orama.cluster.namespaces import Namespaces
 from orama.cluster.rotation import Rotation
 from orama.cluster.turn_access import TurnAccess
 from orama.errors import BadRequest, StartError
-from orama.rest.auth import PERMISSIONS, Authenticator, Principal
+from orama.permissions import EVERYTHING, known
+from orama.rest.auth import Authenticator, Principal
 from orama.rest.control_cluster import ClusterKeyResource
 from orama.rest.control_nodes import Drained, Listed, Removed, Reported, ReportResource, nodes_resource
 from orama.rest.control_turn import TurnSessions, turn_resources
@@ -58,7 +59,7 @@ class _Owner(Authenticator):
         if namespace is None:
             raise BadRequest("invalid_request", f"{NAMESPACE_HEADER} is missing")
         await self._namespaces.require(namespace)
-        return Principal(namespace, "owner", "control", None, PERMISSIONS, "control")
+        return Principal(namespace, "owner", "control", None, EVERYTHING, "control")
 
 
 class _NamespacesResource(JsonResource):
@@ -115,8 +116,9 @@ class _TokensResource(JsonResource):
         ttl = body.get("ttl", TOKEN_TTL)
         if not isinstance(ttl, int) or isinstance(ttl, bool):
             raise BadRequest("invalid_request", "ttl is a whole number of seconds")
-        if permissions is not None and not PERMISSIONS.issuperset(permissions):
-            raise BadRequest("invalid_request", f"permissions are {', '.join(sorted(PERMISSIONS))}")
+        if permissions is not None and not all(known(permission) for permission in permissions):
+            text = f"permissions are {', '.join(sorted(EVERYTHING))}, and publish: or subscribe: with a kind or source"
+            raise BadRequest("invalid_request", text)
         await self._namespaces.require(namespace)
         token = self._tokens.issue(namespace, user_id, ttl=ttl, role=role, rooms=rooms, permissions=permissions)
         return Reply(
@@ -127,7 +129,7 @@ class _TokensResource(JsonResource):
                 "user_id": user_id,
                 "role": role,
                 "rooms": rooms,
-                "permissions": permissions or sorted(PERMISSIONS),
+                "permissions": permissions or sorted(EVERYTHING),
                 "expires_at": timestamp(self._clock.seconds() + ttl),
             },
         )

@@ -67,6 +67,9 @@ class Listener(Protocol):
     def say(self, event: Event) -> None:
         """Send *event* to the client."""
 
+    def may_publish(self, kind: str, mid: str) -> bool:
+        """Whether the client may publish on that m-line."""
+
     def name_track(self, proposed: str | None) -> str:
         """A track id that is unused in the room."""
 
@@ -105,7 +108,6 @@ class Connection:
         counters: Counters,
         listener: Listener,
         *,
-        may_publish: bool,
         may_use_data: bool,
     ) -> None:
         self._clock = clock
@@ -140,8 +142,9 @@ class Connection:
             port.address,
             random,
             listener.name_track,
-            may_publish=may_publish,
+            may_publish=listener.may_publish,
             may_use_data=may_use_data,
+            max_uplinks=settings.max_tracks,
             max_bitrate=settings.max_bitrate,
         )
         self._descriptions = Allowance(DESCRIPTION_RATE, MOST_DESCRIPTIONS, clock.seconds())
@@ -366,4 +369,4 @@ def _failed(failure: object) -> None:
 
 
 #: Makes a connection for its listener.
-Connect = Callable[[Listener, bool, bool], Connection]
+Connect = Callable[[Listener, bool], Connection]

@@ -38,7 +38,7 @@ from orama.wire.sdp import SdpError
 
 #: m-lines up to which we add some of our own: the client's answer to more would not fit a signalling frame.
 OFFERED_LINES = 64
-#: Tracks that one client may publish; each takes an m-line of every other client.
+#: Tracks that one client may publish where nothing else is said; each takes an m-line of every other client.
 MAX_UPLINKS = 32
 #: From one SSRC to the next: 2³² divided by the golden ratio, so that they lie far apart.
 SSRC_STEP = 0x9E3779B1
@@ -81,7 +81,7 @@ class Agreement:
 
 @frozen
 class Answered:
-    """Our answer, and what the client asked for without the permission: ``publish``, ``data``."""
+    """Our answer, and what the client asked for in vain: ``publish`` and ``data`` by right, ``tracks`` by number."""
 
     sdp: str
     agreement: Agreement
@@ -113,6 +113,8 @@ class Negotiator:
     :param fingerprint: sha-256 of our certificate.
     :param address: where our media socket is.
     :param name_track: makes a track id that is unused in the room, from the client's own or from nothing.
+    :param may_publish: whether the client may publish on an m-line, by kind and mid.
+    :param max_uplinks: tracks that it may publish.
     :param max_bitrate: bits per second that a video publisher is asked to stay under, 0 for no limit.
     """
 
@@ -124,8 +126,9 @@ class Negotiator:
         random: RandomBits,
         name_track: Callable[[str | None], str],
         *,
-        may_publish: bool = True,
+        may_publish: Callable[[str, str], bool] = lambda kind, mid: True,
         may_use_data: bool = True,
+        max_uplinks: int = MAX_UPLINKS,
         max_bitrate: int = 0,
     ) -> None:
         self._ice = ice
@@ -134,6 +137,7 @@ class Negotiator:
         self._random = random
         self._name_track = name_track
         self._rights = reading.Rights(may_publish, may_use_data)
+        self._max_uplinks = max_uplinks
         self._max_bitrate = max_bitrate
         self._session_id = random.getrandbits(62)
         self._version = 0
@@ -313,8 +317,9 @@ class Negotiator:
                 forbidden.add(read.lacks)
             if _is_data(line) and any(_is_data(other) for other in lines):
                 raise SdpError("it has two data m-lines")
-            if line.uplink is not None and len(named) == MAX_UPLINKS:
+            if line.uplink is not None and len(named) >= self._max_uplinks:
                 line = evolve(line, uplink=None)
+                forbidden.add("tracks")
             if line.uplink is not None:
                 line = self._named(line, media, old.uplink if old is not None else None, named)
             lines.append(line)

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from orama.errors import SignalError
+from orama.permissions import allows, allows_some
 from orama.settings import SfuSettings
 from orama.sfu._sctp_channels import SctpTransport
 from orama.sfu.connection import Connect, Connection
@@ -122,13 +123,21 @@ class Peer:
         self._sources: Mapping[str, str] = {}
         self._secured = False
         self._warned: set[str] = set()
-        may_use_data = not permissions.isdisjoint(("data", "subscribe"))
-        self.connection: Connection = connect(self, "publish" in permissions, may_use_data)
+        self.connection: Connection = connect(self, self.may_use_data)
         self.subscriptions = Subscriptions(self, self.connection, clock)
 
     @property
     def may_subscribe(self) -> bool:
-        return "subscribe" in self.permissions
+        """To anything at all."""
+        return allows_some(self.permissions, "subscribe")
+
+    @property
+    def may_use_data(self) -> bool:
+        """To receive it at least."""
+        return not self.permissions.isdisjoint(("data", "subscribe"))
+
+    def may_receive(self, publication: Publication) -> bool:
+        return allows(self.permissions, "subscribe", publication.kind, publication.source)
 
     @property
     def present(self) -> bool:
@@ -260,8 +269,6 @@ class Peer:
 
     def subscribe(self, track_id: str, layer: str = "auto", priority: int = 0) -> None:
         self._check_here()
-        if not self.may_subscribe:
-            raise SignalError("forbidden", "you may not subscribe")
         self.subscriptions.subscribe(track_id, layer, priority)
 
     def unsubscribe(self, track_id: str) -> None:
@@ -321,7 +328,7 @@ class Peer:
 
     def track_published(self, publication: Publication) -> None:
         """Somebody publishes a track, or publishes it in a new form."""
-        if self.may_subscribe and self._started:
+        if self._started and self.may_receive(publication):
             self.subscriptions.published(publication)
 
     def track_withdrawn(self, publication: Publication) -> None:
@@ -340,6 +347,12 @@ class Peer:
 
     # ---- the connection's side
 
+    def may_publish(self, kind: str, mid: str) -> bool:
+        here = (each for each in self.publications.values() if each.uplinked.mid == mid)
+        known = next(here, None)
+        source = known.source if known is not None else self._sources.get(mid) or SOURCES.get(kind, "")
+        return allows(self.permissions, "publish", kind, source)
+
     def name_track(self, proposed: str | None) -> str:
         if proposed is not None and sdp.token(proposed) and proposed not in self.room.tracks:
             return proposed
@@ -353,6 +366,8 @@ class Peer:
             self._warn("publish", "you may not publish: what you offered to send is not taken")
         if "data" in forbidden:
             self._warn("data", "you may not use data channels")
+        if "tracks" in forbidden:
+            self._warn("tracks", f"you may publish {self._settings.max_tracks} tracks: further ones are not taken")
         self._publish(agreement.uplinks)
         self.subscriptions.agreed(agreement)
 

@@ -6,7 +6,7 @@ never change anything. ``negotiation`` asks them before it takes a description o
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from attrs import evolve, frozen
 
@@ -37,7 +37,8 @@ class Transport:
 class Rights:
     """What the client may do besides receiving."""
 
-    publish: bool = True
+    #: Says so by kind and mid.
+    publish: Callable[[str, str], bool]
     data: bool = True
 
 
@@ -85,12 +86,12 @@ def offered(
     way = sdp.direction(session, media)
     sends, receives = way in ("sendrecv", "sendonly"), way in ("sendrecv", "recvonly")
     extensions = payloads.extensions(media)
-    uplink = None
-    if sends and rights.publish:
+    uplink, permitted = None, sends and rights.publish(media.kind, mid)
+    if permitted:
         rids = sdp.simulcast(media, "send")[:MAX_RIDS] if media.kind == "video" else ()
         uplink = Uplinked("", mid, media.kind, codecs, extensions, sdp.ssrcs(media)[:MAX_SSRCS], rids)
     line = Line(mid, media.kind, False, receives, codecs, extensions, uplink, sending)
-    return Offered(line, "publish" if sends and not rights.publish else None)
+    return Offered(line, "publish" if sends and not permitted else None)
 
 
 def answered(session: sdp.Session, offer: Sequence[Line]) -> tuple[Line, ...]:

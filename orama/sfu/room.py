@@ -157,7 +157,7 @@ class Room:
                 other.data_in_room()
 
     def _expect_data(self, peer: Peer) -> None:
-        if not peer.permissions.isdisjoint(("data", "subscribe")):
+        if peer.may_use_data:
             self.data.expect(peer.peer_id)
 
     def close_data(self, peer: Peer) -> None:
@@ -435,7 +435,7 @@ class Rooms:
             raise SignalError("room_full", f"the room takes {room.max_participants} participants", fatal=True)
         peer_id = f"p{self.new_id()}"
 
-        def connect(listener: Listener, may_publish: bool, may_use_data: bool) -> Connection:
+        def connect(listener: Listener, may_use_data: bool) -> Connection:
             return Connection(
                 self._reactor,
                 self._settings.sfu,
@@ -445,7 +445,6 @@ class Rooms:
                 self._random,
                 held.counters,
                 listener,
-                may_publish=may_publish,
                 may_use_data=may_use_data,
             )
 

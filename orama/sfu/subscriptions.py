@@ -62,6 +62,8 @@ class Subscriptions:
         if layer not in LAYERS:
             raise SignalError("invalid_message", f"layer is one of {', '.join(LAYERS)}")
         publication = self._foreign(track_id)
+        if not self._peer.may_receive(publication):
+            raise SignalError("forbidden", "you may not subscribe to it")
         self._unsubscribed.discard(track_id)
         self._layers[track_id] = (layer, priority)
         self._take(publication)
@@ -206,6 +208,8 @@ class Subscriptions:
         for each in (*first, *room.ranking.worth(kind)):
             if each.kind != kind or each.peer is self._peer or each.track_id in found:
                 continue
+            if not self._peer.may_receive(each):
+                continue
             found.add(each.track_id)
             if each.track_id in self._unsubscribed or each.track_id in self._microphones:
                 continue
@@ -218,7 +222,8 @@ class Subscriptions:
 
     def _others(self, kind: str) -> list[Publication]:
         tracks = self._peer.room.tracks.values()
-        return [each for each in tracks if each.kind == kind and each.peer is not self._peer]
+        peer = self._peer
+        return [each for each in tracks if each.kind == kind and each.peer is not peer and peer.may_receive(each)]
 
     def _slot(self, slot_id: str) -> Slot | None:
         return next((slot for slots in self._slots.values() if (slot := slots.get(slot_id)) is not None), None)

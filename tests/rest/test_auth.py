@@ -10,12 +10,13 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.errors import Forbidden, NotAuthenticated, NotFound
-from orama.rest.auth import PERMISSIONS, Authenticator, Principal
+from orama.permissions import EVERYTHING
+from orama.rest.auth import Authenticator, Principal
 from orama.rest.tokens import Tokens, new_key
 from orama.settings import AuthSettings
 
-OWNER = Principal("tenant", "owner", None, None, PERMISSIONS, "api_key")
-ANNA = Principal("tenant", "member", "anna", None, PERMISSIONS, "jwt")
+OWNER = Principal("tenant", "owner", None, None, EVERYTHING, "api_key")
+ANNA = Principal("tenant", "member", "anna", None, EVERYTHING, "jwt")
 KEY = "ak_ABC:tenant"
 
 
@@ -99,9 +100,11 @@ class AuthenticatorTests(SynchronousTestCase):
 
     def test_claims(self) -> None:
         """A token's role, rooms and permissions become the principal's; unknown permissions give nothing."""
-        token = self.tokens.issue("tenant", "anna", ttl=60, role="owner", rooms=["r"], permissions=["subscribe", "fly"])
+        asked = ["subscribe", "publish:screen", "fly", "data:chat", "publish:", "publish:SCREEN"]
+        token = self.tokens.issue("tenant", "anna", ttl=60, role="owner", rooms=["r"], permissions=asked)
         principal = self.authenticate({"authorization": f"Bearer {token}"})
-        expected = Principal("tenant", "owner", "anna", frozenset({"r"}), frozenset({"subscribe"}), "jwt")
+        may = frozenset({"subscribe", "publish:screen"})
+        expected = Principal("tenant", "owner", "anna", frozenset({"r"}), may, "jwt")
         self.assertEqual(principal, expected)
         self.assertTrue(principal.may_join("r"))
         self.assertFalse(principal.may_join("s"))

@@ -136,6 +136,7 @@ class PublishingTests(SynchronousTestCase):
         for i in range(MAX_UPLINKS + 3):
             browser.add_transceiver("audio", f"a{i}", receives=False)
         answered = table.remote_offer(browser.offer())
+        self.assertEqual(answered.forbidden, {"tracks"})
         self.assertEqual(len(answered.agreement.uplinks), MAX_UPLINKS)
         browser.take_answer(answered.sdp)
         self.assertEqual(len(browser.sending), MAX_UPLINKS)
@@ -171,7 +172,7 @@ class PublishingTests(SynchronousTestCase):
 
     def test_without_permission(self) -> None:
         """Who may not publish gets an answer that takes nothing, and the reason; receiving goes on."""
-        table, _ = negotiator(may_publish=False, may_use_data=False)
+        table, _ = negotiator(may_publish=lambda kind, mid: False, may_use_data=False)
         answered = table.remote_offer(recorded("chromium-takeover"))
         self.assertEqual(answered.forbidden, {"publish", "data"})
         self.assertEqual(answered.agreement.uplinks, ())

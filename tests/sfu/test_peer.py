@@ -16,6 +16,7 @@ from orama.sfu.events import (
     Offer,
     PeerJoined,
     PeerLeft,
+    Slot,
     TrackAdded,
     TrackRemoved,
     TrackState,
@@ -131,6 +132,8 @@ class CandidateTests(RoomsCase):
 
 
 class PermissionTests(RoomsCase):
+    sfu = SfuSettings(max_tracks=20)
+
     def test_publish(self) -> None:
         """Who may not publish hears ``forbidden`` and is answered; nobody gets a track."""
         viewer, other = self.guest(permissions=frozenset({"subscribe"})), self.guest()
@@ -151,6 +154,45 @@ class PermissionTests(RoomsCase):
         self.wait()
         self.assertEqual(sender.told(Offer), [])
         self.assert_refused("forbidden", sender.peer.subscribe, "audio1")
+
+    def test_sources(self) -> None:
+        """Who may publish some sources alone publishes these, whatever else it offers with them."""
+        other = self.guest()
+        for right, taken in (
+            ("publish:screen", {"video2"}),
+            ("publish:microphone", {"audio1"}),
+            ("publish:video", {"video1", "video2"}),
+        ):
+            guest = self.guest(permissions=frozenset({right, "subscribe"}))
+            guest.publish("audio1", "video1", "video2", sources={"2": "screen"})
+            self.assertEqual(set(guest.peer.publications), taken)
+            self.assertEqual([error.code for error in guest.told(Error)], ["forbidden"])
+            guest.browser.ufrag = "efgh"
+            guest.peer.offer(guest.browser.offer())
+            self.assertEqual(set(guest.peer.publications), taken)
+            guest.peer.leave()
+        self.wait()
+        self.assertEqual(other.tracks, set())
+
+    def test_kinds(self) -> None:
+        """Who may receive sound alone is offered nothing else, on no slot and on no m-line."""
+        listener, one = self.guest(permissions=frozenset({"subscribe:audio"})), self.guest()
+        one.publish("audio1", "video1")
+        self.wait()
+        self.assertEqual(listener.tracks, {"audio1"})
+        self.assert_refused("forbidden", listener.peer.subscribe, "video1")
+        listener.peer.receive("video", 3)
+        self.wait()
+        self.assertEqual([event.track_id for event in listener.told(Slot)], [])
+
+    def test_number_of_tracks(self) -> None:
+        """Tracks beyond the limit are not taken, and the publisher hears it."""
+        one, two = self.guest(), self.guest()
+        one.publish(*(f"audio{number}" for number in range(self.sfu.max_tracks + 1)))
+        self.assertEqual(len(one.peer.publications), self.sfu.max_tracks)
+        self.assertEqual([error.code for error in one.told(Error)], ["forbidden"])
+        self.wait()
+        self.assertEqual(len(two.tracks), self.sfu.max_tracks)
 
 
 class SubscriptionTests(RoomsCase):
