@@ -13,6 +13,8 @@ from orama.sfu.packet import Packet
 VIDEO_PACKETS, AUDIO_PACKETS = 1024, 128
 #: Seconds that they are kept.
 VIDEO_AGE, AUDIO_AGE = 2.0, 1.0
+#: Packets before the first of a stream that may come after it: a keyframe's beginning, overtaken by the rest.
+REORDERED = 64
 #: How often one packet is re-sent to one subscriber, and how soon again at the earliest.
 RESENDS = 3
 PAUSE = 0.1
@@ -23,14 +25,15 @@ REMEMBERED = 1024
 class PacketStore:
     """The last packets of one stream, by extended sequence number."""
 
-    __slots__ = ("_age", "_mask", "_oldest", "_slots", "size")
+    __slots__ = ("_age", "_first", "_mask", "_oldest", "_slots", "size")
 
     def __init__(self, kind: str) -> None:
         self.size = VIDEO_PACKETS if kind == "video" else AUDIO_PACKETS
         self._age = VIDEO_AGE if kind == "video" else AUDIO_AGE
         self._mask = self.size - 1
         self._slots: list[Packet | None] = [None] * self.size
-        self._oldest = -1
+        # Everything below is gone and cannot come any more; the first that was here at the last expiry.
+        self._oldest = self._first = -1
 
     def __len__(self) -> int:
         return sum(packet is not None for packet in self._slots)
@@ -50,15 +53,18 @@ class PacketStore:
 
     def expire(self, highest: int, now: float) -> None:
         """Let go of what is too old; *highest* is the newest index added."""
-        at = max(self._oldest, highest - self._mask)
+        at = max(self._oldest, self._first - REORDERED, highest - self._mask)
         while at <= highest:
             packet = self._slots[at & self._mask]
             if packet is not None:
                 if now - packet.time < self._age:
                     break
                 self._slots[at & self._mask] = None
+                self._oldest = at + 1
             at += 1
-        self._oldest = at
+        else:
+            self._oldest = at
+        self._first = at
 
     def clear(self) -> None:
         self._slots = [None] * self.size

@@ -52,6 +52,20 @@ class StoreTests(SynchronousTestCase):
         store.expire(103, 10.0)
         self.assertEqual([store.seen(index) for index in range(100, 105)], [True] * 4 + [False])
 
+    def test_the_beginning_comes_late(self) -> None:
+        """What is from before the first packet of a stream is new when it comes late, and goes with the others."""
+        store = PacketStore("video")
+        for index in range(105, 110):
+            store.add(packet(index, 1.0))
+        store.expire(109, 1.1)
+        self.assertFalse(store.seen(104))
+        store.add(packet(104, 1.2))
+        store.expire(109, 1.3)
+        self.assertEqual((store.seen(104), store.seen(103)), (True, False))
+        store.expire(109, 1.25 + VIDEO_AGE)
+        self.assertEqual(len(store), 0)
+        self.assertTrue(store.seen(103))
+
     def test_expiry_after_a_jump(self) -> None:
         """A jump of many numbers leaves nothing behind."""
         store = PacketStore("video")
