@@ -51,7 +51,7 @@ def counted(counters: Counters, ice: IceCounters, labels: Mapping[str, str]) -> 
 
 
 def seen(peers: Iterable[Peer], labels: Mapping[str, str]) -> Iterator[Sample]:
-    """What there is now: 1 µs a subscription."""
+    """What there is now: 0.3 µs a subscription."""
     rates, states = {"received": 0.0, "forwarded": 0.0}, {"forwarding": 0, "waiting": 0, "muted": 0, "paused": 0}
     estimates = [0] * (len(ESTIMATES) + 1)
     for peer in peers:

@@ -129,7 +129,7 @@ class RoomStats:
 
 
 def room_stats(room: Room, now: float, peer_id: str | None = None, most: int = MOST_SUBSCRIPTIONS) -> RoomStats:
-    """What goes on in *room*; 20 µs a track and 8 µs a subscription.
+    """What goes on in *room*; 6 µs a subscription, and as much again to make JSON of it.
 
     :param peer_id: tell of this peer alone.
     :param most: subscriptions beyond which none is told of.

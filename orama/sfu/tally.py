@@ -67,7 +67,7 @@ class Forwarded:
         self.dropped[reason] = self.dropped.get(reason, 0) + packets
 
     def read(self, packets: int, octets: int, now: float) -> None:
-        """So much had been forwarded at *now*; 0.5 µs a second and subscription."""
+        """So much had been forwarded at *now*; 0.15 µs a second and subscription."""
         if self._at is not None and now > self._at:
             sent = octets - self._octets + (packets - self._packets) * OVERHEAD
             self.bitrate = sent * 8 / (now - self._at)

@@ -19,7 +19,7 @@ class Transit:
         self._sum = 0.0
 
     def note(self, seconds: float, bursts: int) -> None:
-        """So many bursts took up to *seconds*; 0.35 µs a drain, however many bursts leave."""
+        """So many bursts took up to *seconds*; 0.2 µs a drain, however many bursts leave."""
         self._counts[bisect_left(BOUNDS, seconds)] += bursts
         self._sum += seconds * bursts
 
