@@ -40,6 +40,9 @@ AFTER_ANSWER = 0.1
 IMPATIENT = 1.0
 #: Seconds after an answer that did not fit.
 AFTER_WRONG_ANSWER = 1.0
+#: Seconds without a connectivity check after which we ask for an ICE restart, and until we ask again. Clients that get
+#: through check every 4 to 6 at least (RFC 7675, 5.1).
+RESTART_AFTER, RESTART_AGAIN = 8.0, 10.0
 #: Descriptions a second from one client, and at once. One of 64 KiB takes up to 20 ms.
 DESCRIPTION_RATE, MOST_DESCRIPTIONS = 10, 200
 
@@ -151,6 +154,7 @@ class Connection:
         self._flowing = False
         self._offer_call: IDelayedCall | None = None
         self._quiet_until = 0.0
+        self._restarted = float("-inf")
         self._closed = False
         #: Who sent the description with the client's certificate.
         self._certified_by = "invalid_offer"
@@ -340,6 +344,13 @@ class Connection:
     def silent_for(self, now: float) -> float:
         """Seconds since the last connectivity check; 0 while there has been none."""
         return now - self._agent.last_check if self._reached else 0.0
+
+    def check(self, now: float) -> None:
+        """Where the checks have stopped, and the client hears us, let it look for another way."""
+        if self._flowing and self.silent_for(now) > RESTART_AFTER and now - self._restarted > RESTART_AGAIN:
+            self._restarted = now
+            self.negotiator.restart()
+            self.negotiate()
 
     def close(self) -> Deferred[None]:
         """End everything. Fires when nothing is left of it."""

@@ -36,6 +36,8 @@ MAX_SOURCES = 32
 #: Seconds for which a nominated address of higher priority is kept against another nomination. A peer
 #: that nominates everything (the aggressive nomination of RFC 5245) would otherwise switch at each check.
 NOMINATION_HOLD = 3.0
+#: Seconds without a check after which the address from before a restart is left unbidden; Chromium checks every 2.5.
+DEAD = 4.0
 
 
 @define(eq=False)
@@ -163,6 +165,9 @@ class IceAgent:
             port.add_ufrag(self)
         for path in self._paths.values():
             path.nominated_at = None
+        if self._path is not None:
+            # It is held on to until another is nominated, or it is dead: then the client is elsewhere already.
+            self._path.nominated_at = float("-inf")
 
     def renew(self) -> None:
         """Draw credentials afresh, for when the ufrag is taken."""
@@ -231,6 +236,8 @@ class IceAgent:
                 self._select(path)
         elif current is None or current.nominated_at is None:
             self._select(path)
+        elif current.nominated_at < 0 and now - current.checked_at > DEAD:
+            self._select(path)  # from before a restart
         if len(self._paths) <= MAX_SOURCES:
             return None
         oldest = min((p for p in self._paths.values() if p is not self._path), key=lambda p: p.checked_at)

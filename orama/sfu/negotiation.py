@@ -149,6 +149,7 @@ class Negotiator:
         #: Where a track stood in an offer that was not answered: it stands there again in the next.
         self._promised: dict[str, str] = {}
         self._wants_data = False
+        self._restarts = False
         self._numbers = Numbers()
         self._mids = 0
         self._repeats = 0
@@ -174,6 +175,10 @@ class Negotiator:
         if not any(line.kind == "application" for line in self._lines):
             self._wants_data = True
 
+    def restart(self) -> None:
+        """The next offer restarts ICE (RFC 8839, 4.4.1.1); nothing happens before there is an agreement."""
+        self._restarts = self._transport is not None
+
     @property
     def offering(self) -> bool:
         """Whether an offer of ours waits for its answer."""
@@ -193,8 +198,11 @@ class Negotiator:
             return None
         numbers = self._numbers.copy()
         lines = self._next(numbers)
-        if lines == self._lines:
+        if lines == self._lines and not self._restarts:
             return None
+        if self._restarts:
+            self._restarts = False
+            self._ice.restart()
         before = {line.sending.wanted.track_id: line.mid for line in self._lines if line.sending is not None}
         after = {line.sending.wanted.track_id: line.mid for line in lines if line.sending is not None}
         added = {track_id: mid for track_id, mid in after.items() if before.get(track_id) != mid}

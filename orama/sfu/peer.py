@@ -340,10 +340,12 @@ class Peer:
             self.connection.want_data()
 
     def check(self, now: float) -> None:
-        """Leave when the client's connectivity checks have stopped."""
+        """Leave when the client's connectivity checks have stopped for good."""
         if self.connection.silent_for(now) > self._settings.media_timeout:
             _log.info("peer {peer_id} is silent", peer_id=self.peer_id)
             self.leave("timeout")
+            return
+        self.connection.check(now)
 
     # ---- the connection's side
 

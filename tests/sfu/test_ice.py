@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from orama.net.burst import BurstSocket
 from orama.net.fabric import Address, AddressInUse, Buffer, Burst, Fabric, Receiver
 from orama.net.poll import Poll
-from orama.sfu.ice import ICE_CHARS, MAX_SOURCES, IceAgent, IceCounters, MediaPort, RelayOnly
+from orama.sfu.ice import DEAD, ICE_CHARS, MAX_SOURCES, IceAgent, IceCounters, MediaPort, RelayOnly
 from orama.wire import stun
 
 MEDIA: Address = ("10.0.0.1", 20000)
@@ -400,11 +400,36 @@ class RestartTests(PortCase):
         self.through_fabric(check(self.agent, ufrag=old))
         self.assertEqual(self.dropped(), {"bad_integrity": 1})
         self.through_fabric(check(self.agent), source=OTHER_RELAY)
+        self.assertEqual(self.agent.selected, RELAY)
+        self.through_fabric(check(self.agent, nominate=True), source=OTHER_RELAY)
         self.assertEqual(self.agent.selected, OTHER_RELAY)
         self.clock.advance(2)
         self.through_fabric(check(self.agent, ufrag=old, pwd=pwd))
         self.assertEqual(self.relayed[RELAY], [])
         self.assertEqual(self.dropped(), {"bad_integrity": 1, "unknown_ufrag": 1})
+
+    def test_network_change(self) -> None:
+        """Through a restart the old address is used until a new one is nominated, and both are heard all along."""
+        self.through_fabric(check(self.agent, nominate=True))
+        self.agent.restart()
+        for _ in range(3):
+            self.clock.advance(1)
+            self.through_fabric(check(self.agent))
+            self.through_fabric(check(self.agent), RTP, source=OTHER_RELAY)
+            self.through_fabric(RTP)
+            self.agent.send([RTCP])
+            self.assertEqual((self.relayed[RELAY].pop(), self.seen.media), (RTCP, [[RTP], [RTP]]))
+            self.seen.media.clear()
+        self.through_fabric(check(self.agent, nominate=True, priority=1), source=OTHER_RELAY)
+        self.assertEqual(self.seen.selections, [RELAY, OTHER_RELAY])
+
+    def test_dead_address(self) -> None:
+        """After a restart an address that is not checked any more is left at the first check from another."""
+        self.through_fabric(check(self.agent, nominate=True))
+        self.agent.restart()
+        self.clock.advance(DEAD + 0.1)
+        self.through_fabric(check(self.agent), source=OTHER_RELAY)
+        self.assertEqual(self.agent.selected, OTHER_RELAY)
 
     def test_many_restarts(self) -> None:
         """However often a client restarts, two pairs of credentials are known at most."""

@@ -179,6 +179,41 @@ class PublishingTests(SynchronousTestCase):
         self.assertIsNone(answered.agreement.data)
 
 
+class OurRestartTests(SynchronousTestCase):
+    def test_answered(self) -> None:
+        """We restart ICE by an offer with new credentials and nothing else new; before an agreement there is none."""
+        table, ice = negotiator()
+        table.restart()
+        self.assertIsNone(table.propose())
+        browser = Browser()
+        browser.add_track("audio", "a")
+        publish(table, browser)
+        before = table._lines
+        table.restart()
+        proposed = table.propose()
+        assert proposed is not None
+        self.assertEqual((ice.restarts, dict(proposed.added)), (1, {}))
+        self.assertIn(f"a=ice-ufrag:{ice.local_ufrag}\r\n", proposed.sdp)
+        browser.ufrag = "efgh"
+        agreement = table.remote_answer(browser.take_offer(proposed.sdp) or "")
+        assert agreement is not None
+        self.assertEqual((table._lines, ice.remote and ice.remote[0], ice.restarts), (before, "efgh", 1))
+        self.assertIsNone(table.propose())
+
+    def test_crossed(self) -> None:
+        """An offer of the client's that crosses ours is answered with the new credentials."""
+        table, ice = negotiator()
+        browser = Browser()
+        browser.add_track("audio", "a")
+        publish(table, browser)
+        table.restart()
+        self.assertIsNotNone(table.propose())
+        answered = table.remote_offer(browser.offer())
+        self.assertIn(f"a=ice-ufrag:{ice.local_ufrag}\r\n", answered.sdp)
+        self.assertEqual(ice.restarts, 1)
+        self.assertIsNone(table.propose())
+
+
 class SubscribingTests(SynchronousTestCase):
     def test_offer(self) -> None:
         """Our offer: sendonly, msid of publisher and track, SSRC with its RTX in a FID group, actpass, ice-lite."""

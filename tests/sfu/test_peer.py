@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from orama.errors import SignalError
 from orama.settings import SfuSettings
-from orama.sfu.connection import AFTER_WRONG_ANSWER, MOST_DESCRIPTIONS
+from orama.sfu.connection import AFTER_WRONG_ANSWER, MOST_DESCRIPTIONS, RESTART_AFTER
 from orama.sfu.events import (
     Answer,
     Error,
@@ -315,6 +315,31 @@ class SilenceTests(RoomsCase):
         one.publish("audio1")
         self.wait(60)
         self.assertFalse(one.peer.left)
+
+
+class RestartTests(RoomsCase):
+    def test_checks_stop(self) -> None:
+        """A silent client is asked to restart ICE, once in a while, as long as its socket stands and no check comes."""
+        one = self.guest()
+        one.publish("audio1")
+        connection = one.peer.connection
+        relay, other = ("127.0.0.1", 50001), ("127.0.0.1", 50002)
+        self.fabric.deliver([check(connection._agent)], relay, connection._port.address)
+        ufrag = connection._agent.local_ufrag
+        self.wait(RESTART_AFTER - 1)
+        self.assertEqual(one.told(Offer), [])
+        self.wait(2)
+        (offer,) = one.told(Offer)
+        self.assertNotIn(ufrag, offer.sdp)
+        self.assertIn(connection._agent.local_ufrag, offer.sdp)
+        one.browser.ufrag = "wxyz"
+        self.fabric.deliver([check(connection._agent, nominate=True)], other, connection._port.address)
+        self.assertEqual(connection._agent.selected, other)
+        self.wait(RESTART_AFTER)
+        self.assertEqual(len(one.told(Offer)), 1)
+        one.peer.detach()
+        self.wait(9)
+        self.assertEqual(len(one.told(Offer)), 1)
 
 
 class BrokenTests(RoomsCase):
