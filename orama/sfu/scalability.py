@@ -142,7 +142,9 @@ class DescribedLayers:
         self.spatial_layers = structure.spatial_layers
         self.full = (1 << structure.targets) - 1
         self.active = self.full if active is None else active
+        #: When the newest packet of each spatial layer came, and when the first of all.
         self._arrivals: dict[int, float] = {}
+        self._since: float | None = None
         self.covers = tuple(
             sum(
                 1 << other
@@ -164,6 +166,8 @@ class DescribedLayers:
             self.active = self.full
         packet.place = Described(found, template, self, self.active)
         self._arrivals[template.spatial] = packet.time
+        if self._since is None:
+            self._since = packet.time
         return template.spatial, template.temporal, template.indications
 
     def rates(self, rates: Mapping[Hashable, float]) -> Sequence[Rate]:
@@ -180,11 +184,11 @@ class DescribedLayers:
     def silent(self) -> int:
         """Decode targets of spatial layers that have stopped while others go on, a bit for each."""
         arrivals = self._arrivals
-        newest = max(arrivals.values(), default=0.0)
+        newest, since = max(arrivals.values(), default=0.0), self._since or 0.0
         return sum(
             1 << target
             for target, (spatial, _) in enumerate(self.structure.layers)
-            if arrivals.get(spatial, newest) < newest - STOPPED
+            if arrivals.get(spatial, since) < newest - STOPPED
         )
 
     def goal(self, spatial: int, temporal: int, active: int) -> int:

@@ -45,7 +45,7 @@ class Template:
     chains: tuple[int, ...] = ()
 
 
-@frozen(eq=False)
+@frozen
 class Structure:
     """What comes with a key frame.
 

@@ -210,7 +210,8 @@ class Source:
             self.rtx[0],
             sequence.to_bytes(2, "big") + packet.payload,
             packet.marker,
-            extensions=((4, self.mid.encode()),) if self.mid else (),
+            # What says something of the frame is the same as before.
+            extensions=tuple(each for each in packet.extensions if each[0] in (4, 12)),
         )
 
 

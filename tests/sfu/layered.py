@@ -184,9 +184,9 @@ def structure(spatial: int, temporal: int, independent: bool, offset: int = 0) -
     def indication(key: bool, s: int, t: int, target: tuple[int, int]) -> int:
         if target[0] < s or target[1] < t or (independent and not key and target[0] != s):
             return 0
-        if key or t < target[1]:
+        if key or (target[0] == s and (t < target[1] or not t)):
             return 2
-        return 1 if t == temporal - 1 and t > 0 and target[0] == s else 3
+        return 1 if target[0] == s else 3
 
     templates = []
     for s in range(spatial):
