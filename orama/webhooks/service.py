@@ -1,7 +1,8 @@
 """Posts what happens in rooms to where the settings say, until somebody takes it.
 
-:meth:`Webhooks.note` costs a room 30 µs, most of it a line in a file, and never fails it. An event is taken when its answer is 2xx;
-redirects are not followed, since whoever answers there was not chosen by the operator. Certificates are verified.
+:meth:`Webhooks.note` costs a room 30 µs, half of it for a line in a file, and never fails it. An event is taken when
+its answer is 2xx; redirects are not followed, since whoever answers there was not chosen by the operator. Certificates
+are verified.
 What nobody has taken when the node stops is there when it starts again (:mod:`orama.webhooks.spool`).
 """
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import hmac
+import json
+import re
+import shutil
+import subprocess
+import time
 from hashlib import sha256
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
 
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from orama.webhooks.signature import LONGEST, TOLERANCE, BadSignature, sign, verify
 
@@ -42,3 +50,48 @@ class SignatureTests(SynchronousTestCase):
         for given in ("", "t=1800000000", "v1=00", "t=²,v1=00", "t=-1,v1=00", "x" * LONGEST + header):
             self.assertIn("no t= and v1=", self.refused(SECRET, given, BODY, NOW))
         self.assertIn("300 s off", self.refused(SECRET, header, BODY, NOW + TOLERANCE + 1))
+
+
+class SampleTests(SynchronousTestCase):
+    """What the documentation tells receivers to do."""
+
+    def setUp(self) -> None:
+        text = (Path(__file__).resolve().parents[2] / "docs" / "webhooks.rst").read_text()
+        found = re.findall(r"\.\. code-block:: (\w+)\n\n((?:    .*\n|\n)+)", text)
+        self.samples = {language: dedent(code) for language, code in found}
+        now = time.time()
+        good, old = sign(SECRET, BODY, now), sign(SECRET, BODY, now - TOLERANCE - 60)
+        moment, _, mine = good.partition(",")
+        self.asked: list[tuple[str, str, bytes]] = [
+            (SECRET, good, BODY),
+            (SECRET, good + ",v2=x", BODY),
+            ("t" * 32, good, BODY),
+            (SECRET, good, BODY + b" "),
+            (SECRET, old, BODY),
+            (SECRET, moment, BODY),
+            (SECRET, mine, BODY),
+            (SECRET, "", BODY),
+            (SECRET, "x", BODY),
+        ]
+        self.expected = [True, True] + [False] * 7
+
+    def test_python(self) -> None:
+        """The sample in Python takes what is ours and fresh, and nothing else."""
+        names: dict[str, Any] = {}
+        exec(self.samples["python"], names)
+        self.assertEqual([names["is_ours"](*each) for each in self.asked], self.expected)
+
+    def test_node(self) -> None:
+        """So does the one for Node.js."""
+        node = shutil.which("node")
+        if node is None:
+            raise SkipTest("node is not installed")
+        asked = json.dumps([(secret, header, body.decode()) for secret, header, body in self.asked])
+        script = self.samples["javascript"] + dedent(
+            f"""
+            const asked = {asked};
+            console.log(JSON.stringify(asked.map(([s, h, b]) => isOurs(s, h, Buffer.from(b)))));
+            """
+        )
+        done = subprocess.run([node, "--input-type=module"], input=script, capture_output=True, text=True, timeout=60)
+        self.assertEqual((done.stderr, json.loads(done.stdout or "null")), ("", self.expected))
