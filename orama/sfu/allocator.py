@@ -98,6 +98,10 @@ class Allocator:
         """Whether :meth:`share` would do anything."""
         return now - self._at >= INTERVAL or estimate < FALL * self._estimate or keys != self._known
 
+    def renew(self) -> None:
+        """The next :meth:`share` is due."""
+        self._at = float("-inf")
+
     def share(self, subscriptions: dict[str, Subscription], estimate: float, limited: bool, now: float) -> None:
         """Give each its share, when it is time.
 

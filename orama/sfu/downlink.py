@@ -239,10 +239,13 @@ class Downlink:
             self._target = None
 
     def show(self, track: Track, now: float) -> None:
-        """Forward *track* in place of the one before; the SSRC, its numbers and its time go on."""
+        """Forward *track* in place of the one before; the SSRC, its numbers and its time go on.
+
+        What was allowed goes on as well, until the subscriber's bandwidth is shared out anew.
+        """
         self.track.part(self)
         self.pause()
-        self._target, self._paused, self._allowed = None, False, None
+        self._target = None
         self.track = track
         self.match()
         track.join(self)

@@ -151,6 +151,8 @@ class PeerMedia:
         downlink = self._downlinks.get(track_id)
         if downlink is not None and downlink.track is not track:
             downlink.show(track, self._clock.seconds())
+            if self._sharing is not None:
+                self._sharing.renew()
 
     def subscribed(self) -> set[str]:
         """Track ids of the subscriptions."""

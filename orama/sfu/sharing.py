@@ -116,6 +116,10 @@ class Sharing:
         if padding and padded is not None:
             padded.pad(padding, now)
 
+    def renew(self) -> None:
+        """Share out anew with the next tick: something else is forwarded under an old name."""
+        self._allocator.renew()
+
     def _subscriptions(self) -> dict[str, Subscription]:
         return dict(self._downlinks)
 

@@ -226,6 +226,27 @@ class PicturesTests(SlotsCase):
         numbers = [packet.sequence_number for packet in packets]
         self.assertEqual(numbers, list(range(numbers[0], numbers[0] + 6)))
 
+    def test_bandwidth(self) -> None:
+        """A slot that had to be held back stays so with its next track, until bandwidth is shared out, which is due."""
+        viewer, one, two = self.guest(), self.guest(), self.guest()
+        one.publish("video1")
+        two.publish("video2")
+        viewer.peer.receive("video", 1)
+        self.wait()
+        screen, first, second = (MediaGuest(each) for each in (viewer, one, two))
+        media, now = viewer.peer.connection.media, self.reactor.seconds()
+        ((slot_id, downlink),) = media._downlinks.items()
+        first.send("video1", KEY)
+        assert media._sharing is not None
+        allocator = media._sharing._allocator
+        allocator.share({slot_id: downlink}, 1e6, True, now)
+        downlink.allow(None, now)
+        self.assertFalse(allocator.due(1e6, {slot_id}, now))
+        media.show(slot_id, two.peer.publications["video2"].track)
+        second.send("video2", KEY)
+        self.assertEqual((downlink.track.track_id, screen.take()), ("video2", []))
+        self.assertTrue(allocator.due(1e6, {slot_id}, now))
+
 
 class CrowdTests(SlotsCase):
     """More microphones than m-lines for them."""
