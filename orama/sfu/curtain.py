@@ -31,7 +31,7 @@ class Curtain:
     __slots__ = ("_last", "_until")
 
     def __init__(self, streams: Iterable[Stream], now: float) -> None:
-        self._last = {stream: stream.last_timestamp for stream in streams}
+        self._last = {stream: stream.last_timestamp for stream in streams if stream.last_timestamp >= 0}
         self._until = now + FALL
 
     def __call__(self, stream: Stream, packets: Sequence[Packet], now: float) -> Sequence[Packet]:

@@ -38,6 +38,18 @@ class CurtainTests(SynchronousTestCase):
         self.alice.send(*self.source.frame())
         self.assertEqual(self.room.counters.dropped["muted"], 3)
 
+    def test_nothing_under_way(self) -> None:
+        """A video that is muted before its first packet shows nothing, whatever its timestamps begin with."""
+        for timestamp in (0x10000000, 0x90000000):
+            self.alice.publish(camera("other", ssrcs=((5, 15),)))
+            track = self.alice.media.tracks["other"]
+            carol = self.room.client()
+            carol.media.subscribe(track, downlinked(camera("other")))
+            track.muted = True
+            self.alice.send(*Source(self.alice, 5, timestamp=timestamp).frame(key=True))
+            self.assertEqual(carol.rtp, [])
+            self.alice.publish()
+
     def test_late_packet(self) -> None:
         """A packet of that frame that was lost and sent again passes too, but not for ever."""
         self.alice.send(self.frame[0], self.frame[3])
