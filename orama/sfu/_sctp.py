@@ -21,6 +21,7 @@ from aiortc.rtcsctptransport import (
     WEBRTC_DCEP,
     WEBRTC_STRING,
     WEBRTC_STRING_EMPTY,
+    InitChunk,
     RTCSctpTransport,
 )
 from attrs import define
@@ -161,6 +162,21 @@ class Sctp(RTCSctpTransport):  # type: ignore[misc]
     def _reset_inbound(self, stream: int) -> None:
         if self.inbound is not None:
             self.inbound.reset(stream)
+
+    async def _init(self) -> None:
+        """Let the client begin, as RFC 8841, 9.3 has it do anyway; ours goes out when T1 expires first.
+
+        One handshake does instead of two, and werift is lost when an INIT comes before it has sent its own.
+        """
+        init = InitChunk()
+        init.initiate_tag = self._local_verification_tag
+        init.advertised_rwnd = self._advertised_rwnd
+        init.outbound_streams = self._outbound_streams_count
+        init.inbound_streams = self._inbound_streams_max
+        init.initial_tsn = self._local_tsn
+        self._set_extensions(init.params)
+        self._t1_start(init)
+        self._set_state(self.State.COOKIE_WAIT)
 
     # ---- in
 

@@ -835,6 +835,24 @@ class HostileTests(LoopCase):
             await self.assert_aborted(call, call.send_raw(chunk))
 
     @on_loop
+    async def test_client_begins(self) -> None:
+        """A client that begins the association, as all do, gets no INIT of ours: werift would be lost."""
+        came: list[str] = []
+
+        class Client(RTCSctpTransport):  # type: ignore[misc]
+            async def _receive_chunk(self, chunk: Any) -> None:
+                came.append(type(chunk).__name__)
+                await super()._receive_chunk(chunk)
+
+        call = SctpCall()
+        call.client_sctp = Client(call.client, 5000)
+        await call.connect()
+        await call.until(lambda: call.client_sctp.state == "connected")
+        self.assertIn("InitAckChunk", came)
+        self.assertNotIn("InitChunk", came)
+        await call.close()
+
+    @on_loop
     async def test_odd_client(self) -> None:
         """A client that takes odd ids too, and from the lowest (werift), does not meet ours, whoever opens first."""
         call = await self.start()
