@@ -64,7 +64,9 @@ def rtp_packet(publisher: int, number: int, load: Load) -> bytes:
         # RFC 6386, 9.1: bit 0 of the first byte is clear in a keyframe; then the start code and the size.
         key = b"\x10\x02\x00\x9d\x01\x2a\x80\x02\xe0\x01" if frame % 100 == 0 else b"\x31\x02\x00" + bytes(7)
         body = bytes([0x10 if first else 0x00]) + (key if first else bytes(10))
-    return header + (body.ljust(11, b"\0") + struct.pack("!HI", publisher, number)).ljust(SIZES[load.kind] - 12, b"\x55")
+    return header + (body.ljust(11, b"\0") + struct.pack("!HI", publisher, number)).ljust(
+        SIZES[load.kind] - 12, b"\x55"
+    )
 
 
 def send(peers: Sequence[RelayedPeer], load: Load, first: int, count: int, times: mmap.mmap) -> None:

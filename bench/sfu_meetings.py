@@ -238,5 +238,3 @@ class Janus:
         peer = RelayedPeer((ADDRESS, 3478), *turn_credentials(rivals.SECRET, "bench"))
         await peer.allocate()
         return peer
-
-

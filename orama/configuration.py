@@ -261,7 +261,7 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "sfu.relay_addresses": _each(_ip),
     "signaling.ports": _ports,
     "cluster.url": _optional(_matching(_URL, "an address of a site (https://n1.example)")),
-    "cluster.runner": _one_of("inline", "systemd"),
+    "cluster.runner": _one_of("inline", "processes", "systemd"),
     "cluster.rqlite": _optional(_matching(_URL, "an address of a site (http://10.0.0.1:4001)")),
     "cluster.olric": _optional(_matching(_SERVICE, "a host and port (10.0.0.1:3320)")),
     "cluster.gateway": _optional(_matching(_URL, "an address of a site (http://10.0.0.1:6001)")),

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from orama import __version__
 from orama.boot import wait_for_database, wait_for_prerequisites, waiting_site
+from orama.children import Children
 from orama.cluster.alternates import ClusterAlternates
 from orama.cluster.desired import TurnPlace, WebRtcConfig
 from orama.cluster.exchange import Exchange
@@ -82,8 +83,8 @@ class Node:
         self.url = ""
         #: Actual ports of the HTTP endpoints, in the order of the settings.
         self.http: list[IListeningPort] = []
-        #: Namespaces that run as units of systemd; None when they run in here.
-        self.units: Units | None = None
+        #: Namespaces that run in processes of their own; None when they run in here.
+        self.units: Units | Children | None = None
         self._running: list[tuple[str, Callable[[], Any]]] = []
         self._changing = DeferredLock()
 
@@ -161,7 +162,7 @@ class Node:
         self.unready = ""
         _log.info("orama is ready: {url}", url=self.url)
         if self.units is not None:
-            # systemd starts no unit before we have said that we are ready.
+            # They come to the control socket, and systemd starts no unit before we have said that we are ready.
             self._later(self._first_start())
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
@@ -263,23 +264,28 @@ class Node:
         self._started("rooms", self.rooms.stop)
         # With port 0 the kernel chose; what clients are told is what is.
         self.settings = evolve(settings, turn_port=self.turn.udp_port, turns_port=self.turn.tls_port)
-        if settings.cluster.runner == "systemd":
-            self._start_units()
+        if settings.cluster.runner != "inline":
+            self._start_units(settings.cluster.runner)
 
-    def _start_units(self) -> None:
+    def _start_units(self, runner: str) -> None:
         """Namespaces are processes of their own: be there for them."""
-        self.units = Units(
-            self._reactor,
-            self._settings_now,
-            self.directory,
-            self.tenants,
-            self.turn,
-            self.membership.config_of,
-            lambda config: tenant_of(config, self.settings, self._shut()),
-            self.membership.reconnect_url,
-            globalLogPublisher,
-            processes(self._reactor),
-        )
+        config, reconnect_url = self.membership.config_of, self.membership.reconnect_url
+        if runner == "processes":
+            inline = self._inline()
+            self.units = Children(self._reactor, self._settings_now, self.directory, inline, config, reconnect_url)
+        else:
+            self.units = Units(
+                self._reactor,
+                self._settings_now,
+                self.directory,
+                self.tenants,
+                self.turn,
+                config,
+                lambda config: tenant_of(config, self.settings, self._shut()),
+                reconnect_url,
+                globalLogPublisher,
+                processes(self._reactor),
+            )
         self.units.workers.on_secured = self.metrics.join_time.observe
         self.units.workers.on_occurrence = self.webhooks.note
         self.units.workers.on_first_frame = self.metrics.first_frame.observe
@@ -318,11 +324,15 @@ class Node:
         each = self.membership.desired.get(namespace)
         return () if each is None else each.turn_places({node.node_id: node for node in self.registry.nodes})
 
+    def _inline(self) -> InlineRunner:
+        """Serves roles in this process, once there is what serves them."""
+        return InlineRunner(lambda *what: self.served.apply(*what), self._config_to_run)
+
     def _parts(self) -> Parts:
-        units, inline = self.units, InlineRunner(self.served.apply, self._config_to_run)
+        units = self.units
         return Parts(
-            inline if units is None else units.runner,
-            units is not None,
+            self._inline() if units is None else units.runner,
+            units is not None and units.outlives,
             self.certificates,
             self.live.close_here,
             self.live.stats_here,
@@ -462,7 +472,7 @@ class Node:
             self.webhooks.configure(settings.webhooks)
             self.served.configure(settings)
             if self.units is not None:
-                await self.units.leases.refresh_all()
+                await self.units.reloaded()
             self.site.adopt(self._site())
             _log.info("the configuration was read again")
             if waiting:

@@ -182,7 +182,7 @@ class ClusterSettings:
     #: Nodes per namespace that forward media, and that relay it; never more than there are.
     sfu_nodes: int = 3
     turn_nodes: int = 2
-    #: "inline", or "systemd": namespaces as units.
+    #: "inline"; "processes": the SFU of each namespace as a child; or "systemd": namespaces as units.
     runner: str = "inline"
     #: What must be there before WebRTC is: "http://10.0.0.1:4001", "10.0.0.1:3320", "http://10.0.0.1:6001".
     rqlite: str = ""

@@ -56,6 +56,9 @@ class Units:
         )
         self.runner = SystemdRunner(run, self.serves, self.refresh, self._leave, self._taken)
 
+    #: What runs goes on when the node ends.
+    outlives = True
+
     def startService(self) -> None:
         self.leases.startService()
 
@@ -77,6 +80,10 @@ class Units:
         """
         await self.leases.refresh(namespace)
         await self.workers.refresh(namespace)
+
+    async def reloaded(self) -> None:
+        """The settings are other ones."""
+        await self.leases.refresh_all()
 
     async def _assign(self, namespace: str) -> Assignment:
         settings = self._settings()

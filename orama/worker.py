@@ -24,8 +24,11 @@ from attrs import evolve  # noqa: E402
 from twisted.application.internet import TimerService  # noqa: E402
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, maybeDeferred  # noqa: E402
 from twisted.internet.error import CannotListenError  # noqa: E402
+from twisted.internet.protocol import Protocol, connectionDone  # noqa: E402
+from twisted.internet.stdio import StandardIO  # noqa: E402
 from twisted.internet.task import deferLater  # noqa: E402
 from twisted.logger import Logger, globalLogBeginner  # noqa: E402
+from twisted.python.failure import Failure  # noqa: E402
 
 from orama.attachment import Attachment  # noqa: E402
 from orama.cluster.desired import WebRtcConfig  # noqa: E402
@@ -446,12 +449,24 @@ def _unless_cancelled(failure: Any, what: str) -> None:
         _log.failure(what, failure)
 
 
+class _Leash(Protocol):
+    """The node at the other end of standard input: nothing is said, but its end is seen, however it comes."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._reactor.running:
+            self._reactor.stop()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run until a signal ends it."""
     parser = argparse.ArgumentParser(prog="python -m orama.worker", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--namespace", required=True)
     parser.add_argument("--data-dir", required=True, type=Path, help="of the node of this host")
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
+    parser.add_argument("--attached", action="store_true", help="end when standard input does: the node has gone")
     options = parser.parse_args(arguments)
     reactor = reactors.installed()
     settings = Settings(data_dir=options.data_dir.absolute(), log_format=options.log_format)
@@ -464,6 +479,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     daemon = Daemon(reactor, settings, lambda: settings, node=worker, notifier=notifier, name="orama-worker")
     daemon.startService()
     reactor.addSystemEventTrigger("before", "shutdown", daemon.stopService)
+    if options.attached:
+        StandardIO(_Leash(reactor), reactor=reactor)  # type: ignore[call-arg]  # the types are those of Windows
     reactor.run(installSignalHandlers=False)
 
 

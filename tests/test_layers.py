@@ -37,7 +37,7 @@ SHARED = frozenset(
 ASSEMBLY = frozenset(
     {
         *("hierarchy", "membership", "serving", "attending", "reporting", "boot", "listening", "shut"),
-        *("daemon", "tap", "attachment", "worker", "turn_worker", "lease", "units", "outward", "garbage"),
+        *("daemon", "tap", "attachment", "worker", "turn_worker", "lease", "units", "children", "outward", "garbage"),
     }
 )
 #: Where asyncio may be spoken.

@@ -252,8 +252,8 @@ class _DrainResource(JsonResource):
         return Reply(body={})
 
 
-def unit_resources(workers: Workers, leases: Leases) -> dict[str, IResource]:
-    """What is to be put under ``/v1/control``: ``worker`` and ``lease``."""
+def unit_resources(workers: Workers, leases: Leases | None) -> dict[str, IResource]:
+    """What is to be put under ``/v1/control``: ``worker``, and ``lease`` where TURN has units."""
     worker = _StreamResource(workers.attach, workers.detach)
     worker.putChild(b"report", _ReportResource(workers))
     worker.putChild(b"occurrences", _OccurrencesResource(workers))
@@ -261,6 +261,8 @@ def unit_resources(workers: Workers, leases: Leases) -> dict[str, IResource]:
     worker.putChild(b"taken", _TakenResource(workers))
     worker.putChild(b"claim", _ClaimResource(workers))
     worker.putChild(b"release", _ReleaseResource(workers))
+    if leases is None:
+        return {"worker": worker}
     lease = _StreamResource(leases.attach, leases.detach)
     lease.putChild(b"drain", _DrainResource(leases))
     return {"worker": worker, "lease": lease}

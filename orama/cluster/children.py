@@ -1,0 +1,258 @@
+"""SFUs as children of the node: one process for each namespace, on whatever core is free.
+
+For a machine without systemd's units (``cluster.runner = "processes"``). TURN of every namespace stays with the node,
+or with its ``turn.workers``. A child that ends is started again, and who ends soon waits longer for it; when the node
+goes away in whatever manner, its children see the end of their standard input and go too.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.error import ProcessDone, ProcessExitedAlready
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+import orama
+from orama.cluster.placement import SFU
+from orama.cluster.runner import Runner
+from orama.errors import Unavailable
+
+#: Seconds before a child is started again: the first pause, and the longest that it grows to.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+#: A child that lived so many seconds did not end soon.
+SOUND = 60.0
+#: Seconds beyond its drain that a child gets to end.
+GRACE = 10.0
+#: Bytes of a child's line that are logged; the rest of it is lost.
+MAX_LINE = 16_384
+#: What systemd tells the node is not for its children.
+_UNTOLD = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+_log = Logger()
+
+
+class Child(ProcessProtocol):
+    """One process of a namespace; what it writes goes to our log.
+
+    :param arguments: of Python.
+    :ivar wanted: whether it is to be started again when it ends.
+    """
+
+    def __init__(self, reactor: Any, namespace: str, arguments: Sequence[str]) -> None:
+        self.namespace = namespace
+        self.wanted = True
+        self.running = False
+        #: Why it is not running, while it waits to be started again.
+        self.why = ""
+        self._reactor = reactor
+        self._arguments = list(arguments)
+        self._began = 0.0
+        self._pause = FIRST_PAUSE
+        self._again: IDelayedCall | None = None
+        self._impatience: IDelayedCall | None = None
+        #: Fires when the process has ended for good.
+        self.ended: Deferred[None] = Deferred()
+
+    def start(self) -> None:
+        """Start the process."""
+        self._again = None
+        self._began = self._reactor.seconds()
+        self._lines = [_Lines(self.namespace), _Lines(self.namespace)]
+        self.running = True
+        self._reactor.spawnProcess(self, sys.executable, [sys.executable, *self._arguments], _environment())
+
+    def stop(self, deadline: float | None) -> None:
+        """Let it drain, for *deadline* seconds at the longest; None ends it at once."""
+        self.wanted = False
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+            self._over()
+            return
+        self._signal("TERM")
+        if deadline is None:
+            self._signal("INT")  # another one than the first: two of a kind that come together are one
+        if self._impatience is not None and self._impatience.active():
+            self._impatience.cancel()
+        self._impatience = self._reactor.callLater((deadline or 0.0) + GRACE, self._signal, "KILL")
+
+    def outReceived(self, data: bytes) -> None:
+        self._lines[0].feed(data)
+
+    def errReceived(self, data: bytes) -> None:
+        self._lines[1].feed(data)
+
+    def processEnded(self, reason: Failure) -> None:
+        self.running = False
+        if self._impatience is not None and self._impatience.active():
+            self._impatience.cancel()
+        if not self.wanted:
+            self._over()
+            return
+        self.why = _why(reason)
+        lived = self._reactor.seconds() - self._began
+        self._pause = FIRST_PAUSE if lived >= SOUND else self._pause
+        _log.error(
+            "the SFU of {namespace} {why}, and is started again in {pause} s",
+            namespace=self.namespace,
+            why=self.why,
+            pause=self._pause,
+        )
+        self._again = self._reactor.callLater(self._pause, self.start)
+        self._pause = min(2 * self._pause, LONGEST_PAUSE)
+
+    def _signal(self, name: str) -> None:
+        try:
+            self.transport.signalProcess(name)  # type: ignore[union-attr]
+        except ProcessExitedAlready:
+            pass
+
+    def _over(self) -> None:
+        if not self.ended.called:
+            self.ended.callback(None)
+
+
+class ChildRunner:
+    """SFUs in processes, TURN in here.
+
+    :param arguments: of Python, for a namespace's SFU.
+    :param inline: serves TURN.
+    :param deadline: seconds that an SFU may drain.
+    :param serves: whether the namespace's SFU has come to us and serves.
+    :param tell: takes over what is to be known of a namespace now.
+    :param leave: called before an SFU is stopped, to say what is to become of its people.
+    :param taken: why an SFU could not open its ports, if that is what it has said; once.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        arguments: Callable[[str], Sequence[str]],
+        inline: Runner,
+        deadline: Callable[[], float],
+        serves: Callable[[str], bool],
+        tell: Callable[[str], Awaitable[None]],
+        leave: Callable[[str], Awaitable[None]],
+        taken: Callable[[str], str | None],
+    ) -> None:
+        self._reactor = reactor
+        self._arguments = arguments
+        self._inline = inline
+        self._deadline = deadline
+        self._serves = serves
+        self._tell = tell
+        self._leave = leave
+        self._taken = taken
+        self._children: dict[str, Child] = {}
+        self._stopped = False
+
+    @property
+    def children(self) -> Mapping[str, Child]:
+        """Namespace → its SFU."""
+        return self._children
+
+    async def start(self, namespace: str, role: str) -> None:
+        """
+        :raises Unavailable: ``port_in_use``; or ``sfu_failed``: it ended, and is going to be started again.
+        """
+        if role != SFU:
+            await self._inline.start(namespace, role)
+            return
+        why = self._taken(namespace)
+        if why is not None:
+            raise Unavailable("port_in_use", f"{namespace} cannot be served: {why}")
+        child = self._children.get(namespace)
+        if child is None:
+            if not self._stopped:
+                child = self._children[namespace] = Child(self._reactor, namespace, self._arguments(namespace))
+                child.ended.addCallback(self._gone, child)
+                child.start()
+        elif not child.wanted:
+            raise Unavailable("sfu_draining", f"the last SFU of {namespace} still drains")
+        elif not child.running:
+            raise Unavailable("sfu_failed", f"the SFU of {namespace} {child.why}, and is started again")
+        else:
+            await self._tell(namespace)  # it runs and does not serve: it may know other ports than we do
+
+    async def stop(self, namespace: str, role: str) -> None:
+        if role != SFU:
+            await self._inline.stop(namespace, role)
+            return
+        child = self._children.get(namespace)
+        if child is not None and child.wanted:
+            await self._leave(namespace)
+            child.stop(self._deadline())
+
+    async def refresh(self, namespace: str) -> None:
+        await self._inline.refresh(namespace)
+        await self._tell(namespace)
+
+    def running(self, namespace: str, role: str) -> bool:
+        return self._serves(namespace) if role == SFU else self._inline.running(namespace, role)
+
+    async def survey(self) -> frozenset[tuple[str, str]]:
+        return await self._inline.survey() | {(namespace, SFU) for namespace in self._children}
+
+    def stop_all(self) -> Deferred[None]:
+        """Fires when no child is left."""
+        self._stopped = True
+        leaving = list(self._children.values())
+        for child in leaving:
+            child.stop(None)
+        ended = [_told(child.ended) for child in leaving]
+        return DeferredList(ended).addCallback(lambda _: None)
+
+    def _gone(self, _: None, child: Child) -> None:
+        if self._children.get(child.namespace) is child:
+            del self._children[child.namespace]
+
+
+def _why(reason: Failure) -> str:
+    """How a process has ended, as the end of a sentence."""
+    if reason.check(ProcessDone) is not None:
+        return "has ended"
+    number = getattr(reason.value, "signal", None)
+    if number is not None:
+        return f"was ended by signal {number}"
+    return f"has ended with status {getattr(reason.value, 'exitCode', None)}"
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with the place where this very package is."""
+    ours = {name: value for name, value in os.environ.items() if name not in _UNTOLD}
+    paths = [str(Path(orama.__file__).resolve().parents[1]), *filter(None, [ours.get("PYTHONPATH")])]
+    return {**ours, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+class _Lines:
+    """A child's output, in our log."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._waiting = b""
+
+    def feed(self, data: bytes) -> None:
+        *lines, rest = (self._waiting + data).split(b"\n")
+        self._waiting = rest[:MAX_LINE]
+        for line in lines:
+            _log.info("{namespace}: {text}", namespace=self._namespace, text=line[:MAX_LINE].decode("utf-8", "replace"))
+
+
+def _told(event: Deferred[None]) -> Deferred[None]:
+    """Fires with *event*, whose result stays."""
+    told: Deferred[None] = Deferred()
+
+    def tell(result: Any) -> Any:
+        told.callback(None)
+        return result
+
+    event.addBoth(tell)
+    return told
