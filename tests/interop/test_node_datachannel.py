@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,32 +10,16 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from tests.browser.netns import Network, available, node_options
 from tests.browser.stage import directory, end
+from tests.interop.npm import PACKAGES, install
 from tests.node import NodeProcess
 
-PACKAGE = "node-datachannel@0.33"
 SCRIPT = Path(__file__).with_name("node_datachannel.mjs")
-#: Where npm installs it, once for a checkout.
-PACKAGES = Path(__file__).resolve().parent.parent.parent / "build" / "node"
 MESSAGES = 200
-
-
-def install() -> str:
-    """Have the package; why not, else."""
-    lacking = [name for name in ("node", "npm") if not shutil.which(name)]
-    if lacking:
-        return f"{' and '.join(lacking)} not installed"
-    if not (PACKAGES / "node_modules" / "node-datachannel").is_dir():
-        PACKAGES.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(PACKAGES), PACKAGE]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            return f"npm could not install {PACKAGE}: {done.stderr.strip().splitlines()[-1:]}"
-    return ""
 
 
 class NodeDatachannelTests(SynchronousTestCase):
     def setUp(self) -> None:
-        if reason := install() or available():
+        if reason := install("node-datachannel", "0.33") or available():
             raise SkipTest(reason)
         self.network = Network()
         self.addCleanup(self.network.close)
