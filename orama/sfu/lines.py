@@ -15,6 +15,7 @@ from orama.sfu.values import (
     AUDIO_LEVEL,
     DEPENDENCY_DESCRIPTOR,
     MID,
+    TRANSPORT_CC,
     VIDEO_ORIENTATION,
     Codec,
     Downlinked,
@@ -28,9 +29,10 @@ CHANNELS = "webrtc-datachannel"
 #: The port of the association, a number inside DTLS (RFC 8841, 5), and the longest message that we take.
 SCTP_PORT = 5000
 MAX_MESSAGE = 262144
-#: Header extensions of packets to clients, as far as the publisher has them; MID is ours to add. Without a
+#: Header extensions of packets to clients that are ours to add, and those that come from the publisher. Without a
 #: transport-wide sequence number browsers estimate by themselves and tell us in REMB, once a second.
-SENT = frozenset({MID, AUDIO_LEVEL, VIDEO_ORIENTATION, DEPENDENCY_DESCRIPTOR})
+OURS = frozenset({MID, TRANSPORT_CC})
+SENT = frozenset({AUDIO_LEVEL, VIDEO_ORIENTATION, DEPENDENCY_DESCRIPTOR})
 
 
 @frozen
@@ -84,7 +86,7 @@ class Line:
         if self.stopped or self.sending is None or not self.receives or not self.codecs:
             return None
         sending = self.sending
-        sent = SENT & (sending.wanted.extensions | {MID})
+        sent = OURS | (SENT & sending.wanted.extensions)
         return Downlinked(
             sending.wanted.track_id,
             self.mid,
