@@ -88,6 +88,19 @@ class TrackRemoved:
 class TrackState:
     track_id: str
     muted: bool
+    #: Those of the track where it has any.
+    layers: tuple[str, ...] | None = None
+
+
+@frozen
+class Layers:
+    """To a publisher: which layers of its track somebody watches, lowest first."""
+
+    track_id: str
+    mid: str
+    layers: tuple[str, ...]
+    #: Of the same layers, where it named them.
+    rids: tuple[str, ...]
 
 
 @frozen
@@ -139,6 +152,7 @@ Event = (
     | TrackAdded
     | TrackRemoved
     | TrackState
+    | Layers
     | Slot
     | ActiveSpeakers
     | DataChannel

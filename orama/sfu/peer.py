@@ -26,6 +26,7 @@ from orama.sfu.events import (
     Error,
     Event,
     Kicked,
+    Layers,
     PeerInfo,
     Slot,
     TrackInfo,
@@ -398,6 +399,18 @@ class Peer:
                 before.track.muted = before.muted
                 if before.wanted != wanted:
                     self.room.republish(before)
+            self._look_after(before)
+
+    def _look_after(self, publication: Publication) -> None:
+        """Hear from the track which layers it has, and which of them are watched."""
+        uplinked, track = publication.uplinked, publication.track
+
+        def asks(layers: tuple[str, ...]) -> None:
+            rids = track.rids[: len(layers)] if uplinked.rids else ()
+            self.say(Layers(uplinked.track_id, uplinked.mid, layers, rids))
+
+        track.asks = asks
+        track.relayered = lambda: self.room.relayered(publication)
 
     def data_opened(self, sctp: SctpTransport) -> None:
         if "data" not in self.permissions:

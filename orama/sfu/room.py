@@ -146,6 +146,11 @@ class Room:
         for other in self._others(by):
             other.muted(publication)
 
+    def relayered(self, publication: Publication) -> None:
+        """The track has other layers to choose from than before."""
+        for other in self._others(publication.peer):
+            other.muted(publication)
+
     def open_data(self, peer: Peer, sctp: SctpTransport) -> None:
         """*peer* has data channels now; so everybody needs them."""
         first = not self._has_data

@@ -128,7 +128,8 @@ class Subscriptions:
 
     def muted(self, publication: Publication) -> None:
         if publication.track_id in self.told:
-            self._peer.say(TrackState(publication.track_id, publication.muted))
+            layers = publication.track.layers or None
+            self._peer.say(TrackState(publication.track_id, publication.muted, layers))
 
     # ---- m-lines of their own, and slots
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from twisted.internet.interfaces import IReactorTime
 
 from orama.sfu.curtain import Curtain, nothing
-from orama.sfu.layers import flowing, names, ordered
+from orama.sfu.demand import Demand
+from orama.sfu.layers import ceiling, flowing, names, ordered
 from orama.sfu.packet import Packet
 from orama.sfu.qualities import Quality
 from orama.sfu.speakers import AudioLevel
@@ -49,6 +50,12 @@ class Track:
         self.gate: Gate | None = None
         self._chosen_by: Gate | None = None
         self._muted = False
+        #: Told which layers somebody watches, when the publisher is to send others than before.
+        self.asks: Callable[[tuple[str, ...]], None] | None = None
+        #: Told when ``layers`` have become others, which of one stream only the stream itself says.
+        self.relayered: Callable[[], None] | None = None
+        self._demand = Demand(0)
+        self._named: tuple[str, ...] | None = None
         self._downlinks: dict[Downlink, None] = {}
         self.configure(uplinked)
 
@@ -132,6 +139,24 @@ class Track:
     @staticmethod
     def spatial_layers(stream: Stream) -> int:
         return 1 if stream.layering is None else stream.layering.spatial_layers
+
+    def tick(self, now: float) -> None:
+        """Timed work: layers that stop, that come to be, and that nobody watches."""
+        if len(self.rids) > 1:
+            self.aim(now)
+        layers = self.layers
+        if layers != self._named:
+            known, self._named = self._named, layers
+            self._demand = Demand(len(layers))
+            if known is not None and self.relayered is not None:
+                self.relayered()
+        if layers and self._demand.look(self._watched(len(layers)), now) and self.asks is not None:
+            self.asks(layers[: self._demand.asked])
+
+    def _watched(self, count: int) -> int:
+        """How many of *count* layers, from the lowest on, those want who asked for most: whoever wants a high one may
+        have to do with a lower one at any time."""
+        return max((ceiling(each.layer, count) + 1 for each in self._downlinks), default=0)
 
     def places(self) -> list[Stream | None]:
         """A place for each layer, lowest first; None where no stream has begun."""

@@ -189,8 +189,7 @@ class Uplink:
                 stream.reached(round_trip)
             stream.tick(now)
         for track in self.tracks.values():
-            if len(track.rids) > 1:
-                track.aim(now)
+            track.tick(now)
         self._nack(now)
         if self._arrivals.due(now):
             self._feedback(now)

@@ -348,6 +348,8 @@ export class Room extends EventTarget {
         return this.#roster.slot(message, this.#connection);
       case "track-state":
         return this.#trackState(message);
+      case "layers":
+        return this.#watched(message);
       case "active-speakers":
         return this.#emit("active-speakers", { peers: message.peers });
       case "data-channel":
@@ -501,8 +503,9 @@ export class Room extends EventTarget {
     }
   }
 
-  #trackState({ trackId, muted }) {
-    if (this.#roster.trackState(trackId, muted)) return;
+  #trackState(message) {
+    const { trackId, muted } = message;
+    if (this.#roster.trackState(message)) return;
     const own = streamIds(this.#connection?.localDescription?.sdp ?? "");
     for (const publication of this.publications) {
       const { mid } = publication;
@@ -510,6 +513,11 @@ export class Room extends EventTarget {
       publication.silence(muted);
       this.#emit("track-state", { publication, muted });
     }
+  }
+
+  /** Nobody has to send what nobody watches. */
+  async #watched({ mid, layers, rids }) {
+    for (const publication of this.publications) if (publication.mid === mid) await publication.confine(layers, rids);
   }
 
   #announceMute({ mid, muted }) {

@@ -67,6 +67,22 @@ export class Publication {
     await this.transceiver?.sender.replaceTrack(this.#outgoing());
   }
 
+  /**
+   * Sends only what somebody watches: these of its encodings, or where they have no names all of them or none.
+   * @param {string[]} layers those that are watched, lowest first.
+   * @param {string[]} rids their names.
+   */
+  async confine(layers, rids) {
+    const { sender } = this.transceiver ?? {};
+    const parameters = sender?.getParameters();
+    if (!parameters?.encodings?.length) return;
+    const wanted = ({ rid }) => (rid ? rids.includes(rid) : layers.length > 0);
+    for (const [place, encoding] of parameters.encodings.entries()) {
+      encoding.active = wanted(encoding) && (this.encodings?.[place]?.active ?? true);
+    }
+    await sender.setParameters(parameters);
+  }
+
   #outgoing() {
     return this.muted && this.kind === "video" ? null : this.track;
   }

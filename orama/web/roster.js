@@ -100,10 +100,10 @@ export class Roster {
   }
 
   /** @returns {boolean} is it a track of one of these? */
-  trackState(trackId, muted) {
+  trackState({ trackId, muted, layers }) {
     const { peer, track } = this.#find(trackId);
     if (!track) return false;
-    track.muted = muted;
+    Object.assign(track, { muted, layers: layers ?? track.layers });
     this.#emit("track-state", { peer, track, muted });
     return true;
   }

@@ -489,6 +489,14 @@ class EventTests(SynchronousTestCase):
             (events.Slot("s1", "video"), {"type": "slot", "mid": "s1", "kind": "video"}),
             (events.TrackState("t", True), {"type": "track-state", "trackId": "t", "muted": True}),
             (
+                events.TrackState("t", False, ("low", "high")),
+                {"type": "track-state", "trackId": "t", "muted": False, "layers": ["low", "high"]},
+            ),
+            (
+                events.Layers("t", "0", ("low",), ("q",)),
+                {"type": "layers", "trackId": "t", "mid": "0", "layers": ["low"], "rids": ["q"]},
+            ),
+            (
                 events.ActiveSpeakers(({"peerId": "p", "level": 90},)),
                 {"type": "active-speakers", "peers": [{"peerId": "p", "level": 90}]},
             ),
