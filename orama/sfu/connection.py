@@ -22,7 +22,7 @@ from orama.sfu._sctp import SctpCounters
 from orama.sfu._sctp_channels import SctpTransport
 from orama.sfu.allowance import Allowance
 from orama.sfu.counters import MediaCounters
-from orama.sfu.events import Answer, Event, Offer
+from orama.sfu.events import Answer, Error, Event, Offer
 from orama.sfu.ice import IceAgent, MediaPort
 from orama.sfu.lines import Wanted
 from orama.sfu.media import PeerMedia, RandomBits
@@ -38,6 +38,11 @@ GATHER_FIRST = 0.1
 AFTER_ANSWER = 0.1
 #: Seconds that the offer after an answer of ours waits at first, in case that the browser was busy all the same.
 IMPATIENT = 1.0
+#: Seconds that an offer which has crossed ours waits for the answer to ours: a client that gives way answers it at
+#: once, and its own offer is void then. Under heavy load a browser took 0.15 s; the rest is for the way.
+GIVING_WAY = 0.5
+#: Seconds after an offer was made again within which it may cross an offer of the client's, though it is answered.
+REPEATED_MAY_CROSS = 2.0
 #: Seconds after an answer that did not fit.
 AFTER_WRONG_ANSWER = 1.0
 #: Seconds without a connectivity check after which we ask for an ICE restart, and until we ask again. Clients that get
@@ -153,6 +158,11 @@ class Connection:
         self._descriptions = Allowance(DESCRIPTION_RATE, MOST_DESCRIPTIONS, clock.seconds())
         self._flowing = False
         self._offer_call: IDelayedCall | None = None
+        #: An offer of the client's that has crossed ours, and when it is answered.
+        self._crossed: str | None = None
+        self._crossed_call: IDelayedCall | None = None
+        #: When we last made an offer again.
+        self._repeated = 0.0
         self._quiet_until = 0.0
         self._restarted = float("-inf")
         self._closed = False
@@ -220,6 +230,7 @@ class Connection:
         offer = self.negotiator.repeat()
         if offer is not None:
             self._counters.offers_repeated += 1
+            self._repeated = self._clock.seconds()
             self._expect()
             self._listener.say(Offer(offer))
 
@@ -231,14 +242,46 @@ class Connection:
     # ---- what the client says
 
     def remote_offer(self, text: str) -> None:
-        """
+        """Answer the client's offer. One that has crossed ours is answered a little later, if then.
+
+        Both ends have to agree on which of the two offers counts. Clients that ignore ours have theirs answered. But a
+        page that hands whatever comes to ``setRemoteDescription`` takes its own offer back by that (RFC 8829, 4.1.8.2),
+        answers ours, and offers again; an answer to what it took back would leave both sides with another idea of
+        m-lines and ICE credentials, and after an ICE restart for ever.
+
         :raises SignalError: ``invalid_offer`` or ``rate_limited``; nothing has changed.
         """
         self._described()
         self._counters.offers_received += 1
-        glare, dropped = self.negotiator.offering, self.negotiator.candidates_dropped
+        again = self.negotiator.repeated and self._clock.seconds() < self._repeated + REPEATED_MAY_CROSS
+        if self.negotiator.offering or again:
+            self._counters.glares += self.negotiator.offering
+            if self._crossed is None:
+                self._crossed = text
+                self._cancel()
+                self._crossed_call = self._clock.callLater(GIVING_WAY, self._insisted)
+                return
+        self._answer(text)
+
+    def _insisted(self) -> None:
+        """The client goes by its own offer: ours is taken back, and made again after the answer."""
+        text, self._crossed = self._crossed, None
+        assert text is not None
+        try:
+            self._answer(text)
+        except SignalError as error:
+            self._listener.say(Error(error.code, error.message, error.fatal))
+            self._expect()
+
+    def _forget_crossed(self) -> None:
+        call, self._crossed, self._crossed_call = self._crossed_call, None, None
+        if call is not None and call.active():
+            call.cancel()
+
+    def _answer(self, text: str) -> None:
+        dropped = self.negotiator.candidates_dropped
         answered = self.negotiator.remote_offer(text)
-        self._counters.glares += glare
+        self._forget_crossed()
         self._counters.candidates_refused += self.negotiator.candidates_dropped - dropped
         self._begin()
         self._cancel()
@@ -258,10 +301,14 @@ class Connection:
         try:
             agreement = self.negotiator.remote_answer(text)
         except SignalError:
-            if self.negotiator.offering:
+            if self.negotiator.offering and self._crossed is None:
                 self._expect(AFTER_WRONG_ANSWER)
             raise
         self._counters.candidates_refused += self.negotiator.candidates_dropped - dropped
+        if self._crossed is not None:
+            # Whatever this answers, the client has given way.
+            self._forget_crossed()
+            self._expect()
         if agreement is None:
             return
         if not self.negotiator.offering:
@@ -358,6 +405,7 @@ class Connection:
             return succeed(None)
         self._closed = True
         self._cancel()
+        self._forget_crossed()
         self.media.close()
 
         def forget(result: object) -> None:

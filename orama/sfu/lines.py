@@ -73,6 +73,10 @@ class Line:
     extensions: Mapping[str, int] = field(factory=dict)
     uplink: Uplinked | None = None
     sending: Sending | None = None
+    #: Whether the client has a track here that our offer left no room for, see ``reading.answered``.
+    wishes: bool = False
+    #: Whether our offers say that it may send here, because it wished to.
+    invited: bool = False
     #: Of the client's data m-line.
     sctp_port: int = SCTP_PORT
     max_message: int = 65536
@@ -120,7 +124,8 @@ def written(line: Line, local: Local, *, answering: bool, max_bitrate: int = 0) 
         attributes.append(("max-message-size", str(MAX_MESSAGE)))
         return sdp.Media(line.kind, 9, SCTP, (CHANNELS,), attributes)
     sends = line.sending is not None and (line.receives or not answering)
-    attributes.append((_direction(sends, line.uplink is not None), ""))
+    receives = line.uplink is not None or line.invited
+    attributes.append((_direction(sends, receives), ""))
     attributes.append(("rtcp-mux", ""))
     attributes.append(("rtcp-rsize", ""))
     attributes.extend(("extmap", f"{number} {uri}") for uri, number in line.extensions.items())
@@ -132,7 +137,7 @@ def written(line: Line, local: Local, *, answering: bool, max_bitrate: int = 0) 
         attributes.extend(_sources(line.sending))
     numbers = [number for codec in line.codecs for number in (codec.payload_type, codec.rtx_payload_type)]
     formats = tuple(str(number) for number in numbers if number is not None)
-    capped = max_bitrate and line.kind == "video" and line.uplink is not None
+    capped = max_bitrate and line.kind == "video" and receives
     return sdp.Media(line.kind, 9, RTP, formats, attributes, max(1, max_bitrate // 1000) if capped else None)
 
 

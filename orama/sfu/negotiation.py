@@ -9,7 +9,7 @@ media are ``connection``'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from attrs import evolve, frozen
@@ -185,6 +185,11 @@ class Negotiator:
         return self._outstanding is not None
 
     @property
+    def repeated(self) -> bool:
+        """Whether an offer of ours has been answered that was made more than once: the client may take it again."""
+        return self._stale > 0
+
+    @property
     def mids(self) -> dict[str, str]:
         """Track id → mid of what the client receives or is being offered."""
         lines = self._outstanding.lines if self._outstanding is not None else self._lines
@@ -220,7 +225,7 @@ class Negotiator:
 
     def _next(self, numbers: Numbers) -> tuple[Line, ...]:
         """The m-lines as they should be: nothing that nobody wants, everything that somebody does."""
-        lines = [self._kept(line, numbers) for line in self._lines]
+        lines = self._inviting(self._kept(line, numbers) for line in self._lines)
         placed = {line.sending.wanted.track_id for line in lines if line.sending is not None}
         for track in self._wanted.values():
             if track.track_id not in placed:
@@ -228,6 +233,17 @@ class Negotiator:
         if self._wants_data and not any(line.kind == "application" and not line.stopped for line in lines):
             _insert(lines, Line(self._new_mid(lines), "application"))
         return tuple(lines)
+
+    def _inviting(self, lines: Iterable[Line]) -> list[Line]:
+        """*lines*, on which those that the client wished to send on are open to it."""
+        lines = list(lines)
+        room = self._max_uplinks - sum(line.uplink is not None for line in lines)
+        for index, line in enumerate(lines):
+            uninvited = line.wishes and not line.invited and not line.stopped
+            if uninvited and room > 0 and self._rights.publish(line.kind, line.mid):
+                lines[index] = evolve(line, invited=True)
+                room -= 1
+        return lines
 
     def _kept(self, line: Line, numbers: Numbers) -> Line:
         if line.sending is None:
@@ -376,7 +392,7 @@ class Negotiator:
         try:
             if offer is None:
                 raise SdpError("there is no offer that waits for it")
-            lines = reading.answered(session, offer.lines)
+            lines = self._read_answer(session, offer.lines)
             # Who is the DTLS server is settled once (RFC 8842, 5.5). Pion says passive to whoever is lite, at any time.
             setups = ("active",) if self._transport is None else ("active", "passive")
             transport = self._read_transport(session, lines, setups)
@@ -407,6 +423,16 @@ class Negotiator:
         self._take(transport, offered=False)
         self._lines = lines
         return self._agreement(declined)
+
+    def _read_answer(self, session: sdp.Session, offered: Sequence[Line]) -> tuple[Line, ...]:
+        lines = list(reading.answered(session, offered))
+        named = {line.uplink.track_id for line in lines if line.uplink is not None}
+        # An answer that comes a second time means the tracks of the first.
+        before = {line.mid: line.uplink for line in self._lines}
+        for index, (media, line, old) in enumerate(zip(session.media, lines, offered, strict=True)):
+            if line.uplink is not None and old.uplink is None:
+                lines[index] = self._named(line, media, before.get(line.mid), named)
+        return tuple(lines)
 
     # ---- both
 

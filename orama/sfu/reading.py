@@ -95,7 +95,12 @@ def offered(
 
 
 def answered(session: sdp.Session, offer: Sequence[Line]) -> tuple[Line, ...]:
-    """The m-lines of our *offer* as the client's answer leaves them."""
+    """The m-lines of our *offer* as the client's answer leaves them. A new uplink has no track id yet.
+
+    A page that adds a track while its browser takes our offer finds it on an m-line that we offered for sending alone.
+    The answer can only say ``recvonly``, Chromium sees no need for an offer of its own (W3C webrtc-pc, 4.7.3), and
+    nothing but the a=msid in the answer tells of the track. So it is for us to offer again.
+    """
     if len(session.media) != len(offer):
         raise SdpError("it has not the m-lines of the offer")
     return tuple(_answered(session, media, line) for media, line in zip(session.media, offer, strict=True))
@@ -119,17 +124,19 @@ def _answered(session: sdp.Session, media: sdp.Media, line: Line) -> Line:
         raise SdpError("an m-line has none of the codecs of the offer")
     way = sdp.direction(session, media)
     sends, receives = way in ("sendrecv", "sendonly"), way in ("sendrecv", "recvonly")
-    if (sends and line.uplink is None) or (receives and line.sending is None):
+    if (sends and line.uplink is None and not line.invited) or (receives and line.sending is None):
         raise SdpError("an m-line has a direction that the offer does not allow")
     known = payloads.extensions(media)
     extensions = {uri: number for uri, number in known.items() if uri in line.extensions}
     uplink = None
-    if sends and line.uplink is not None:
-        pairs = sdp.ssrcs(media)[:MAX_SSRCS] or line.uplink.ssrcs
-        uplink = evolve(line.uplink, codecs=codecs, extensions=extensions, ssrcs=pairs)
+    if sends:
+        before = line.uplink or Uplinked("", line.mid, line.kind, codecs)
+        pairs = sdp.ssrcs(media)[:MAX_SSRCS] or before.ssrcs
+        uplink = evolve(before, codecs=codecs, extensions=extensions, ssrcs=pairs)
+    wishes = not sends and line.uplink is None and sdp.msid(media) is not None
     if line.sending is None:
         receives = line.receives
-    return evolve(line, codecs=codecs, extensions=extensions, uplink=uplink, receives=receives)
+    return evolve(line, codecs=codecs, extensions=extensions, uplink=uplink, receives=receives, wishes=wishes)
 
 
 def _data(line: Line, media: sdp.Media) -> Line:

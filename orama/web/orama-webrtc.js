@@ -487,7 +487,11 @@ export class Room extends EventTarget {
 
   async #offered({ sdp }) {
     const connection = this.#connection;
-    if (!connection || connection.signalingState === "have-local-offer") return; // glare: the SFU will offer again
+    if (!connection) return;
+    if (connection.signalingState === "have-local-offer") {
+      this.#sendOffer(); // glare: said again it tells the SFU that we keep to ours; its own comes again
+      return;
+    }
     await connection.setRemoteDescription({ type: "offer", sdp });
     await connection.setLocalDescription();
     this.#signaling.send({ type: "answer", sdp: connection.localDescription.sdp });

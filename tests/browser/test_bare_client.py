@@ -48,6 +48,16 @@ class BareClientTests(BrowserTestCase):
         """Four bare clients that come in one rush each get everything of the three others."""
         self.check(4, "udp")
 
+    def test_devices_during_an_offer(self) -> None:
+        """Tracks that a page has just when it takes an offer of the SFU's reach the others like any."""
+        for page in (self.bare_page(), self.bare_page(awkward="late")):
+            page.media(audio=1, video=1)
+
+    def test_glare(self) -> None:
+        """A page that takes its own offer, an ICE restart, back for one of the SFU's is heard and seen afterwards."""
+        for page in (self.bare_page(), self.bare_page(awkward="glare")):
+            page.media(audio=1, video=1)
+
     def test_with_the_room_page(self) -> None:
         """A bare client and the room page understand each other."""
         bare, page = self.bare_page(), self.room_page("Ada")

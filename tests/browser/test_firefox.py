@@ -69,7 +69,18 @@ class FirefoxTests(BrowserTestCase):
 
     def test_bare(self) -> None:
         """The bare client runs in Firefox too."""
+        self.check_bare()
+
+    def test_devices_during_an_offer(self) -> None:
+        """Tracks that Firefox has just when it takes an offer of the SFU's reach the others like any."""
+        self.check_bare(awkward="late")
+
+    def test_glare(self) -> None:
+        """Firefox takes its own offer, an ICE restart, back for one of the SFU's, and is heard and seen afterwards."""
+        self.check_bare(awkward="glare")
+
+    def check_bare(self, **more: str) -> None:
         fox = browser().page()
         self.addCleanup(fox.close)
-        for page in (self.bare_page("udp", fox), self.bare_page("udp")):
+        for page in (self.bare_page("udp", fox, **more), self.bare_page("udp")):
             page.media(audio=1, video=1)

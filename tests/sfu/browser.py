@@ -1,7 +1,8 @@
 """A browser's peer connection reduced to its signalling (RFC 8829): a second opinion on every description of ours.
 
-It publishes, receives, ignores offers while one of its own is on the way, and refuses what Chromium and Firefox refuse:
-m-lines in another order, a payload type or an extension id with two meanings, an msid that is there twice.
+It publishes, receives, ignores offers while one of its own is on the way or takes that back, and refuses what Chromium
+and Firefox refuse: m-lines in another order, a payload type or an extension id with two meanings, an msid that is there
+twice, ICE credentials that changed for no reason.
 """
 
 from __future__ import annotations
@@ -43,13 +44,25 @@ class Transceiver:
 
 
 class Browser:
-    """One ``RTCPeerConnection``."""
+    """One ``RTCPeerConnection`` and its page.
+
+    :ivar yields: whether the page hands our offer to ``setRemoteDescription`` also while its own is on the way, which
+        takes its own back (RFC 8829, 4.1.8.2); else it ignores ours then.
+    """
+
+    yields = False
 
     def __init__(self, ufrag: str = "abcd") -> None:
         self.lines: list[Transceiver] = []
         self.loose: list[Transceiver] = []
         self.offering = False
         self.ufrag = ufrag
+        #: The next offer is to have new ICE credentials.
+        self.restarting = False
+        self.restarts = 0
+        #: The SFU's ufrag, as far as agreed on.
+        self.remote_ufrag = ""
+        self._before: tuple[list[Transceiver], list[Transceiver], str] = ([], [], ufrag)
         self.ids: dict[int, str] = {number: uri for pairs in EXTENSIONS.values() for number, uri in pairs}
         self._mids = 0
 
@@ -93,6 +106,9 @@ class Browser:
     # ---- offer and answer
 
     def offer(self) -> str:
+        self._before = (list(self.lines), list(self.loose), self.ufrag)
+        if self.restarting and any(not each.stopped for each in (*self.lines, *self.loose)):
+            self._restart()
         for each in list(self.loose):
             self.loose.remove(each)
             each.mid = self._new_mid()
@@ -101,13 +117,27 @@ class Browser:
         return self._describe([self._section(each, "actpass", self._way(each)) for each in self.lines])
 
     def rollback(self) -> None:
+        """Take our offer back: its new m-lines and credentials are nobody's again."""
+        self.lines, self.loose, ufrag = self._before
+        for each in self.loose:
+            each.mid = None
+        self.restarting, self.ufrag = self.ufrag != ufrag, ufrag
         self.offering = False
+
+    def _restart(self) -> None:
+        self.restarts += 1
+        self.ufrag = f"{self.ufrag[:4]}{self.restarts}"
+        self.restarting = False
 
     def take_answer(self, text: str) -> None:
         session = sdp.parse(text)
         if not self.offering or len(session.media) != len(self.lines):
             raise Refused("an answer that fits no offer")
         self._check(session)
+        remote = self._remote(session)
+        if self.remote_ufrag and remote not in ("", self.remote_ufrag) and self.ufrag == self._before[2]:
+            raise Refused("an ICE restart that was not asked for")
+        self.remote_ufrag = remote or self.remote_ufrag
         for media, each in zip(session.media, self.lines, strict=True):
             if media.rejected:
                 each.stopped = each.gone = True
@@ -119,12 +149,18 @@ class Browser:
 
     def take_offer(self, text: str) -> str | None:
         """The answer; None when the offer is ignored, since one of its own is on the way."""
-        if self.offering:
+        if self.offering and not self.yields:
             return None
+        if self.offering:
+            self.rollback()
         session = sdp.parse(text)
         if len(session.media) < len(self.lines):
             raise Refused("m-lines are missing")
         self._check(session)
+        remote = self._remote(session)
+        if self.remote_ufrag and remote not in ("", self.remote_ufrag):
+            self._restart()
+        self.remote_ufrag = remote or self.remote_ufrag
         answers = []
         for index, media in enumerate(session.media):
             each = self._associated(index, media)
@@ -141,6 +177,16 @@ class Browser:
             mine = {(False, False): "inactive", (True, False): "sendonly", (False, True): "recvonly"}
             answers.append(self._section(each, "active", mine.get((each.accepted, receives), "sendrecv"), media))
         return self._describe(answers)
+
+    def _remote(self, session: sdp.Session) -> str:
+        return next((sdp.ice(session, media).ufrag for media in session.media if not media.rejected), "")
+
+    @property
+    def needs_negotiation(self) -> bool:
+        """What is left to offer after an answer (W3C webrtc-pc, 4.7.3). A track on an m-line that we were offered for
+        receiving is not: its a=msid stood in the answer.
+        """
+        return self.restarting or bool(self.loose) or any(each.stopped and not each.gone for each in self.lines)
 
     def _associated(self, index: int, media: sdp.Media) -> Transceiver:
         mid = media.attributes.get("mid")
@@ -228,7 +274,7 @@ class Browser:
                     attributes.append(("fmtp", f"{number + 1} apt={number}"))
             formats = tuple(numbers)
         attributes.extend(((way, ""), ("rtcp-mux", "")))
-        if each.track is not None and way in ("sendonly", "sendrecv"):
+        if each.track is not None:
             attributes.append(("msid", f"- {each.track}"))
         return sdp.Media(each.kind, 9, "UDP/TLS/RTP/SAVPF", formats, attributes)
 

@@ -7,7 +7,7 @@ import re
 from attrs import evolve
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.errors import SignalError
@@ -194,10 +194,10 @@ class OurRestartTests(SynchronousTestCase):
         assert proposed is not None
         self.assertEqual((ice.restarts, dict(proposed.added)), (1, {}))
         self.assertIn(f"a=ice-ufrag:{ice.local_ufrag}\r\n", proposed.sdp)
-        browser.ufrag = "efgh"
         agreement = table.remote_answer(browser.take_offer(proposed.sdp) or "")
         assert agreement is not None
-        self.assertEqual((table._lines, ice.remote and ice.remote[0], ice.restarts), (before, "efgh", 1))
+        self.assertEqual((browser.restarts, ice.restarts, table._lines), (1, 1, before))
+        self.assertEqual(ice.remote and ice.remote[0], browser.ufrag)
         self.assertIsNone(table.propose())
 
     def test_crossed(self) -> None:
@@ -368,6 +368,54 @@ class SubscribingTests(SynchronousTestCase):
             self.assertEqual(directions[mids["v"]], "sendrecv")
             self.assertEqual(directions[mids["a"]], "sendonly")
             self.assertIsNotNone(answered.agreement.data)
+
+    def test_track_added_while_we_offer(self) -> None:
+        """A track that a page adds while it takes our offer is invited by the next one, and published.
+
+        The browser says of it only a=msid in its answer, and offers nothing by itself.
+        """
+        table, _ = negotiator()
+        browser = Browser()
+        table.want(audio("a"))
+        settle(table, browser)
+        browser.add_track("audio", "mine")
+        table.want(video("v"))
+        proposed = table.propose()
+        assert proposed is not None
+        answer = browser.take_offer(proposed.sdp)
+        assert answer is not None
+        self.assertFalse(browser.needs_negotiation)
+        agreement = table.remote_answer(answer)
+        assert agreement is not None
+        self.assertEqual(agreement.uplinks, ())
+        invitation = table.propose()
+        assert invitation is not None
+        self.assertEqual(invitation.added, {})
+        answer = browser.take_offer(invitation.sdp)
+        assert answer is not None
+        agreement = table.remote_answer(answer)
+        assert agreement is not None
+        self.assertEqual([each.track_id for each in agreement.uplinks], ["mine"])
+        self.assertEqual({each.track_id for each in agreement.downlinks}, {"a", "v"})
+        self.assertEqual(browser.sending, {"mine"})
+        self.assertIsNone(table.propose())
+
+    def test_invited_once(self) -> None:
+        """Who names a track in the answer but does not send it is asked once, and who may not publish never."""
+        for may_publish, offers in ((True, 1), (False, 0)):
+            table, _ = negotiator(may_publish=lambda kind, mid, may=may_publish: may)
+            browser = Browser()
+            table.want(audio("a"))
+            proposed = table.propose()
+            assert proposed is not None
+            text = browser.take_offer(proposed.sdp)
+            assert text is not None
+            for _ in range(offers):
+                table.remote_answer(text.replace("a=recvonly", "a=recvonly\r\na=msid:- mine"))
+                self.assertIsNotNone(table.propose())
+            agreement = table.remote_answer(text.replace("a=recvonly", "a=recvonly\r\na=msid:- mine"))
+            assert agreement is not None
+            self.assertEqual((agreement.uplinks, table.propose()), ((), None))
 
     def test_client_stops_a_line(self) -> None:
         """A transceiver that the client stops takes its track with it; the place is used again under a new mid."""
@@ -675,6 +723,17 @@ class Glare(RuleBasedStateMachine):
         self.published: set[str] = set()
         self.forwarded: set[str] = set()
         self.dirty = False
+        #: An offer of the client's that has crossed ours.
+        self.crossed: str | None = None
+
+    @initialize(yields=st.booleans())
+    def client_is(self, yields: bool) -> None:
+        self.browser.yields = yields
+
+    @precondition(lambda self: any(not each.stopped for each in self.browser.lines))
+    @rule()
+    def client_restarts_ice(self) -> None:
+        self.browser.restarting = self.dirty = True
 
     def name(self, kind: str) -> str:
         self.names += 1
@@ -719,7 +778,7 @@ class Glare(RuleBasedStateMachine):
         if proposed is not None:
             self.down.append(("offer", proposed.sdp))
 
-    @precondition(lambda self: self.table.offering)
+    @precondition(lambda self: self.table.offering and self.crossed is None)
     @rule()
     def sfu_is_impatient(self) -> None:
         offer = self.table.repeat()
@@ -735,8 +794,29 @@ class Glare(RuleBasedStateMachine):
     def sfu_hears(self) -> None:
         kind, text = self.up.pop(0)
         if kind == "answer":
-            self.agree(self.table.remote_answer(text))
-            return
+            try:
+                self.agree(self.table.remote_answer(text))
+            except SignalError:
+                # Who gives way may take an offer that we made again once more than we count. It is told, no more.
+                assert self.browser.yields and not self.table.offering
+            self.crossed = None
+        elif (self.table.offering or self.table.repeated) and self.crossed is None:
+            self.crossed = text
+        else:
+            self.answer(text)
+
+    def settled(self) -> bool:
+        """Whether time can tell that the client has not given way to an offer of ours."""
+        return self.crossed is not None and not self.up and not self.down
+
+    @precondition(settled)
+    @rule()
+    def client_has_not_given_way(self) -> None:
+        assert self.crossed is not None
+        self.answer(self.crossed)
+
+    def answer(self, text: str) -> None:
+        self.crossed = None
         answered = self.table.remote_offer(text)
         self.agree(answered.agreement)
         self.down.append(("answer", answered.sdp))
@@ -759,6 +839,7 @@ class Glare(RuleBasedStateMachine):
             answer = self.browser.take_offer(text)
             if answer is not None:
                 self.up.append(("answer", answer))
+                self.dirty = self.browser.needs_negotiation
 
     def teardown(self) -> None:
         """When everybody has had their say, every track of either side is negotiated, and nothing else."""
@@ -770,6 +851,8 @@ class Glare(RuleBasedStateMachine):
                 self.sfu_hears()
             elif self.down:
                 self.client_hears()
+            elif self.crossed is not None:
+                self.client_has_not_given_way()
             elif self.table.offering:
                 self.sfu_is_impatient()
             else:

@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred
 
 from orama.errors import SignalError
 from orama.settings import SfuSettings
-from orama.sfu.connection import AFTER_WRONG_ANSWER, MOST_DESCRIPTIONS, RESTART_AFTER
+from orama.sfu.connection import AFTER_WRONG_ANSWER, GIVING_WAY, MOST_DESCRIPTIONS, RESTART_AFTER
 from orama.sfu.events import (
     Answer,
     Error,
@@ -79,7 +79,7 @@ class OfferTests(RoomsCase):
         self.assertEqual(len(listener.told(Offer)), 1)
 
     def test_crossed(self) -> None:
-        """When both offer at once ours is forgotten, theirs answered, and ours made again."""
+        """When both offer at once and the client keeps to its own, that is answered, and ours made again."""
         one, two = self.guest(), self.guest()
         one.publish("audio1")
         two.browser.add_transceiver("video", "video2")
@@ -87,11 +87,65 @@ class OfferTests(RoomsCase):
         self.wait()
         self.assertEqual(two.tracks, set())
         two.peer.offer(theirs)
+        self.assertEqual([type(event) for event in two.events], [TrackAdded, Offer])
+        self.wait(GIVING_WAY)
         self.wait()
         self.assertEqual([type(event) for event in two.events], [TrackAdded, Offer, Answer, Offer])
         self.assertEqual((two.tracks, two.browser.sending), ({"audio1"}, {"video2"}))
         self.wait()
         self.assertEqual(one.tracks, {"video2"})
+
+    def test_crossed_and_said_again(self) -> None:
+        """A client that offers once more instead of an answer to ours is answered at once, and once."""
+        one, two = self.guest(), self.guest()
+        one.publish("audio1")
+        two.browser.add_transceiver("video", "video2")
+        theirs = two.browser.offer()
+        self.wait()
+        two.peer.offer(theirs)
+        two.peer.offer(theirs)
+        self.assertEqual(two.browser.sending, {"video2"})
+        self.wait(GIVING_WAY)
+        self.assertEqual(len(two.told(Answer)), 1)
+        self.assertEqual(two.tracks, {"audio1"})
+
+    def test_gives_way(self) -> None:
+        """A client that takes its own offer back for ours is agreed with on ours; what it took back never was."""
+        one, two = self.guest(), self.guest()
+        two.publish("audio2")
+        self.wait()
+        two.browser.yields = True
+        two.browser.restarting = True
+        theirs = two.browser.offer()
+        one.publish("audio1")
+        two.deaf = True
+        self.wait()
+        two.peer.offer(theirs)
+        (ours,) = two.told(Offer)
+        answer = two.browser.take_offer(ours.sdp)
+        assert answer is not None
+        two.peer.answer(answer)
+        self.assertEqual(two.tracks, {"audio1"})
+        self.wait(GIVING_WAY)
+        self.assertEqual(len(two.told(Answer)), 1)
+        two.deaf = False
+        two.peer.offer(two.browser.offer())
+        self.assertEqual(len(two.told(Answer)), 2)
+        self.assertEqual((two.tracks, two.browser.sending), ({"audio1"}, {"audio2"}))
+
+    def test_crossed_and_wrong(self) -> None:
+        """An offer that crosses ours and cannot be used is an error, and ours goes on waiting."""
+        one, two = self.guest(), self.guest()
+        two.deaf = True
+        one.publish("audio1")
+        self.wait()
+        two.peer.offer("nonsense")
+        self.wait(GIVING_WAY)
+        (error,) = two.told(Error)
+        self.assertEqual((error.code, error.fatal), ("invalid_offer", False))
+        two.deaf = False
+        self.wait(self.sfu.offer_timeout)
+        self.assertEqual(two.tracks, {"audio1"})
 
     def test_wrong_answer(self) -> None:
         """An answer that does not fit is an error, and the offer is made again."""
@@ -167,7 +221,7 @@ class PermissionTests(RoomsCase):
             guest.publish("audio1", "video1", "video2", sources={"2": "screen"})
             self.assertEqual(set(guest.peer.publications), taken)
             self.assertEqual([error.code for error in guest.told(Error)], ["forbidden"])
-            guest.browser.ufrag = "efgh"
+            guest.browser.restarting = True
             guest.peer.offer(guest.browser.offer())
             self.assertEqual(set(guest.peer.publications), taken)
             guest.peer.leave()
