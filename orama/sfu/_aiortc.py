@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 
 from aiortc.rtcdtlstransport import (
@@ -31,6 +30,7 @@ from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from orama.sfu._turns import turns_of
 from orama.sfu.values import SrtpKeys
 
 #: ``(algorithm, value)`` of an ``a=fingerprint`` line.
@@ -48,7 +48,7 @@ MAX_DATAGRAM = 2048
 #: Seconds from the start of DTLS to its keys.
 HANDSHAKE_TIMEOUT = 30.0
 #: Datagrams that are read before others have their turn: some 1 ms.
-PIECE = 64
+PIECE = 32
 #: The header of a DTLS 1.2 record (RFC 6347, 4.1), its type for what is not of DTLS itself, and the longest record.
 RECORD_HEADER = 13
 APPLICATION_DATA = 23
@@ -111,6 +111,19 @@ def _ignore(*_: object) -> None:
     """Nobody listens."""
 
 
+def at_once(coroutine: Coroutine[Any, Any, object]) -> None:
+    """Run to its end one of aiortc's coroutines in which, over our datagrams, nothing waits.
+
+    :raises RuntimeError: something did.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+    coroutine.close()
+    raise RuntimeError("aiortc waits where it did not")
+
+
 class _Datagrams:
     """What aiortc takes for an ICE transport: ``_recv``, ``_send`` and a role."""
 
@@ -122,6 +135,9 @@ class _Datagrams:
         self._counters = counters
         self._waiting: deque[bytes] = deque()
         self._reader: asyncio.Future[bytes] | None = None
+        #: Called when there is something to :meth:`burst`, once there is no handshake any more.
+        self._wake: Callable[[], None] | None = None
+        self._end: asyncio.Future[None] | None = None
         self._closed = False
         self.limit = EARLY_DATAGRAMS
 
@@ -134,6 +150,8 @@ class _Datagrams:
             self._reader.set_result(datagram)
         elif len(self._waiting) < self.limit:
             self._waiting.append(datagram)
+            if self._wake is not None:
+                self._wake()
         else:
             self._counters.overflowed += 1
 
@@ -141,8 +159,9 @@ class _Datagrams:
         """Whoever reads gets a ConnectionError, which aiortc takes for the end."""
         self._closed = True
         self._waiting.clear()
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_exception(ConnectionError("closed"))
+        for waiter in (self._reader, self._end):
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(ConnectionError("closed"))
 
     async def _recv(self) -> bytes:
         if self._waiting:
@@ -155,12 +174,28 @@ class _Datagrams:
         finally:
             self._reader = None
 
-    async def burst(self) -> list[bytes]:
-        """All that waits, up to a piece; one datagram at least."""
+    async def last(self, wake: Callable[[], None]) -> None:
+        """Call *wake* for all that comes, until the end.
+
+        :raises ConnectionError: the end.
+        """
+        self._wake = wake
+        if self._waiting:
+            wake()
+        if self._closed:
+            raise ConnectionError("closed")
+        self._end = asyncio.get_running_loop().create_future()
+        await self._end
+
+    def burst(self) -> list[bytes]:
+        """What waits, up to a piece."""
         waiting = self._waiting
-        if not waiting:
-            return [await self._recv()]
-        return [waiting.popleft() for _ in islice(range(len(waiting)), PIECE)]
+        return [waiting.popleft() for _ in range(min(len(waiting), PIECE))]
+
+    @property
+    def more(self) -> bool:
+        """Whether anything waits."""
+        return bool(self._waiting)
 
     async def _send(self, datagram: bytes) -> None:
         self.send((datagram,))
@@ -175,7 +210,7 @@ class _Datagrams:
 class BurstReceiver(Protocol):
     """What takes decrypted packets as they were read, many at a time."""
 
-    async def handle_burst(self, packets: Sequence[bytes]) -> None: ...
+    def handle_burst(self, packets: Sequence[bytes]) -> None: ...
 
 
 class Dtls(RTCDtlsTransport):  # type: ignore[misc]
@@ -194,22 +229,35 @@ class Dtls(RTCDtlsTransport):  # type: ignore[misc]
             self._settled = self.encrypted and ssl is not None and ssl.DTLSv1_get_timeout() is None
             await super()._recv_next()
             return
-        datagrams = await cast(_Datagrams, self.transport).burst()
-        packets: list[bytes] = []
+        # From here on this task waits for the end alone, and what comes is read by turns.
+        turns = turns_of(asyncio.get_running_loop())
         try:
-            for datagram in datagrams:
-                self._open(datagram, packets)
-                if datagram[0] != APPLICATION_DATA:
-                    await self._write_ssl()
-        except SSL.ZeroReturnError:
-            await self._write_ssl()
-            raise ConnectionError("closed by the client") from None
+            await self._datagrams.last(lambda: turns.enter(self.read))
         finally:
-            receiver = cast(BurstReceiver | None, self._data_receiver)
-            if packets and receiver is not None:
-                await receiver.handle_burst(packets)
-        if len(datagrams) == PIECE:
-            await asyncio.sleep(0)
+            turns.leave(self.read)
+
+    @property
+    def _datagrams(self) -> _Datagrams:
+        return cast(_Datagrams, self.transport)
+
+    def read(self) -> bool:
+        """Take a piece of what has come; whether there is more."""
+        datagrams = self._datagrams
+        packets: list[bytes] = []
+        over = False
+        for datagram in datagrams.burst():
+            try:
+                self._open(datagram, packets)
+            except SSL.ZeroReturnError:
+                over = True
+            if datagram[0] != APPLICATION_DATA:
+                at_once(self._write_ssl())
+        receiver = cast(BurstReceiver | None, self._data_receiver)
+        if packets and receiver is not None:
+            receiver.handle_burst(packets)
+        if over:
+            datagrams.close()
+        return datagrams.more
 
     def _open(self, datagram: bytes, packets: list[bytes]) -> None:
         """Decrypt the records of *datagram*; nearly always there is one, and none needs no asking for more."""
@@ -244,7 +292,7 @@ class Dtls(RTCDtlsTransport):  # type: ignore[misc]
             end = at + RECORD_HEADER + int.from_bytes(records[at + 11 : at + 13])
             datagrams.append(records[at:end])
             at = end
-        cast(_Datagrams, self.transport).send(datagrams)
+        self._datagrams.send(datagrams)
 
     def _setup_srtp(self) -> None:
         assert self._ssl is not None

@@ -28,7 +28,7 @@ from attrs import define
 from OpenSSL import SSL
 from twisted.logger import Logger
 
-from orama.sfu._aiortc import Dtls
+from orama.sfu._aiortc import Dtls, at_once
 from orama.sfu._sctp_inbound import MAX_STREAMS, Inbound, Incoming
 from orama.sfu._sctp_outbound import Outbound
 from orama.wire import sctp
@@ -180,14 +180,14 @@ class Sctp(RTCSctpTransport):  # type: ignore[misc]
 
     # ---- in
 
-    async def handle_burst(self, packets: Sequence[bytes]) -> None:
+    def handle_burst(self, packets: Sequence[bytes]) -> None:
         """Take what was read at once, and acknowledge it."""
         count = 0
         try:
             for packet in packets:
                 if self._stopping:
                     return
-                await self._take(packet)
+                self._take(packet)
                 inbound = self.inbound
                 if inbound is not None and inbound.unacknowledged:
                     count += 1
@@ -198,7 +198,7 @@ class Sctp(RTCSctpTransport):  # type: ignore[misc]
         except Exception as error:  # aiortc asserts and unpacks; the DTLS reader must survive that
             _log.info("SCTP association aborted: {error}", error=type(error).__name__)
             self.counters.aborted += 1
-            await self.stop()
+            at_once(self.stop())
         else:
             if self.inbound is not None and self.inbound.dropped:
                 self.counters.chunks_dropped += self.inbound.dropped
@@ -206,9 +206,9 @@ class Sctp(RTCSctpTransport):  # type: ignore[misc]
             self._wake()
 
     async def _handle_data(self, data: bytes) -> None:
-        await self.handle_burst((data,))
+        self.handle_burst((data,))
 
-    async def _take(self, packet: bytes) -> None:
+    def _take(self, packet: bytes) -> None:
         try:
             tag, chunks = sctp.split(packet)
         except SctpError:
@@ -221,34 +221,33 @@ class Sctp(RTCSctpTransport):  # type: ignore[misc]
         for kind, flags, start, end in chunks:
             if kind == sctp.DATA:
                 if self.inbound is not None:
-                    messages = self.inbound.data(sctp.fragment(packet, flags, start, end))
-                    for message in messages:
-                        await self._message(message)
+                    for message in self.inbound.data(sctp.fragment(packet, flags, start, end)):
+                        self._message(message)
             elif kind == sctp.SACK:
                 self._out.acknowledge(sctp.acknowledgement(packet, start, end), self._clock.time())
             elif kind == sctp.FORWARD_TSN:
                 if self.inbound is not None:
                     for message in self.inbound.forward(sctp.forward(packet, start, end)):
-                        await self._message(message)
+                        self._message(message)
             elif kind in CHUNK_TYPES:
-                await self._control(kind, flags, packet[start:end])
+                self._control(kind, flags, packet[start:end])
             if self._association_state == self.State.CLOSED:
                 return
         if self._reconfig_deferred is not None:
-            await self._reset_deferred_streams()
+            at_once(self._reset_deferred_streams())
 
-    async def _control(self, kind: int, flags: int, body: bytes) -> None:
+    def _control(self, kind: int, flags: int, body: bytes) -> None:
         _check_parameters(kind, body)
         if kind == sctp.INIT and self._association_state == self.State.ESTABLISHED:
             return  # a late copy: aiortc would count from its TSN again
-        await self._receive_chunk(CHUNK_TYPES[kind](flags=flags, body=body))
+        at_once(self._receive_chunk(CHUNK_TYPES[kind](flags=flags, body=body)))
 
-    async def _message(self, message: Incoming) -> None:
+    def _message(self, message: Incoming) -> None:
         channel = self._data_channels.get(message.stream)
         data, protocol = message.data, message.protocol
         if protocol == WEBRTC_DCEP:
             if channel is not None or data[:1] == DCEP_OPEN:
-                await self._data_channel_receive(message.stream, protocol, _readable_open(data))
+                at_once(self._data_channel_receive(message.stream, protocol, _readable_open(data)))
         elif channel is None:
             return
         elif len(data) > MAX_MESSAGE_SIZE:
@@ -361,7 +360,7 @@ class Sctp(RTCSctpTransport):  # type: ignore[misc]
             out.stale = out.abandoned = 0
         resets = self._reconfig_queue
         if resets and established and self._reconfig_request is None and not all(map(out.busy, resets)):
-            self._clock.create_task(self._transmit_reconfig())
+            at_once(self._transmit_reconfig())
         return len(packets) >= PIECE
 
     def _packet(self, chunks: bytes) -> bytes:

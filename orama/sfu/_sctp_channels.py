@@ -24,7 +24,7 @@ from twisted.logger import Logger
 from orama.sfu._aiortc import DtlsTransport
 from orama.sfu._sctp import LOCAL_PORT, Sctp, SctpCounters
 from orama.sfu._sctp_inbound import MAX_STREAMS
-from orama.sfu._sctp_turns import turns_of
+from orama.sfu._turns import turns_of
 
 Message: TypeAlias = str | bytes
 

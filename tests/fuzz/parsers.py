@@ -15,14 +15,17 @@ from twisted.names import dns as names
 
 from orama.errors import SignalError
 from orama.net import hello, proxy
+from orama.sfu._sctp_inbound import WINDOW, Inbound
+from orama.sfu._sctp_outbound import Outbound
 from orama.signaling import messages
 from orama.turn.credentials import CredentialError, parse_username
 from orama.turn.mobility import Tickets
 from orama.turn.nonce import Nonces
-from orama.wire import channeldata, dependency, dns, indications, red, rtcp, rtp, sdp, stun, video, vp8, vp9
+from orama.wire import channeldata, dependency, dns, indications, red, rtcp, rtp, sctp, sdp, stun, video, vp8, vp9
 from orama.wire.channeldata import FrameError
 from orama.wire.rtcp import RtcpError
 from orama.wire.rtp import RtpError
+from orama.wire.sctp import SctpError
 from orama.wire.stun import Class, Message, Method, StunError
 from orama.wire.video import PayloadError
 from tests.fuzz import reference
@@ -390,6 +393,45 @@ def repair_rtcp(data: bytearray) -> None:
         del data[len(data) - len(data) % 4 :]
         data[0] = data[0] & 0x1F | 0x80
         data[2:4] = (len(data) // 4 - 1).to_bytes(2, "big")
+
+
+def run_sctp(data: bytes) -> bool:
+    """A packet of data, acknowledgements and skips leaves an association within its bounds, or is one error."""
+    inbound, outbound = Inbound(0xFFFFFFF0), Outbound(0xFFFFFFF0)
+    outbound.partial = True
+    outbound.allow(WINDOW)
+    for stream in (1, 3):
+        outbound.queue(stream, 53, bytes(4000), 0.0, max_retransmits=stream - 1)
+    sent = 0
+    while chunks := outbound.take(sctp.MAX_CHUNKS, 0.0):
+        sent += len(chunks)
+    try:
+        _, found = sctp.split(data)
+        for kind, flags, start, end in found:
+            assert sctp.COMMON_HEADER < start <= end <= len(data)
+            if kind == sctp.DATA:
+                messages = inbound.data(sctp.fragment(data, flags, start, end))
+            elif kind == sctp.FORWARD_TSN:
+                messages = inbound.forward(sctp.forward(data, start, end))
+            else:
+                messages = []
+                if kind == sctp.SACK:
+                    outbound.acknowledge(sctp.acknowledgement(data, start, end), 0.1)
+            assert all(message.data for message in messages)
+            assert inbound.kept() + inbound.window == WINDOW
+            assert 0 <= outbound.flight <= sent
+        sack = sctp.packet(0, 0, 0, inbound.sack())
+        ((_, _, start, end),) = sctp.split(sack)[1]
+        assert sctp.acknowledgement(sack, start, end).cumulative == inbound.last % 0x100000000
+    except SctpError:
+        return False
+    return True
+
+
+def repair_sctp(data: bytearray) -> None:
+    """The right checksum."""
+    if len(data) >= sctp.COMMON_HEADER:
+        data[:] = sctp.packet(5000, 5000, 7, bytes(data[sctp.COMMON_HEADER :]))
 
 
 def run_sdp(data: bytes) -> bool:

@@ -89,6 +89,10 @@ class ParserTests(SynchronousTestCase):
         """RTCP is read into bounded values, or is one error."""
         self.fuzz("rtcp", 0.3)
 
+    def test_sctp(self) -> None:
+        """What comes on an association of data channels leaves it within its bounds, or is one error."""
+        self.fuzz("sctp", 0.2)
+
     def test_sdp(self) -> None:
         """Descriptions are read, with every attribute in them, or are one error."""
         self.fuzz("sdp", 0.15)

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 from twisted.logger import Logger
 
 #: Seconds of one turn of the loop. A piece is some 0.5 ms and is never cut short.
-SLICE: Final = 0.004
+SLICE: Final = 0.003
 
 _log = Logger()
 
