@@ -33,6 +33,8 @@ from bench import rivals
 from bench.sfu_load import Load, Result, measure
 from bench.sfu_meetings import ADDRESS, Janus, Meeting, Orama
 
+#: The whole bench is one address and one user, which has its limits.
+LIMITS = "[turn]\nallocations_per_user = 1000\n[sfu]\nmax_participants = 1000\n[limits]\nrequest_rate = 1000\n"
 #: Seconds at half load, in which the loop is looked at twice a second.
 LATE_SECONDS = 20
 
@@ -63,11 +65,8 @@ def rows(seconds: float) -> dict[str, Row]:
 def against_orama(job: Callable[[Orama], Result]) -> Result:
     with tempfile.TemporaryDirectory() as name:
         directory, http = Path(name), free_port()
-        # The whole bench is one address and one user, which has its limits.
         config = directory / "orama.toml"
-        config.write_text(
-            "[turn]\nallocations_per_user = 1000\n[sfu]\nmax_participants = 1000\n[limits]\nrequest_rate = 1000\n"
-        )
+        config.write_text(LIMITS)
         command = [str(Path(sys.executable).with_name("twistd")), "-n", "--pidfile=", "orama-webrtc"]
         command += ["--config", str(config), "--data-dir", str(directory / "data")]
         command += ["--http", f"tcp:{http}:interface=127.0.0.1"]
