@@ -124,6 +124,8 @@ class Estimator:
         control = self._control
         before = control.decreased, loss.decreased
         usage, queueing = trend.judge(now), trend.queueing
+        if usage is Usage.OVER and throughput is not None:
+            throughput = max(throughput, self._throughput.latest or 0.0)
         control.update(usage, throughput, queueing, ROUND_TRIP if round_trip is None else round_trip, now)
         loss.update(min(control.rate, loss.rate), throughput, queueing, now)
         if before != (control.decreased, loss.decreased):

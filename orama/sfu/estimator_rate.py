@@ -16,6 +16,8 @@ from orama.sfu.estimator_delay import Usage
 
 #: Seconds that throughput is measured over, and packets that a measure needs.
 SPAN, FEWEST = 0.5, 8
+#: Seconds of arrivals that show what the link gives while a queue grows.
+LATEST = 0.12
 #: What is left of the throughput when the queue grows; growth in a second.
 BACKOFF, GROWTH = 0.85, 1.08
 #: Beyond what was acknowledged the rate grows to this at most (libwebrtc): an unused rate is no knowledge.
@@ -68,6 +70,22 @@ class Throughput:
         sent, arrived = runs[-1][1] - runs[0][1], runs[-1][0] - runs[0][0]
         longest = max(sent, arrived)
         return octets / longest if longest > 0.02 else None
+
+    @property
+    def latest(self) -> float | None:
+        """Bits per second of the last arrivals alone: what the link gives while packets wait for it.
+
+        Who sends little on the average may still fill a queue by a frame, and then the average is no capacity.
+        """
+        if not self._runs:
+            return None
+        end, octets, packets = self._runs[-1][0], 0, 0
+        for last, _, size, count in reversed(self._runs):
+            if end - last >= LATEST and packets >= FEWEST // 2:
+                return octets * 8 / (end - last)
+            octets += size
+            packets += count
+        return None
 
     def clear(self) -> None:
         self._runs.clear()

@@ -256,7 +256,7 @@ class PeerMedia:
             if (downlink := self._by_ssrc.get(block.ssrc)) is not None:
                 downlink.reported(block, now)
         if self._sharing is not None and blocks:
-            self._sharing.reported(blocks, self._by_ssrc, now)
+            self._sharing.reported(blocks, self._by_ssrc)
 
     # -- time ---------------------------------------------------------------------------------------
 

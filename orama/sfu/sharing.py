@@ -46,7 +46,8 @@ class Sharing:
         self._awake = False
         self._measured = now
         self._octets = 0
-        self._pace = 0.0
+        # Packets that reports spoke of, and how many of them were lost.
+        self._reported, self._lost = 0, 0.0
 
     # -- what is known ------------------------------------------------------------------------------
 
@@ -71,16 +72,13 @@ class Sharing:
         if self._awake:
             self._bandwidth.estimator.remb(bitrate, now)
 
-    def reported(self, blocks: Sequence[ReportBlock], by_ssrc: Mapping[int, Downlink], now: float) -> None:
-        """Receiver reports: each counts for as much as was sent of what it is about."""
-        if not self._awake:
-            return
-        known = [
-            (block.fraction_lost / 256, by_ssrc[block.ssrc].packets_sent) for block in blocks if block.ssrc in by_ssrc
-        ]
-        packets = sum(sent for _, sent in known)
-        if packets:
-            self._bandwidth.estimator.reported(sum(lost * sent for lost, sent in known) / packets, self._pace, now)
+    def reported(self, blocks: Sequence[ReportBlock], by_ssrc: Mapping[int, Downlink]) -> None:
+        """Receiver reports: each counts for as much as was sent of what it is about, all of a second together."""
+        for block in blocks:
+            downlink = by_ssrc.get(block.ssrc)
+            if downlink is not None and self._awake:
+                self._reported += downlink.packets_sent
+                self._lost += block.fraction_lost / 256 * downlink.packets_sent
 
     # -- time ---------------------------------------------------------------------------------------
 
@@ -124,10 +122,15 @@ class Sharing:
         return dict(self._downlinks)
 
     def _measure(self, now: float) -> None:
-        if now - self._measured >= PACE:
-            octets = sum(each.octets_sent for each in self._downlinks.values())
-            self._pace = max(0, octets - self._octets) * 8 / (now - self._measured)
-            self._measured, self._octets = now, octets
+        """Once a second: what the reports of the last one say of what was sent in it."""
+        if now - self._measured < PACE:
+            return
+        octets = sum(each.octets_sent for each in self._downlinks.values())
+        pace = max(0, octets - self._octets) * 8 / (now - self._measured)
+        self._measured, self._octets = now, octets
+        if self._reported:
+            self._bandwidth.estimator.reported(self._lost / self._reported, pace, now)
+            self._reported, self._lost = 0, 0.0
 
     def _sleep(self) -> None:
         self._awake = False

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from orama.sfu.departures import OVERHEAD
 from orama.sfu.values import MID, TRANSPORT_CC
-from orama.wire.rtcp import PictureLoss, ReceiverEstimate, RtcpPacket
+from orama.wire.rtcp import PictureLoss, ReceiverEstimate, ReceiverReport, ReportBlock, RtcpPacket
 from orama.wire.rtp import RtpPacket
 from orama.wire.transport_cc import TransportFeedback
 from tests.sfu.clients import Room, Source, camera, downlinked, microphone
@@ -212,6 +212,25 @@ class WithoutFeedbackTests(SharingTestCase):
         self.run_for(3)
         self.assertEqual(silent.layer, 2)
         self.assertEqual(silent.sent[RTX], 0)
+
+    def test_reports_alone(self) -> None:
+        """A client that only reports loses quality for much loss, and for a little none."""
+        silent = Subscriber(self.room, self.publisher, Link(self.random, 5e6), {MID: 9})
+        for lost, layer in ((10, None), (100, 1)):
+            for _ in range(3):
+                blocks = (ReportBlock(VIDEO, lost), ReportBlock(AUDIO, lost))
+                silent.client.send_rtcp(ReceiverReport(9, blocks))
+                self.run_for(1)
+            stats = silent.client.media.stats()
+            if layer is None:
+                self.assertEqual((stats.estimate, stats.shares), (None, {}))
+            else:
+                self.assertLess(silent.layer or 0, 2)
+        self.run_for(1)
+        for _ in range(60):
+            silent.client.send_rtcp(ReceiverReport(9, (ReportBlock(VIDEO, 0), ReportBlock(AUDIO, 0))))
+            self.run_for(1)
+        self.assertIsNone(silent.client.media.stats().estimate)
 
     def test_audio_alone_costs_nothing(self) -> None:
         """Without video nothing is noted, read or estimated."""
