@@ -40,13 +40,13 @@ class CurtainTests(SynchronousTestCase):
 
     def test_nothing_under_way(self) -> None:
         """A video that is muted before its first packet shows nothing, whatever its timestamps begin with."""
-        for timestamp in (0x10000000, 0x90000000):
-            self.alice.publish(camera("other", ssrcs=((5, 15),)))
+        for ssrc, timestamp in ((5, 0x10000000), (6, 0x90000000)):
+            self.alice.publish(camera("other", ssrcs=((ssrc, None),)))
             track = self.alice.media.tracks["other"]
             carol = self.room.client()
             carol.media.subscribe(track, downlinked(camera("other")))
             track.muted = True
-            self.alice.send(*Source(self.alice, 5, timestamp=timestamp).frame(key=True))
+            self.alice.send(*Source(self.alice, ssrc, timestamp=timestamp).frame(key=True))
             self.assertEqual(carol.rtp, [])
             self.alice.publish()
 
