@@ -402,7 +402,9 @@ class Node:
             self.metrics.add(self.transit.samples)
         if self.units is not None:
             self.metrics.add(self.units.workers.samples)
-        self._run(LoopLag(self._reactor, self.metrics.loop_lag.observe))
+        lag = LoopLag(self._reactor, self.metrics.loop_lag.observe)
+        self.metrics.add(lag.samples)
+        self._run(lag)
 
     # -- what the parts are asked -----------------------------------------------------------------
 

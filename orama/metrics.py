@@ -7,7 +7,9 @@ labelled with a user, a room or an address, so the number of series is bounded b
 
 from __future__ import annotations
 
+from asyncio import Task, all_tasks
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import Metric
@@ -95,11 +97,15 @@ class Metrics:
 
 
 class LoopLag(TimerService):
-    """Looks twice a second how late the event loop is, and tells *observe* in seconds."""
+    """Looks twice a second how late the event loop is, and tells *observe* in seconds.
+
+    ``samples`` has what waits in the loop: figures that grow for ever where something is begun and never ended.
+    """
 
     def __init__(self, clock: IReactorTime, observe: Callable[[float], None]) -> None:
         super().__init__(LAG_INTERVAL, self._look)
         self.clock = clock
+        self._reactor = clock
         self._seconds = clock.seconds
         self._observe = observe
         self._due: float | None = None
@@ -113,3 +119,14 @@ class LoopLag(TimerService):
         if self._due is not None:
             self._observe(max(0.0, now - self._due))
         self._due = now + LAG_INTERVAL
+
+    def samples(self) -> Iterator[Sample]:
+        yield "orama_event_loop_calls", {}, len(self._reactor.getDelayedCalls())
+        yield "orama_event_loop_tasks", {}, len(_tasks())
+
+
+def _tasks() -> set[Task[Any]]:
+    try:
+        return all_tasks()
+    except RuntimeError:  # no loop of asyncio runs
+        return set()

@@ -60,3 +60,12 @@ class LoopLagTests(SynchronousTestCase):
         self.assertAlmostEqual(seen[1], 0.25)
         self.successResultOf(lag.stopService())
         self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_what_waits(self) -> None:
+        """The calls and the tasks that wait in the loop are counted; a loop of Twisted's alone has no tasks."""
+        clock = Clock()
+        lag = LoopLag(clock, lambda seconds: None)
+        clock.callLater(1, list)
+        values = {name: value for name, _, value in lag.samples()}
+        self.assertEqual(values["orama_event_loop_calls"], 1)
+        self.assertIn("orama_event_loop_tasks", values)
