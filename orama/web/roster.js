@@ -88,15 +88,18 @@ export class Roster {
     const { peer, track } = this.#find(this.#slots.get(mid));
     if (trackId) this.#slots.set(mid, trackId);
     else this.#slots.delete(mid);
-    if (track?.mid === mid && track.trackId !== trackId) this.#hide(peer, track);
+    if (track?.mid === mid && track.trackId !== trackId) {
+      track.mid = null;
+      this.#hide(peer, track);
+    }
     this.attach(connection);
   }
 
   /** The browser has it no more; it may come back. */
   #hide(peer, track) {
-    const shown = track.mediaTrack !== null;
-    track.mid = track.mediaTrack = null;
-    if (shown) this.#emit("track-removed", { peer, track });
+    if (!track.mediaTrack) return;
+    track.mediaTrack = null;
+    this.#emit("track-removed", { peer, track });
   }
 
   /** @returns {boolean} is it a track of one of these? */
