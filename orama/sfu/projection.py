@@ -64,8 +64,8 @@ class Projection:
         self._selection: Selection | None = None
         self._gaps = Gaps()
         self._frames: dict[int, Frame] = {}
-        # What was forwarded from which index on.
-        self._levels: deque[tuple[int, tuple[int, ...]]] = deque(maxlen=LEVELS)
+        # What was forwarded from which index on, and from which picture.
+        self._levels: deque[tuple[int, int, tuple[int, ...]]] = deque(maxlen=LEVELS)
         # Up to here, and to the end of that frame, everything was forwarded.
         self._whole = stream.highest if first is None else -1
         self._under_way = stream.last_timestamp if first is None else -1
@@ -155,10 +155,15 @@ class Projection:
             verdict = Verdict(True)
         elif newest:
             verdict = chosen.decide(packet)
-            if not self._levels or self._levels[-1][1] != chosen.level:
-                self._levels.append((packet.index, chosen.level))
+            if not self._levels or self._levels[-1][2] != chosen.level:
+                self._levels.append((packet.index, packet.timestamp, chosen.level))
         else:
-            levels = (level for start, level in reversed(self._levels) if start <= packet.index)
+            # In the picture of a change the new level counts, also for what has been overtaken in it.
+            levels = (
+                level
+                for start, timestamp, level in reversed(self._levels)
+                if start <= packet.index or timestamp == packet.timestamp
+            )
             verdict = chosen.late(packet, next(levels, chosen.level))
         frame = Frame(verdict)
         found = described(packet, self._mimes.get(packet.payload_type, ""))
