@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import accumulate
+from typing import cast
 
 from attrs import define
 
@@ -83,12 +84,14 @@ class Departures:
         reference = feedback.reference_time * TICKS_PER_REFERENCE
         # The reference counts 24 bits of 64 ms, so it wraps after twelve days.
         clock = self._clock = reference if self._clock is None else nearest(reference, self._clock, 32)
-        times = list(accumulate((delta or 0 for delta in deltas), initial=clock))
+        whole = None not in deltas
+        steps = cast("tuple[int, ...]", deltas) if whole else [delta or 0 for delta in deltas]
+        times = list(accumulate(steps, initial=clock))
         late = self._late(base, deltas) if self._doubtful else 0
         found: list[Arrived] = []
         while runs:
-            first, count, size, sent = runs[0]
-            start = ((first - base + _FARTHEST) & 0xFFFF) - _FARTHEST
+            number, count, size, sent = runs[0]
+            start = ((number - base + _FARTHEST) & 0xFFFF) - _FARTHEST
             if start >= len(deltas):
                 break
             runs.popleft()
@@ -96,30 +99,30 @@ class Departures:
             if end > len(deltas):  # the rest of the run is another message's
                 rest = end - len(deltas)
                 part = size * rest // count
-                runs.appendleft(((first + count - rest) & 0xFFFF, rest, part, sent))
+                runs.appendleft(((number + count - rest) & 0xFFFF, rest, part, sent))
                 size, count, end = size - part, count - rest, len(deltas)
             self.under_way -= size
             if start < 0:  # the message about these was lost on its way to us
                 if end <= 0:
                     continue
                 size, count, start = size * end // count, end, 0
-            came = [each for each in range(start, end) if deltas[each] is not None]
-            lost = count - len(came)
-            if lost:
-                self._doubt(base, [each for each in range(start, end) if deltas[each] is None])
-            if came:
-                arrivals = times[came[0] + 1] * TICK, times[came[-1] + 1] * TICK
+            if whole:
+                came, first, last = count, times[start + 1] * TICK, times[end] * TICK
             else:
-                arrivals = 0.0, 0.0
-            size = size * len(came) // count
+                offsets = [each for each in range(start, end) if deltas[each] is not None]
+                came = len(offsets)
+                if came < count:
+                    self._doubt(base, [each for each in range(start, end) if deltas[each] is None])
+                    size = size * came // count
+                first, last = (times[offsets[0] + 1] * TICK, times[offsets[-1] + 1] * TICK) if came else (0.0, 0.0)
             before = found[-1] if found else None
             if before is not None and came and before.received and sent - before.sent < TOGETHER:
-                before.last = arrivals[1]
-                before.received += len(came)
-                before.lost += lost
+                before.last = last
+                before.received += came
+                before.lost += count - came
                 before.octets += size
             else:
-                found.append(Arrived(sent, *arrivals, len(came), lost, size))
+                found.append(Arrived(sent, first, last, came, count - came, size))
         return found, late
 
     def _doubt(self, base: int, offsets: list[int]) -> None:

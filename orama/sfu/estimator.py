@@ -105,7 +105,7 @@ class Estimator:
     # -- what the client tells ------------------------------------------------------------------------
 
     def feedback(self, arrivals: Sequence[Arrived], late: int, round_trip: float | None, now: float) -> None:
-        """Transport-wide feedback, matched with what was sent (10 µs, and 2 for each group of packets)."""
+        """Transport-wide feedback, matched with what was sent (25 µs for 17 packets of 8 runs)."""
         gap = self._fed is not None and now - self._fed > GAP
         self._fed = now
         trend, loss = self._trend, self._loss
