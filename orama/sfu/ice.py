@@ -133,6 +133,8 @@ class IceAgent:
         #: The address in use has changed, or there is one now.
         self.on_selected: Callable[[], None] = _ignore_selected
         self._previous: tuple[str, str, float] | None = None
+        #: Those from before the last restart, however long ago.
+        self._former: tuple[str, str] | None = None
         self._paths: dict[tuple[Address, bool], _Path] = {}
         self._path: _Path | None = None
         self._port: MediaPort | None = None
@@ -159,7 +161,8 @@ class IceAgent:
             if self._previous is not None:
                 port.forget_ufrag(self._previous[0], self)
             port.counters.restarts += 1
-        self._previous = (self.local_ufrag, self.local_pwd, now + PREVIOUS_LIFETIME)
+        self._former = (self.local_ufrag, self.local_pwd)
+        self._previous = (*self._former, now + PREVIOUS_LIFETIME)
         self.renew()
         if port is not None:
             port.add_ufrag(self)
@@ -168,6 +171,15 @@ class IceAgent:
         if self._path is not None:
             # It is held on to until another is nominated, or it is dead: then the client is elsewhere already.
             self._path.nominated_at = float("-inf")
+
+    def revert(self) -> None:
+        """The client has not heard of the last restart: what was before it counts, and for ten seconds what it gave."""
+        if self._former is None:
+            return
+        given, (self.local_ufrag, self.local_pwd) = (self.local_ufrag, self.local_pwd), self._former
+        self._previous, self._former = (*given, self._clock.seconds() + PREVIOUS_LIFETIME), None
+        if self._port is not None:
+            self._port.add_ufrag(self)
 
     def renew(self) -> None:
         """Draw credentials afresh, for when the ufrag is taken."""

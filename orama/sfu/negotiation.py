@@ -61,6 +61,7 @@ class Ice(Protocol):
     def local_pwd(self) -> str: ...
     def set_remote(self, ufrag: str, pwd: str) -> None: ...
     def restart(self) -> None: ...
+    def revert(self) -> None: ...
 
 
 @frozen
@@ -105,6 +106,8 @@ class _Outstanding:
     added: Mapping[str, str]
     #: The numbers with those that this offer gave: they hold when it is answered.
     numbers: Numbers
+    #: Whether it restarts ICE.
+    restarts: bool
 
 
 class Negotiator:
@@ -205,14 +208,14 @@ class Negotiator:
         lines = self._next(numbers)
         if lines == self._lines and not self._restarts:
             return None
-        if self._restarts:
-            self._restarts = False
+        restarts, self._restarts = self._restarts, False
+        if restarts:
             self._ice.restart()
         before = {line.sending.wanted.track_id: line.mid for line in self._lines if line.sending is not None}
         after = {line.sending.wanted.track_id: line.mid for line in lines if line.sending is not None}
         added = {track_id: mid for track_id, mid in after.items() if before.get(track_id) != mid}
         self._promised.update(added)
-        self._outstanding = _Outstanding(lines, self._write(lines, answering=False), added, numbers)
+        self._outstanding = _Outstanding(lines, self._write(lines, answering=False), added, numbers, restarts)
         self._repeats = 0
         return Proposed(self._outstanding.sdp, added)
 
@@ -308,6 +311,10 @@ class Negotiator:
             raise SignalError("invalid_offer", f"the offer cannot be used: {error}") from None
         self._learn(session, lines)
         if self._outstanding is not None:
+            if self._outstanding.restarts:
+                # Who has not taken our offer takes no new credentials in an answer either (RFC 8839, 4.4.3).
+                self._ice.revert()
+                self._restarts = True
             self._outstanding = None
             self._stale = min(MAX_STALE, self._stale + 1 + self._repeats)
             self._repeats = 0
@@ -449,6 +456,7 @@ class Negotiator:
             return
         if self._transport is not None and offered:
             self._ice.restart()
+            self._restarts = False
         self._transport = transport
         self._ice.set_remote(transport.ice.ufrag, transport.ice.pwd)
 

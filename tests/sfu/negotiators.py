@@ -41,6 +41,9 @@ class Ice:
         self.restarts += 1
         self.local_ufrag = f"sfu{self.restarts}"
 
+    def revert(self) -> None:
+        self.local_ufrag = f"sfu{self.restarts - 1}"
+
 
 class Names:
     """Track ids of a room with nobody else in it."""

@@ -408,6 +408,26 @@ class RestartTests(PortCase):
         self.assertEqual(self.relayed[RELAY], [])
         self.assertEqual(self.dropped(), {"bad_integrity": 1, "unknown_ufrag": 1})
 
+    def test_reverted(self) -> None:
+        """A restart that the client has not heard of is undone, however long ago it was; both pairs count for now."""
+        for seconds in (1, 30):
+            before = (self.agent.local_ufrag, self.agent.local_pwd)
+            self.agent.restart()
+            given = (self.agent.local_ufrag, self.agent.local_pwd)
+            self.clock.advance(seconds)
+            if seconds > 10:
+                self.through_fabric(check(self.agent, ufrag=before[0], pwd=before[1]))
+                self.assertEqual(self.dropped(), {"unknown_ufrag": 1})
+            self.agent.revert()
+            self.assertEqual((self.agent.local_ufrag, self.agent.local_pwd), before)
+            self.relayed[RELAY].clear()
+            for ufrag, pwd in (before, given):
+                self.through_fabric(check(self.agent, ufrag=ufrag, pwd=pwd))
+            self.assertEqual(len(self.relayed[RELAY]), 2)
+            self.assertEqual(set(self.port._ufrags), {before[0], given[0]})
+        self.agent.revert()
+        self.assertEqual(self.agent.local_ufrag, before[0])
+
     def test_network_change(self) -> None:
         """Through a restart the old address is used until a new one is nominated, and both are heard all along."""
         self.through_fabric(check(self.agent, nominate=True))

@@ -201,16 +201,32 @@ class OurRestartTests(SynchronousTestCase):
         self.assertIsNone(table.propose())
 
     def test_crossed(self) -> None:
-        """An offer of the client's that crosses ours is answered with the new credentials."""
-        table, ice = negotiator()
+        """An offer of the client's that crosses ours is answered with the old credentials, and ours is made again."""
+        table, _ = negotiator()
         browser = Browser()
         browser.add_track("audio", "a")
         publish(table, browser)
         table.restart()
         self.assertIsNotNone(table.propose())
         answered = table.remote_offer(browser.offer())
+        self.assertIn("a=ice-ufrag:sfu0\r\n", answered.sdp)
+        browser.take_answer(answered.sdp)
+        proposed = table.propose()
+        assert proposed is not None
+        self.assertIn("a=ice-ufrag:sfu2\r\n", proposed.sdp)
+
+    def test_both_restart(self) -> None:
+        """A restart of the client's that crosses ours is one for both."""
+        table, ice = negotiator()
+        browser = Browser()
+        browser.add_track("audio", "a")
+        publish(table, browser)
+        table.restart()
+        self.assertIsNotNone(table.propose())
+        browser.ufrag = "efgh"
+        answered = table.remote_offer(browser.offer())
         self.assertIn(f"a=ice-ufrag:{ice.local_ufrag}\r\n", answered.sdp)
-        self.assertEqual(ice.restarts, 1)
+        self.assertEqual(ice.local_ufrag, "sfu2")
         self.assertIsNone(table.propose())
 
 
