@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from orama.sfu.qualities import Quality
 
@@ -24,6 +24,8 @@ INTERVAL, FALL = 1.0, 0.9
 STABLE, LONGEST, MISTAKE = 1.0, 16.0, 10.0
 #: A probe goes so far beyond what is wanted.
 BEYOND = 1.2
+#: Bits per second that browsers give to the layers of simulcast, lowest first.
+USUAL = (150e3, 500e3, 1500e3)
 #: What the room says of a video, by whose it is and what it shows.
 SPEAKER, SCREEN, REST = 2, 1, 0
 
@@ -65,9 +67,20 @@ class _Video:
 
 
 def steps(qualities: Sequence[Quality]) -> list[Quality]:
-    """Those worth having, cheapest first: each with more layers than the one before."""
+    """Those worth having, cheapest first: each with more layers than the one before.
+
+    Above the lowest resolution at most the last temporal layer is left out: a quarter of the frames in twice the size
+    is worse than the small picture whole, and the way there takes a keyframe. What has no rate yet is taken for the usual.
+    """
     found: list[Quality] = []
+    lowest = min((each.spatial for each in qualities), default=0)
+    highest = max((each.spatial for each in qualities), default=0)
+    most = {each.spatial: max(one.temporal for one in qualities if one.spatial == each.spatial) for each in qualities}
     for quality in sorted(qualities, key=lambda each: (each.spatial, each.temporal)):
+        if quality.spatial > lowest and quality.temporal < most[quality.spatial] - 1:
+            continue
+        if not quality.bitrate and highest:
+            quality = evolve(quality, bitrate=USUAL[min(quality.spatial, len(USUAL) - 1)])
         while found and found[-1].bitrate >= quality.bitrate > 0:
             found.pop()  # fewer layers for as much
         found.append(quality)

@@ -466,6 +466,10 @@ class Downlink:
         self._counters.nacks_received += len(numbers)
         self.tally.nacks += len(numbers)
         drop = self.tally.drop
+        if self.kind == "video" and self._outbox.crowded:
+            # Most of it waits in the queue, and the rest would make that longer: the subscriber will ask again.
+            drop("congested", len(numbers))
+            return
         gated, gate = self._gate()
         for number in numbers:
             index = nearest(number, self.numbering.highest)
@@ -586,9 +590,7 @@ class Downlink:
     def tick(self, now: float) -> None:
         """Until a keyframe has come, go on asking for one, unless it would be held back."""
         self._fit(now)
-        departures = self._outbox.departures
-        crowded = departures is not None and departures.under_way > departures.most
-        if self.waiting and self._target is not None and not crowded:
+        if self.waiting and self._target is not None and not self._outbox.crowded:
             self._target.request_keyframe(now)
 
     def close(self) -> None:

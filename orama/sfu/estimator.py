@@ -124,7 +124,7 @@ class Estimator:
         control = self._control
         before = control.decreased, loss.decreased
         usage, queueing = trend.judge(now), trend.queueing
-        if usage is Usage.OVER and throughput is not None:
+        if throughput is not None and (usage is Usage.OVER or queueing > STANDING):
             throughput = max(throughput, self._throughput.latest or 0.0)
         control.update(usage, throughput, queueing, ROUND_TRIP if round_trip is None else round_trip, now)
         loss.update(min(control.rate, loss.rate), throughput, queueing, now)

@@ -69,6 +69,12 @@ class Outbox:
         self.departures: Departures | None = None
         self.closed = False
 
+    @property
+    def crowded(self) -> bool:
+        """Whether so much is under way to the client that video is held back."""
+        departures = self.departures
+        return departures is not None and departures.under_way > departures.most
+
     def room(self, count: int) -> int:
         """Make room for *count* more packets (at most ``MOST``); the number of the first free slot."""
         queue, slots = self.queue, self.slots

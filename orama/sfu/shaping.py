@@ -8,7 +8,7 @@ frame that has begun and goes on with a keyframe when there is room; audio alway
 from __future__ import annotations
 
 #: Seconds' worth of the estimate that may wait where the link was seen to be full, and where it was not.
-QUEUE, UNSEEN = 0.5, 2.0
+QUEUE, UNSEEN = 0.5, 1.0
 #: Seconds that feedback takes beside the round trip: browsers gather it for 50 to 250 ms.
 GATHERED = 0.25
 #: Bytes that may always be under way: a keyframe of a low layer.

@@ -148,11 +148,18 @@ class TimeTests(AllocatorTestCase):
 
 class StepTests(SynchronousTestCase):
     def test_what_is_worth_having(self) -> None:
-        """Fewer layers for as much or more are not offered; unmeasured ones are."""
+        """Fewer layers for as much or more are not offered; unmeasured ones are, at the usual price."""
         cheap, dear, better = Quality(0, 1, 100e3), Quality(0, 2, 300e3), Quality(1, 0, 250e3)
         self.assertEqual(steps((cheap, dear, better)), [cheap, better])
         unmeasured = Quality(1, 0, 0.0)
-        self.assertEqual(steps((cheap, unmeasured)), [cheap, unmeasured])
+        self.assertEqual(steps((cheap, unmeasured)), [cheap, MID])
+        alone = Quality(0, 0, 0.0)
+        self.assertEqual(steps((alone,)), [alone])
+
+    def test_a_few_large_pictures(self) -> None:
+        """Above the lowest resolution no quality has less than half of the frames."""
+        layers = tuple(Quality(at // 3, at % 3, 100e3 * (at + 1)) for at in range(6))
+        self.assertEqual(steps(layers), [layers[0], layers[1], layers[2], layers[4], layers[5]])
 
     @given(
         st.lists(st.lists(st.floats(0, 3e6), min_size=1, max_size=4), max_size=6),
@@ -169,6 +176,6 @@ class StepTests(SynchronousTestCase):
             now += 1.5
             allocator.share({str(at): each for at, each in enumerate(fakes)}, estimate, limited, now)
             given = [each.now for each in fakes]
-            better = [one for one, fake in zip(given, fakes, strict=True) if one and one is not steps(fake.offered)[0]]
+            better = [one for one, fake in zip(given, fakes, strict=True) if one and one != steps(fake.offered)[0]]
             if better:
                 self.assertLessEqual(sum(each.bitrate for each in given if each is not None), estimate * 1.0001)
