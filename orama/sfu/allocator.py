@@ -70,7 +70,7 @@ def steps(qualities: Sequence[Quality]) -> list[Quality]:
     """Those worth having, cheapest first: each with more layers than the one before.
 
     Above the lowest resolution at most the last temporal layer is left out: a quarter of the frames in twice the size
-    is worse than the small picture whole, and the way there takes a keyframe. What has no rate yet is taken for the usual.
+    is worse than the small picture whole, and the way there takes a keyframe. What has no rate yet counts as usual.
     """
     found: list[Quality] = []
     lowest = min((each.spatial for each in qualities), default=0)
