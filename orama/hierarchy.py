@@ -47,7 +47,7 @@ from orama.rest.tokens import Tokens
 from orama.rest.tokens import new_key as new_token_key
 from orama.serving import LiveRooms, Require, ServedNamespaces, tenant_of
 from orama.settings import Settings, reloaded
-from orama.sfu.room import Rooms
+from orama.sfu.rooms import Rooms
 from orama.sfu.transit import Transit
 from orama.shut import shut_places
 from orama.signaling.resource import SignalResource

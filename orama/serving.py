@@ -27,7 +27,7 @@ from orama.rest.json_resource import JsonResource
 from orama.rest.origins import Origins
 from orama.rest.site import Site
 from orama.settings import NamespaceTurnSettings, Settings
-from orama.sfu.room import Rooms
+from orama.sfu.rooms import Rooms
 from orama.turn.peers import read_network
 from orama.turn.tenants import Shut, Tenant, Tenants
 from orama.turn.workers import worker_count
@@ -217,7 +217,7 @@ def tenant_of(config: WebRtcConfig, settings: Settings, shut: Shut) -> Tenant:
 
 
 class SfuRooms(Protocol):
-    """The rooms of this node, in this process (``sfu.room.Rooms``) or in others (``cluster.workers.Workers``)."""
+    """The rooms of this node, in this process (``sfu.rooms.Rooms``) or in others (``cluster.workers.Workers``)."""
 
     def serves(self, namespace: str) -> bool: ...
     def create(self, namespace: str, room_id: str, max_participants: int) -> object: ...

@@ -49,7 +49,7 @@ from orama.rest.json_resource import JsonResource  # noqa: E402
 from orama.rest.origins import Origins  # noqa: E402
 from orama.rest.site import Site  # noqa: E402
 from orama.settings import Settings  # noqa: E402
-from orama.sfu.room import Rooms  # noqa: E402
+from orama.sfu.rooms import Rooms  # noqa: E402
 from orama.sfu.transit import Transit  # noqa: E402
 from orama.signaling.resource import SignalResource  # noqa: E402
 from orama.signaling.service import SignalingService  # noqa: E402

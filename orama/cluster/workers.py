@@ -170,11 +170,11 @@ class Workers:
         self._workers: dict[str, Worker] = {}
         #: Namespace → why its worker could not open its ports.
         self._taken: dict[str, str] = {}
-        #: As ``sfu.room.Rooms.on_secured``.
+        #: As ``sfu.rooms.Rooms.on_secured``.
         self.on_secured: Callable[[float], object] = _ignore
         self.on_first_frame: Callable[[float], object] = _ignore
 
-        #: As ``sfu.room.Rooms.on_occurrence``.
+        #: As ``sfu.rooms.Rooms.on_occurrence``.
         self.on_occurrence: Callable[[Occurrence], object] = _ignore
 
     # ---- for the control socket
@@ -293,7 +293,7 @@ class Workers:
             if impatience.active():
                 impatience.cancel()
 
-    # What is asked of orama.sfu.room.Rooms where the SFU is in this process. Numbers are as last reported.
+    # What is asked of orama.sfu.rooms.Rooms where the SFU is in this process. Numbers are as last reported.
 
     def create(self, namespace: str, room_id: str, max_participants: int) -> None:
         """:raises NotFound: ``webrtc_not_enabled``: there is no worker."""

@@ -65,7 +65,7 @@ class Peer(Protocol):
 
 
 class Rooms(Protocol):
-    """The rooms of this node (``sfu.room.Rooms``)."""
+    """The rooms of this node (``sfu.rooms.Rooms``)."""
 
     def serves(self, namespace: str) -> bool:
         """Whether rooms of *namespace* can be here."""

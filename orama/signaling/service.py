@@ -34,7 +34,7 @@ _log = Logger()
 class SignalingService(Service):
     """All signalling of a node.
 
-    :param rooms: ``sfu.room.Rooms``.
+    :param rooms: ``sfu.rooms.Rooms``.
     :param directory: claims rooms for this node.
     :param access: makes TURN credentials.
     :param new_token: makes an unguessable text.

@@ -16,7 +16,7 @@ from orama.net.tls import ServerCertificates
 from orama.settings import Settings, SfuSettings, TurnSettings
 from orama.sfu.events import Event
 from orama.sfu.peer import Peer
-from orama.sfu.room import Rooms
+from orama.sfu.rooms import Rooms
 from orama.turn import credentials
 from orama.turn.listeners import TurnService
 from orama.turn.tenants import Tenant, Tenants

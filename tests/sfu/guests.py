@@ -17,7 +17,7 @@ from orama.sfu._aiortc import DtlsCertificate
 from orama.sfu.connection import AFTER_ANSWER, GATHER, GATHER_FIRST
 from orama.sfu.events import Answer, Event, Offer
 from orama.sfu.peer import Peer
-from orama.sfu.room import Rooms
+from orama.sfu.rooms import Rooms
 from tests.sfu.browser import Browser
 
 EVERYTHING = frozenset({"publish", "subscribe", "data"})
