@@ -1,6 +1,6 @@
 """The rooms of a node: those of every namespace, with the media port of each.
 
-The same room id in two namespaces is two rooms. Everything is made, started and ended here; what happens inside a room is
+The same room id in two namespaces is two rooms. All is made, started and ended here; what happens inside a room is
 ``sfu.room``'s.
 """
 
