@@ -268,7 +268,7 @@ async def measure(kind: type[Stock] | type[Ours], size: int, up: bool, options: 
 
     node.made = lambda end: setattr(end, "on_message", lambda channel, data: message(end, channel, data))
     process = child(1, node.socket.address, size, count, up, options)
-    spent, carried = await asyncio.wait_for(over, 60)
+    spent, carried = await asyncio.wait_for(over, 180)
     process.kill()
     process.join()
     await node.close()
