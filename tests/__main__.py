@@ -1,10 +1,10 @@
 """Everything that CI runs: ``python -m tests`` from the top of the tree, with orama installed from its wheel.
 
-First what needs no test runner (format, lint, types, docs, packaging, news), then trial: what can run side by
-side does, what drives browsers or measures runs alone. Tests run in ``build/trial``, where the checkout's own
-``orama`` cannot be imported by accident. The last line is ``N passed, N failed, N skipped``.
+What needs no test runner (format, lint, types, docs, packaging, news), and a trial for each package of tests, a few side
+by side, since most of what they do is to wait. What measures runs alone at the end. Tests run in ``build/trial``, where
+the checkout's own ``orama`` cannot be imported by accident. The last line is ``N passed, N failed, N skipped``.
 
-``python -m tests --checks`` stops before trial; names (``python -m tests tests.turn``) run those alone.
+``python -m tests --checks`` leaves out trial; names (``python -m tests tests.turn``) run those alone.
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parent.parent
 ROOM = TOP / "build" / "trial"
-#: Packages whose tests need the machine for themselves.
-ALONE = ("browser", "interop", "lab")
-#: Of the rest, what takes long and therefore goes first.
-LONG = ("attacks", "cluster", "contract", "fuzz", "sfu", "store", "turn", "signaling", "rest", "units")
-#: How many trials share the rest.
-WORKERS = 2
+#: Packages whose tests need the machine for themselves: on their networks time is what is measured.
+ALONE = ("networks",)
+#: Of the rest what takes long, the longest first.
+LONG = (
+    *("browser", "lab", "contract", "cluster", "fuzz", "interop", "units", "attacks", "sfu", "simulation"),
+    *("signaling", "rest", "turn", "store", "cli"),
+)
+#: How many share the machine. With three, two processors are busy for three quarters of the time.
+WORKERS = 3
 
 CHECKS: dict[str, list[str]] = {
     "format": ["ruff", "format", "--check", "."],
@@ -46,9 +49,9 @@ def check() -> list[str]:
         done = subprocess.run(
             command, cwd=TOP, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        print(f"{name}: {'ok' if done.returncode == 0 else 'failed'}", flush=True)
+        said = "ok" if done.returncode == 0 else f"failed\n{done.stdout}"
+        print(f"{name}: {said}", flush=True)
         if done.returncode:
-            print(done.stdout, flush=True)
             failed.append(name)
     return failed
 
@@ -60,7 +63,8 @@ def names(alone: bool) -> list[str]:
     if alone:
         return [f"tests.{name}" for name in packages if name in ALONE]
     others = [name for name in [*packages, *modules] if name not in ALONE]
-    return [f"tests.{name}" for name in sorted(others, key=lambda name: name not in LONG)]
+    places = {name: place for place, name in enumerate(LONG)}
+    return [f"tests.{name}" for name in sorted(others, key=lambda name: places.get(name, len(LONG)))]
 
 
 def trial(tests: list[str], number: int, live: bool) -> Counter[str]:
@@ -100,31 +104,35 @@ def trial(tests: list[str], number: int, live: bool) -> Counter[str]:
     return counts
 
 
-def side_by_side(tests: list[str]) -> Counter[str]:
-    """Each of *tests* in a trial of its own, a few at a time; what each said comes when it is done."""
+def side_by_side(tests: list[str]) -> tuple[list[str], Counter[str]]:
+    """The checks, and each of *tests* in a trial of its own, a few at a time; what each said comes when it is done.
+
+    :returns: the checks that failed, and what the trials counted.
+    """
     with ThreadPoolExecutor(WORKERS) as pool:
+        checks = pool.submit(check)
         runs = [pool.submit(trial, [name], number, False) for number, name in enumerate(tests, 1)]
-        return sum((run.result() for run in runs), Counter())
+        return checks.result(), sum((run.result() for run in runs), Counter())
 
 
 def main(arguments: list[str]) -> int:
-    failed_checks = [] if any(not name.startswith("-") for name in arguments) else check()
     if "--checks" in arguments:
-        return 1 if failed_checks else 0
+        return 1 if check() else 0
     ROOM.mkdir(parents=True, exist_ok=True)
     link = ROOM / "tests"
     if not link.is_symlink():
         link.symlink_to(TOP / "tests")
-    counts: Counter[str] = Counter()
+    failed_checks: list[str] = []
     if arguments:
-        counts += trial(arguments, 0, True)
+        counts = trial(arguments, 0, True)
     else:
-        counts += side_by_side(names(alone=False))
-        counts += trial(names(alone=True), 0, True)
+        failed_checks, counts = side_by_side(names(alone=False))
+        if alone := names(alone=True):
+            counts += trial(alone, 0, True)
     passed = counts["successes"] + counts["expectedFailures"]
     failed = counts["failures"] + counts["errors"] + counts["unexpectedSuccesses"]
     if failed_checks:
-        print(f"Failed before the tests: {', '.join(failed_checks)}")
+        print(f"Failed beside the tests: {', '.join(failed_checks)}")
     print(f"{passed} passed, {failed} failed, {counts['skips']} skipped", flush=True)
     return 1 if failed or failed_checks or not passed else 0
 

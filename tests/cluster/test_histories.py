@@ -294,7 +294,7 @@ class History:
 
 
 class HistoryTests(SynchronousTestCase):
-    @settings(max_examples=120, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=80, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
     @given(st.integers(3, 5), st.integers(0, 2), st.lists(steps(), min_size=5, max_size=14))
     def test_ends_well(self, size: int, enabled: int, taken: list[Step]) -> None:
         """No port is given twice; in the end what is wanted runs, and of all else nothing is left."""

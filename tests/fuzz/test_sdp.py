@@ -66,7 +66,7 @@ class ParserFuzz(SynchronousTestCase):
                 continue
         self.assertTrue(COUNT // 10 < read < COUNT)
 
-    @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(st.text(max_size=300))
     def test_any_text(self, text: str) -> None:
         """Any text at all."""
@@ -76,7 +76,7 @@ class ParserFuzz(SynchronousTestCase):
             except sdp.SdpError:
                 continue
 
-    @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(st.text(max_size=200))
     def test_any_candidate(self, text: str) -> None:
         """Any text as a candidate."""

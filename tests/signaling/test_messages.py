@@ -231,13 +231,13 @@ class FuzzTests(SynchronousTestCase):
         """Any bytes."""
         self.assertIn(code_of(data), CODES | {None})
 
-    @settings(max_examples=1500, deadline=None)
+    @settings(max_examples=500, deadline=None)
     @given(st.sampled_from(GOOD), st.dictionaries(st.sampled_from(sorted({k for g in GOOD for k in g})), JSON))
     def test_fields(self, good: dict[str, Any], wrong: dict[str, Any]) -> None:
         """Any JSON in any field."""
         self.assertIn(code_of(json.dumps({**good, **wrong})), CODES | {None})
 
-    @settings(max_examples=1000, deadline=None)
+    @settings(max_examples=400, deadline=None)
     @given(JSON)
     def test_metadata_round_trip(self, metadata: Any) -> None:
         """Metadata that is let in comes out of ``peer-joined`` the same, as JSON and as UTF-8."""
