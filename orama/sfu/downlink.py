@@ -39,6 +39,8 @@ LATEST = 512
 #: A hole of more packets is no loss to be repaired: what follows it begins anew. Without that bound the subscriber's
 #: rollover counter (RFC 3711, 3.3.1) would go wrong for good after a hole of half a round.
 FARTHEST = 1024
+#: Seconds by which a keyframe may come after what followed it and still be switched to.
+OVERTAKEN = 0.3
 #: Largest believable step of the RTP clock when another layer takes over, seconds.
 MOST_SKEW = 5.0
 #: Packets of padding at once, and the payload of one that is nothing else (RFC 3550, 5.1).
@@ -295,7 +297,13 @@ class Downlink:
                 reason = "no_keyframe_yet" if packets[0].payload_type in types else "codec"
                 self.tally.drop(reason, at)
             return ()
-        before = self._span or self._before
+        before, missed = self._span or self._before, []
+        if video and stream.highest - packets[at].index >= len(packets) - at:
+            # Its first packet came late, and what follows it is here: else the first picture takes a round trip more.
+            kept = [stream.store.get(index) for index in range(packets[at].index + 1, stream.highest + 1)]
+            missed = [packet for packet in kept if packet is not None and packet.time < now]
+            if self._span is not None and any(packet.time < now - OVERTAKEN for packet in missed):
+                return ()  # a step back in time, while the other layer goes on: there will be another keyframe
         if before is not None and before.stream is not stream:
             before.stream.ignore(self)
             if before.stream.track is stream.track:
@@ -311,12 +319,7 @@ class Downlink:
         if stream.clock is not None:
             self._last_timestamp = (packets[at].timestamp + turn) & 0xFFFFFFFF
             self.report(stream, now)
-        if video and stream.highest - packets[at].index >= len(packets) - at:
-            # Its first packet came late, and what follows it is here: else the first picture takes a round trip more.
-            kept = [stream.store.get(index) for index in range(packets[at].index + 1, stream.highest + 1)]
-            waiting = [packet for packet in kept if packet is not None and packet.time < now]
-            return sorted([*packets[at:], *waiting], key=lambda packet: packet.index)
-        return packets[at:]
+        return sorted([*packets[at:], *missed], key=lambda packet: packet.index) if missed else packets[at:]
 
     def _last_numbers(self, span: Span) -> Numbers | None:
         """What the last packet of *span* says inside, None when it has gone."""

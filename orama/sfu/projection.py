@@ -164,7 +164,9 @@ class Projection:
                 for start, timestamp, level in reversed(self._levels)
                 if start <= packet.index or timestamp == packet.timestamp
             )
-            verdict = chosen.late(packet, next(levels, chosen.level))
+            level = next(levels, chosen.level)
+            # Before the layers of the stream were known everything was forwarded.
+            verdict = chosen.late(packet, level) if len(level) == len(chosen.level) else Verdict(True)
         frame = Frame(verdict)
         found = described(packet, self._mimes.get(packet.payload_type, ""))
         if found is not None and found.picture_id is not None:
