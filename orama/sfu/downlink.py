@@ -334,11 +334,13 @@ class Downlink:
     def _projection(self, before: Span | None, stream: Stream, first: Packet) -> Projection | None:
         """What has to stand between *stream* and the subscriber from *first* on; None where nothing has to."""
         said = self._said if before is None or before is not self._span else self._last_numbers(before)
-        if before is None:
+        here = numbers(first, stream.mimes.get(first.payload_type, ""))
+        if before is None or said is None:
             said = None
-        elif before.stream is stream and before.projection is None and said is not None:
-            # The same stream after a pause: a decoder takes a step forward as it is.
-            said = None if follows(numbers(first, stream.mimes.get(first.payload_type, "")), said) else said
+        elif (before.stream is stream and before.projection is None) or said.picture is here.picture is None:
+            # A decoder takes a step forward as it is: of the same stream after a pause, and of frame numbers always,
+            # which the simulcast layers of a browser share.
+            said = None if follows(here, said) else said
         wanted = self._wanted(stream)
         projection = Projection(stream, *wanted, first, said)
         if projection.renumbering.moves or (stream.layering is not None and stream.layering.reduces(*wanted)):
