@@ -22,6 +22,7 @@ from orama.sfu._sctp import SctpCounters
 from orama.sfu._sctp_channels import SctpTransport
 from orama.sfu.allowance import Allowance
 from orama.sfu.counters import MediaCounters
+from orama.sfu.data import DataCounters
 from orama.sfu.events import Answer, Error, Event, Offer
 from orama.sfu.ice import IceAgent, MediaPort
 from orama.sfu.lines import Wanted
@@ -56,11 +57,12 @@ _log = Logger()
 
 @define(eq=False)
 class Counters:
-    """What all connections of a namespace count together."""
+    """What all connections and rooms of a namespace count together."""
 
     media: MediaCounters = field(factory=MediaCounters)
     dtls: DtlsCounters = field(factory=DtlsCounters)
     sctp: SctpCounters = field(factory=SctpCounters)
+    data: DataCounters = field(factory=DataCounters)
     offers_sent: int = 0
     offers_repeated: int = 0
     offers_received: int = 0

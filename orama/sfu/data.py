@@ -205,8 +205,8 @@ class DataFanout:
     - A fast sender: see there.
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
-        self.counters = DataCounters()
+    def __init__(self, clock: IReactorTime, counters: DataCounters | None = None) -> None:
+        self.counters = DataCounters() if counters is None else counters
         self._clock = clock
         self._allowance = Allowance(DELIVERY_RATE, MOST_DELIVERIES, clock.seconds())
         self._members: dict[str, _Member] = {}

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 
 from orama.sfu._sctp_channels import SctpTransport
 from orama.sfu.allocator import REST, SCREEN, SPEAKER
-from orama.sfu.data import DataFanout, Transport
+from orama.sfu.data import DataCounters, DataFanout, Transport
 from orama.sfu.events import ActiveSpeakers, Event, PeerJoined, PeerLeft, RoomClosed
 from orama.sfu.occurrences import (
     PARTICIPANT_JOINED,
@@ -43,6 +43,7 @@ class Room:
         max_participants: int,
         clock: IReactorTime,
         loudest: int = 0,
+        counted: DataCounters | None = None,
     ) -> None:
         self.namespace = namespace
         self.room_id = room_id
@@ -50,7 +51,7 @@ class Room:
         self.created_at: float = clock.seconds()
         self.peers: dict[str, Peer] = {}
         self.tracks: dict[str, Publication] = {}
-        self.data = DataFanout(clock)
+        self.data = DataFanout(clock, counted)
         self.ranking = Ranking(loudest, self._ranked)
         self.closed = False
         #: What was last told of what goes on here.

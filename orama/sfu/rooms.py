@@ -186,12 +186,13 @@ class Rooms:
         :raises Conflict: ``room_exists``.
         :raises NotFound: ``webrtc_not_enabled``.
         """
-        rooms = self._held(namespace).rooms
+        held = self._held(namespace)
+        rooms = held.rooms
         if room_id in rooms:
             raise Conflict("room_exists", "there is a room of that name")
         limit = self._settings.sfu.max_participants if max_participants is None else max_participants
         loudest = self._settings.sfu.loudest
-        room = rooms[room_id] = Room(self, namespace, room_id, limit, self._reactor, loudest)
+        room = rooms[room_id] = Room(self, namespace, room_id, limit, self._reactor, loudest, held.counters.data)
         self.occurred(ROOM_STARTED, room, {"max_participants": limit})
         self.watch_empty(room)
         return room

@@ -48,6 +48,37 @@ def counted(counters: Counters, ice: IceCounters, labels: Mapping[str, str]) -> 
         yield f"orama_sfu_{name}_total", labels, value
     for reason, value in (*media.dropped.items(), *ice.dropped.items()):
         yield "orama_sfu_dropped_packets_total", {**labels, "reason": reason}, value
+    yield from _data(counters, labels)
+
+
+def _data(counters: Counters, labels: Mapping[str, str]) -> Iterator[Sample]:
+    """Messages on data channels, and what became of those that did not arrive."""
+    data, sctp = counters.data, counters.sctp
+    for direction, messages, size in (
+        ("received", data.messages_in, data.bytes_in),
+        ("forwarded", data.messages_out, data.bytes_out),
+    ):
+        yield "orama_sfu_data_messages_total", {**labels, "direction": direction}, messages
+        yield "orama_sfu_data_bytes_total", {**labels, "direction": direction}, size
+    yield "orama_sfu_data_delayed_messages_total", labels, data.delayed
+    for reason, value in {
+        "forbidden": data.forbidden,
+        "slow_receiver": data.lost,
+        "rate_limited": data.limited,
+        "too_long": data.oversized,
+        "too_old": sctp.stale,
+        "given_up": sctp.abandoned,
+    }.items():
+        yield "orama_sfu_data_lost_messages_total", {**labels, "reason": reason}, value
+    for reason, value in {
+        "slow_receiver": data.overflowed,
+        "refused": data.refused,
+        "too_long": sctp.oversized,
+        "bad_text": sctp.bad_text,
+        "broken": sctp.aborted,
+        "silent": sctp.timed_out,
+    }.items():
+        yield "orama_sfu_data_closed_total", {**labels, "reason": reason}, value
 
 
 def seen(peers: Iterable[Peer], labels: Mapping[str, str]) -> Iterator[Sample]:

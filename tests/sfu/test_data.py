@@ -30,7 +30,7 @@ from orama.sfu.data import (
 )
 from orama.sfu.data import Channel as AnyChannel
 from orama.sfu.events import DataChannel, Error
-from tests.sfu.test_aiortc_seams import LoopCase, SctpCall, on_loop
+from tests.sfu.calls import LoopCase, SctpCall, on_loop
 
 
 @define(eq=False)

@@ -25,6 +25,7 @@ from orama.sfu.values import AUDIO_LEVEL
 from orama.wire.rtp import RtpPacket
 from tests.sfu.clients import random_keys, session
 from tests.sfu.guests import RoomsCase
+from tests.sfu.test_data import Member
 from tests.sfu.test_ice import check
 
 
@@ -399,5 +400,26 @@ class ReleaseTests(RoomsCase):
         self.assertEqual(found["orama_sfu_peers", "other"], 0)
         self.assertEqual(
             {key for _, labels, _ in self.rooms.samples() for key in labels},
-            {"namespace", "direction", "state", "le"},
+            {"namespace", "direction", "state", "le", "reason"},
         )
+
+    def test_samples_of_data(self) -> None:
+        """Messages of all rooms of a namespace are counted together, and why some did not arrive."""
+        for number, allowed in enumerate((True, False)):
+            room = self.rooms.create("default", f"data {number}")
+            members = [Member(room.data, name) for name in ("ann", "bob")]
+            chat = members[0].sctp.client("chat")
+            chat.on_message("four")
+            members[0].may_send = allowed
+            chat.on_message("more")
+            for member in members:
+                room.data.leave(member.peer_id)
+        found = {
+            (name, labels.get("direction", labels.get("reason"))): value
+            for name, labels, value in self.rooms.samples()
+            if labels["namespace"] == "default"
+        }
+        self.assertEqual(found["orama_sfu_data_messages_total", "received"], 4)
+        self.assertEqual(found["orama_sfu_data_bytes_total", "forwarded"], 12)
+        self.assertEqual(found["orama_sfu_data_lost_messages_total", "forbidden"], 1)
+        self.assertEqual(found["orama_sfu_data_closed_total", "slow_receiver"], 0)
