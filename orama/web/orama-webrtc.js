@@ -50,6 +50,7 @@ const TRANSPORTS = {
  * @property {string} [userId] who this is; a token's `sub` goes before it.
  * @property {*} [metadata] anything that JSON carries: the other peers get it as it is.
  * @property {{audio?: Reception, video?: Reception}} [receive] what to receive, see {@link Room#receive}.
+ * @property {Transforms} [transforms] called for each sender and receiver before anything flows, on every new connection.
  * @property {"udp"|"tcp"|"tls"} [transport] use only this way to the relay; all of them by default.
  */
 
@@ -57,6 +58,13 @@ const TRANSPORTS = {
  * @typedef {object} Reception
  * @property {number} [lastN] as many tracks as this, of those who spoke last; as many as `tracks` without it.
  * @property {string[]} [tracks] track ids that come before others: a page of a gallery, somebody pinned.
+ */
+
+/**
+ * What end-to-end encryption needs: set `transform` of what is given.
+ * @typedef {object} Transforms
+ * @property {(sender: RTCRtpSender, publication: Publication) => void} [send]
+ * @property {(receiver: RTCRtpReceiver) => void} [receive] again when the receiver gets another track.
  */
 
 /**
@@ -185,7 +193,7 @@ export class Room extends EventTarget {
     if (!SOURCE.test(source)) throw new RoomError("invalid_source", "The source's name is not made of a-z, 0-9 and -.");
     const publication = new Publication(track, { ...options, source }, () => this.#announceMute(publication));
     this.publications.add(publication);
-    if (this.#connection) publication.transmit(this.#connection);
+    if (this.#connection) publication.transmit(this.#connection, this.#options.transforms?.send);
     return publication;
   }
 
@@ -435,7 +443,9 @@ export class Room extends EventTarget {
     };
     // Nothing is ever sent on this one: it makes room for data now, so that the first message of others finds it.
     connection.createDataChannel("", { negotiated: true, id: 0 });
-    for (const publication of this.publications) publication.transmit(connection);
+    const { send, receive } = this.#options.transforms ?? {};
+    if (receive) connection.addEventListener("track", ({ receiver }) => receive(receiver));
+    for (const publication of this.publications) publication.transmit(connection, send);
     for (const channel of this.#channels.values()) channel.transmit(connection);
   }
 

@@ -52,11 +52,12 @@ export class Publication {
     await this.transceiver?.sender.replaceTrack(this.#outgoing());
   }
 
-  /** Puts the track on a connection. */
-  transmit(connection) {
+  /** Puts the track on a connection; its sender is prepared before it sends anything. */
+  transmit(connection, prepare = undefined) {
     const init = { direction: "sendonly", streams: [new MediaStream([this.track])] };
     if (this.encodings) init.sendEncodings = this.encodings;
     this.transceiver = connection.addTransceiver(this.track, init);
+    prepare?.(this.transceiver.sender, this);
     if (!this.#outgoing()) this.transceiver.sender.replaceTrack(null);
   }
 
