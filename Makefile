@@ -3,14 +3,14 @@
 # make venv    .venv/bin/twistd and .venv/bin/orama, from the wheel
 # make fuzz    every parser and the TURN server by coverage, TIME= seconds each
 # make bench   side-by-side benchmarks with coturn and Janus
+# make soak    a node under churn, TIME= seconds, in which nothing may grow
 
 VENV := .venv
 BIN := $(VENV)/bin
-TIME ?= 60
 WHEELS := build/wheel
 SOURCES := $(shell find orama twisted -name __pycache__ -prune -o -name '*.cache' -prune -o -print 2>/dev/null)
 
-.PHONY: run venv test lint fuzz bench clean test-venv
+.PHONY: run venv test lint fuzz bench soak clean test-venv
 .DEFAULT_GOAL := venv
 
 run: venv
@@ -48,6 +48,7 @@ test: test-venv
 lint: test-venv
 	@$(BIN)/python -m tests --checks
 
+fuzz: TIME ?= 60
 fuzz: test-venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(echo $(WHEELS)/*.whl)[fuzz]"
 	@$(BIN)/python -m tests.fuzz --time $(TIME) $(ARGS)
@@ -56,6 +57,10 @@ bench: venv
 	@etc/debian/install
 	$(BIN)/python -m bench.turn_relay
 	$(BIN)/python -m bench.sfu_fanout
+
+soak: TIME ?= 1800
+soak: test-venv
+	$(BIN)/python -m bench.soak --seconds $(TIME) $(ARGS)
 
 clean:
 	rm -rf build dist .tox docs/_build *.egg-info $(VENV)

@@ -1,8 +1,8 @@
 """Everything that CI runs: ``python -m tests`` from the top of the tree, with orama installed from its wheel.
 
-What needs no test runner (format, lint, types, docs, packaging, news), and a trial for each package of tests, a few side
-by side, since most of what they do is to wait. What measures runs alone at the end. Tests run in ``build/trial``, where
-the checkout's own ``orama`` cannot be imported by accident. The last line is ``N passed, N failed, N skipped``.
+What needs no test runner (format, lint, types, docs, packaging, news), and a trial for each package of tests, a few
+side by side, since most of what they do is to wait. What measures runs alone at the end. Tests run in ``build/trial``,
+where the checkout's own ``orama`` cannot be imported by accident. The last line is ``N passed, N failed, N skipped``.
 
 ``python -m tests --checks`` leaves out trial; names (``python -m tests tests.turn``) run those alone.
 """
