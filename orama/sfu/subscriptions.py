@@ -67,6 +67,7 @@ class Subscriptions:
         self._unsubscribed.discard(track_id)
         self._layers[track_id] = (layer, priority)
         self._take(publication)
+        self.refresh(publication.kind)
         for slot in self._showing(publication):
             self._connection.media.set_layer(slot.slot_id, layer, priority)
         self._connection.media.set_layer(track_id, layer, priority)
@@ -169,7 +170,7 @@ class Subscriptions:
             slots = self._slots[kind] = Slots(kind, self._peer.room.new_track_id, self._clock)
         for slot in slots.resize(count):
             self._connection.unwant(slot.slot_id)
-            if slot.mid is not None and slot.shows is not None:
+            if slot.mid is not None:
                 self._peer.say(SlotEvent(slot.mid, kind))
         if not len(slots):
             del self._slots[kind]
@@ -233,14 +234,21 @@ class Subscriptions:
 
     def offering(self, added: Mapping[str, str]) -> None:
         """An offer with these is sent next, by mid."""
+        left: dict[str, str] = {}
         for track_id, mid in added.items():
             publication = self._peer.room.tracks.get(track_id)
             slot = self._slot(track_id)
             if slot is not None:
+                if slot.mid is not None:
+                    left[slot.mid] = slot.kind
                 slot.mid, slot.told, self._untold = mid, False, True
             elif publication is not None and self.told.get(track_id) != mid:
                 self.told[track_id] = mid
                 self._say_added(publication, mid)
+        taken = {slot.mid for slots in self._slots.values() for slot in slots.all()}
+        for mid, kind in left.items():
+            if mid not in taken:
+                self._peer.say(SlotEvent(mid, kind))
         self.tell()
 
     def agreed(self, agreement: Agreement) -> None:

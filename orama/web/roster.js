@@ -37,6 +37,7 @@ export class Roster {
 
   /** Makes it what `welcome` says: some may have come or gone while there was no socket. */
   reconcile(peers) {
+    this.#slots.clear(); // what they show is told anew
     const present = new Set(peers.map(({ peerId }) => peerId));
     for (const id of [...this.peers.keys()]) if (!present.has(id)) this.left(id, "left");
     for (const peer of peers) {
