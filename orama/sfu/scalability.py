@@ -197,6 +197,7 @@ class DescribedLayers:
         The temporal layer is a bound in that spatial layer alone.
         """
         layers = self.structure.layers
+        spatial = min(spatial, self.spatial_layers - 1)
         found = [target for target in range(len(layers)) if active >> target & 1] or list(range(len(layers)))
         below = [
             target

@@ -356,6 +356,29 @@ class OwnDescriptorTests(SpatialTestCase):
 class SwitchTests(SynchronousTestCase):
     """Two simulcast layers of VP9, each with descriptors of its own count."""
 
+    def test_fewer_frames(self) -> None:
+        """A bound on the temporal layers of a simulcast layer holds, where the descriptor says which they are."""
+        room = Room()
+        alice, bob = room.client(), room.client()
+        alice.publish(Uplinked("camera", "0", "video", (VP9,), DESCRIBED, rids=("l", "h")))
+        cameras = [LayeredCamera(alice, 20 + place, rid=rid, spatial=1) for place, rid in enumerate("lh")]
+        theirs = Codec(120, "video/VP9", 90000, rtx_payload_type=121, feedback=VIDEO_FEEDBACK)
+        known = {MID: 9, DEPENDENCY_DESCRIPTOR: DESCRIPTOR_ID}
+        bob.media.subscribe(alice.media.tracks["camera"], downlinked(camera(), codecs=(theirs,), extensions=known))
+        for spatial, temporal in ((0, 2), (1, 1), (1, 2), (0, 0)):
+            bob.media._downlinks["camera"].allow(Quality(spatial, temporal, 0.0), room.now)
+            for count in range(32):
+                if count == 16:
+                    before = len(received(bob.of(5000), plain9))
+                wanted = {each.media_ssrc for each in alice.take(PictureLoss)}  # type: ignore[union-attr]
+                for each in cameras:
+                    each.wanted = each.wanted or each.ssrc in wanted
+                    alice.send(*each.picture())
+                room.wait(0.05)
+            came = received(bob.of(5000), plain9)[before:]
+            self.assertEqual({frame.first.serial >> 16 for frame in came}, {20 + spatial})
+            self.assertEqual({frame.layer for frame in came}, {(0, layer) for layer in range(temporal + 1)})
+
     def test_numbers_go_on(self) -> None:
         """Picture id, TL0PICIDX and the descriptor's frame number go on over a switch."""
         room = Room()
