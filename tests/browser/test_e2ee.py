@@ -41,7 +41,7 @@ class VeiledTests(BrowserTestCase):
             };
             """,
             options,
-            {"key": 0x5A, **veil},
+            {"key": 0x5B, **veil},
             codec,
             descriptor,
         )
