@@ -69,15 +69,15 @@ class _Video:
 def steps(qualities: Sequence[Quality]) -> list[Quality]:
     """Those worth having, cheapest first: each with more layers than the one before.
 
-    Above the lowest resolution at most the last temporal layer is left out: a quarter of the frames in twice the size
-    is worse than the small picture whole, and the way there takes a keyframe. What has no rate yet counts as usual.
+    Frames are left out of the lowest resolution alone: half of the frames in twice the size are worse than the small
+    picture whole, and the way there takes a keyframe. What has no rate yet counts as usual.
     """
     found: list[Quality] = []
     lowest = min((each.spatial for each in qualities), default=0)
     highest = max((each.spatial for each in qualities), default=0)
     most = {each.spatial: max(one.temporal for one in qualities if one.spatial == each.spatial) for each in qualities}
     for quality in sorted(qualities, key=lambda each: (each.spatial, each.temporal)):
-        if quality.spatial > lowest and quality.temporal < most[quality.spatial] - 1:
+        if quality.spatial > lowest and quality.temporal < most[quality.spatial]:
             continue
         if not quality.bitrate and highest:
             quality = evolve(quality, bitrate=USUAL[min(quality.spatial, len(USUAL) - 1)])
@@ -115,11 +115,14 @@ class Allocator:
         """The next :meth:`share` is due."""
         self._at = float("-inf")
 
-    def share(self, subscriptions: dict[str, Subscription], estimate: float, limited: bool, now: float) -> None:
+    def share(
+        self, subscriptions: dict[str, Subscription], estimate: float, limited: bool, now: float, kept: float = 0.0
+    ) -> None:
         """Give each its share, when it is time.
 
         :param estimate: bits per second on the wire, of the media alone.
         :param limited: whether the link was seen to take no more; until then every video gets its cheapest quality.
+        :param kept: what of the estimate no quality but the cheapest may take.
         """
         keys = frozenset(subscriptions)
         if not self.due(estimate, keys, now):
@@ -136,7 +139,7 @@ class Allocator:
             ladder = steps(found)
             videos.append(_Video(key, each, ladder, self._present(key, ladder)))
         videos.sort(key=lambda video: (-video.subscription.priority, -video.subscription.rank))
-        room = self._divide(videos, estimate - audio, limited)
+        room = self._divide(videos, estimate - audio, limited, kept)
         self._settle(videos, room, now)
         best = audio + sum(video.cost(len(video.steps) - 1) for video in videos)
         short = any(video.given < len(video.steps) - 1 for video in videos)
@@ -153,7 +156,7 @@ class Allocator:
         lower = [at for at, quality in enumerate(ladder) if (quality.spatial, quality.temporal) <= had]
         return lower[-1] if lower else 0
 
-    def _divide(self, videos: list[_Video], left: float, limited: bool) -> bool:
+    def _divide(self, videos: list[_Video], left: float, limited: bool, kept: float) -> bool:
         """Set what each is given, up to what it has now and beyond; whether anything went beyond."""
         spare = left - left / SPARE  # only what leaves so much unused may be better than now
         for video in videos:
@@ -161,7 +164,7 @@ class Allocator:
             if not limited or (cost * ENOUGH <= left if video.now >= 0 else cost <= left - spare):
                 video.given = 0
                 left -= cost
-        at = 0
+        at, left = 0, left - kept
         while at < len(videos):  # those of one order take turns
             order = _order(videos[at])
             equals = [video for video in videos[at:] if _order(video) == order]

@@ -225,7 +225,12 @@ class Downlink:
         if quality is not None:
             self._allowed = quality
             self.aim(now)
-            return
+        elif self._whole or self._span is None:
+            self._stop()
+        # Otherwise :meth:`forward` stops where the frame ends.
+
+    def _stop(self) -> None:
+        """Forward nothing more, and listen to nobody."""
         if self._span is not None:
             self._span.stream.ignore(self)
         if self._target is not None:
@@ -373,8 +378,8 @@ class Downlink:
             if not packets:
                 return
         departures = self._outbox.departures
-        crowded = departures is not None and departures.under_way > departures.most and self.track.kind == "video"
-        if crowded:
+        crowded = self._paused or (departures is not None and departures.under_way > departures.most)
+        if crowded and self.track.kind == "video":
             packets = self._shed(stream, packets)
             if not packets:
                 return
@@ -442,19 +447,26 @@ class Downlink:
             self.pause()
             if span.projection is None:
                 self.forward(stream, rest, now, True)
-        elif crowded and self._whole:
-            self.pause()
+        elif crowded and self._whole and self.track.kind == "video":
+            self._hold()
 
     def _shed(self, stream: Stream, packets: Sequence[Packet]) -> Sequence[Packet]:
         """Too much is under way to the subscriber: what of *packets* ends a frame that has begun, nothing after it."""
         kept = 0
         if self._span is not None and self._span.stream is stream:
             if self._whole:
-                self.pause()
+                self._hold()
             else:
                 kept = next((at for at, packet in enumerate(packets, 1) if packet.marker), len(packets))
         self.tally.drop("congested", len(packets) - kept)
         return packets[:kept]
+
+    def _hold(self) -> None:
+        """A frame has ended, and nothing is to follow it for now."""
+        if self._paused:
+            self._stop()
+        else:
+            self.pause()
 
     def _gate(self) -> tuple[Stream | None, int]:
         """The stream that goes out, or went last, and the index of its newest keyframe that has gone."""
@@ -471,7 +483,8 @@ class Downlink:
         self._counters.nacks_received += len(numbers)
         self.tally.nacks += len(numbers)
         drop = self.tally.drop
-        if self.kind == "video" and self._outbox.crowded:
+        outbox = self._outbox
+        if self.kind == "video" and outbox.crowded:
             # Most of it waits in the queue, and the rest would make that longer: the subscriber will ask again.
             drop("congested", len(numbers))
             return
@@ -492,11 +505,15 @@ class Downlink:
             if codec is None or codec.rtx_payload_type is None or self._repair_seal is None:
                 # The same number again would be a replay to SRTP, and under GCM a nonce used twice.
                 drop("resend_without_rtx")
+            elif outbox.repairs <= 0:
+                drop("resend_budget")
             elif self._resends.allows(index, now, self._round_trip.value):
                 number, seal = index & 0xFFFF, self._repair_seal
                 sent = self._resend(packet, codec.rtx_payload_type, number, span.turn, seal, now)
                 self._counters.retransmitted += sent
                 self.tally.resends += sent
+                outbox.repairs -= len(packet.payload)
+                outbox.repaired += len(packet.payload)
             else:
                 drop("resend_limit")
 

@@ -82,8 +82,9 @@ class Estimator:
 
     def limited(self, now: float) -> bool:
         """Whether the estimate is what the link takes, seen lately, and not merely as far as we have got."""
-        if self._fed is None and self._remb is not None:
-            return True
+        if self._fed is None:
+            # REMB is a limit. Loss alone shows only that less is better: what is paused for that could prove nothing.
+            return self._remb is not None
         return now - self._limited < SEEN
 
     @property

@@ -35,6 +35,8 @@ class Outbox:
     The media path appends to ``queue`` itself, having asked for :meth:`room`; slot *i* belongs to ``queue[i]``.
 
     :ivar transport_sequence: the last transport-wide sequence number given to a packet.
+    :ivar repairs: bytes of repairs that may go before the next tick, infinite while nothing is known of the link.
+    :ivar repaired: bytes of repairs that ever went.
     :ivar departures: hears of each run that gets such numbers; None while nobody asks.
     """
 
@@ -46,6 +48,8 @@ class Outbox:
         "departures",
         "flush",
         "queue",
+        "repaired",
+        "repairs",
         "sender",
         "slots",
         "transport_sequence",
@@ -67,6 +71,8 @@ class Outbox:
         self.sender: Sender | None = None
         self.transport_sequence = 0
         self.departures: Departures | None = None
+        self.repairs = float("inf")
+        self.repaired = 0
         self.closed = False
 
     @property

@@ -20,6 +20,10 @@ from orama.wire.rtcp import ReportBlock
 
 #: Seconds over which the rate of sending is measured for those who tell of nothing but loss.
 PACE = 1.0
+#: The part of the estimate that repairs may take where a limit was seen; what is left to the media at least.
+REPAIRS, LEAST_MEDIA = 0.25, 0.7
+#: The part of the estimate that goes to no better quality after too much was under way, and for how many seconds.
+CAUTIOUS, CAUTION = 0.25, 6.0
 
 
 class Sharing:
@@ -48,6 +52,9 @@ class Sharing:
         self._octets = 0
         # Packets that reports spoke of, and how many of them were lost.
         self._reported, self._lost = 0, 0.0
+        # Bytes of repairs at the last measure, and bits per second of them.
+        self._repaired, self._repairs = 0, 0.0
+        self._crowded = float("-inf")
 
     # -- what is known ------------------------------------------------------------------------------
 
@@ -97,19 +104,27 @@ class Sharing:
         estimator, departures = bandwidth.estimator, bandwidth.departures
         estimate = estimator.bitrate
         if estimate is None:
-            departures.most = float("inf")
+            departures.most = self._outbox.repairs = float("inf")
             if allocator.shares:
                 allocator.release(self._subscriptions(), now)
             return
         limited = estimator.limited(now)
-        # What is lost is sent again, so that much less is there for the media.
-        overhead = 1 + estimator.inherent
-        media = estimate / overhead
+        outbox = self._outbox
+        if outbox.crowded and now - self._crowded > CAUTION:
+            # More was given than could be sent, whatever the estimate says: less of it for a while.
+            self._crowded = now
+            allocator.renew()
+        # What is sent again is not there for the media.
+        share = max(LEAST_MEDIA, 1 - self._repairs / estimate)
+        media = estimate * share
+        kept = CAUTIOUS * media if now - self._crowded < CAUTION else 0.0
+        limit = REPAIRS * estimate / 8 if limited else float("inf")
+        outbox.repairs = min(limit / 2, max(0.0, outbox.repairs) + limit / 20)
         if allocator.due(media, self._downlinks.keys(), now):
-            allocator.share(self._subscriptions(), media, limited, now)
+            allocator.share(self._subscriptions(), media, limited, now, kept)
         departures.most = bound(estimate, estimator.throughput, self._round_trip.value, limited)
         padded = next((each for each in videos if each.can_pad), None)
-        bandwidth.wanted = 0.0 if padded is None else allocator.wanted * overhead
+        bandwidth.wanted = 0.0 if padded is None else allocator.wanted / share
         padding = bandwidth.padding(now)
         if padding and padded is not None:
             padded.pad(padding, now)
@@ -125,6 +140,8 @@ class Sharing:
         """Once a second: what the reports of the last one say of what was sent in it."""
         if now - self._measured < PACE:
             return
+        self._repairs = (self._outbox.repaired - self._repaired) * 8 / (now - self._measured)
+        self._repaired = self._outbox.repaired
         octets = sum(each.octets_sent for each in self._downlinks.values())
         pace = max(0, octets - self._octets) * 8 / (now - self._measured)
         self._measured, self._octets = now, octets
@@ -135,6 +152,7 @@ class Sharing:
     def _sleep(self) -> None:
         self._awake = False
         self._outbox.departures = None
+        self._outbox.repairs = float("inf")
         self._bandwidth.departures.clear()
         self._bandwidth.wanted = 0.0
         self._allocator.shares = {}

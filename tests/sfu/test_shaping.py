@@ -115,6 +115,32 @@ class ShedTests(ShapingTestCase):
         self.bob.send_rtcp(Nack(1, 5000, (number,)))
         self.assertEqual(len(self.bob.of(5001)), 1)
 
+    def test_repairs_have_a_budget(self) -> None:
+        """Where a limit was seen repairs get a part of it, and no more."""
+        self.alice.send(*self.video.frame(4, key=True, size=1000))
+        numbers = tuple(packet.sequence_number for packet in self.bob.of(5000))
+        self.bob.media._outbox.repairs = 1500
+        self.bob.send_rtcp(Nack(1, 5000, numbers))
+        self.assertEqual(len(self.bob.of(5001)), 2)
+        self.assertEqual(self.room.counters.dropped["resend_budget"], 2)
+
+    def test_a_pause_ends_a_frame(self) -> None:
+        """A subscription that has no room any more ends with a whole frame, and comes back with a keyframe."""
+        downlink = self.bob.media._downlinks["camera"]
+        self.alice.send(*self.video.frame(4, key=True))
+        begun = self.video.frame(6)
+        self.alice.send(*begun[:2])
+        downlink.allow(None, self.room.now)
+        self.alice.send(*begun[2:], *self.video.frame(3))
+        self.alice.send(*self.video.frame(3, key=True))
+        self.assertEqual(len(self.bob.of(5000)), 10)
+        self.assertTrue(self.bob.of(5000)[-1].marker)
+        self.assertEqual(self.alice.media.tracks["camera"].streams[""].listeners, ())
+        downlink.allow(downlink.qualities(self.room.now)[0], self.room.now)
+        self.alice.send(*self.video.frame(3), *self.video.frame(2, key=True))
+        numbers = [packet.sequence_number for packet in self.bob.of(5000)]
+        self.assertEqual(numbers, list(range(numbers[0], numbers[0] + 12)))
+
     def test_others_go_on(self) -> None:
         """What is held back from one subscriber goes to another."""
         carol = self.room.client()
