@@ -52,9 +52,11 @@ class Ranking:
         """The peers that speak are these. Who was among them the last time too did not just cough."""
         before, self._speaking = self._speaking, frozenset(speaking)
         steady = before & self._speaking
-        if steady:
-            self._spoke.update(dict.fromkeys(steady, now))
-            self._ordered.clear()
+        if not steady:
+            return
+        self._spoke.update(dict.fromkeys(steady, now))
+        ordered = self._ordered.pop("video", None)
+        if self.worth("video") != ordered:
             self._changed("video")
 
     def forget(self, peer_id: str) -> None:

@@ -18,7 +18,7 @@ class AnyRoomTests(SlotsCase):
     sfu = SfuSettings(loudest=64)
 
     def test_any_order(self) -> None:
-        """Joining, publishing, muting, choosing, speaking, restarting, dropping out, leaving, also in mid-negotiation."""
+        """Joining, publishing, muting, choosing, speaking, restarting, being away, leaving, also in mid-negotiation."""
         for seed in range(SEEDS):
             try:
                 self.run_one(Random(seed), f"room{seed}")

@@ -198,6 +198,17 @@ class TracksTests(RoomsCase):
         self.assertEqual(len(two.told(TrackAdded)), 1)
 
 
+    def test_two_codecs(self) -> None:
+        """Publishers with different codecs are received on one connection, under payload types of their own."""
+        one, two, three = self.guest(), self.guest(), self.guest()
+        one.publish("video1")
+        two.browser.add_transceiver("video", "video2")
+        two.peer.offer(two.browser.offer().replace("SAVPF 96 97 102 103", "SAVPF 102 103"))
+        self.wait()
+        names = {line.msid[1]: {name for _, name in line.formats} for line in three.browser.lines if line.msid}
+        self.assertEqual(names, {"video1": {"VP8/90000", "rtx/90000"}, "video2": {"H264/90000", "rtx/90000"}})
+
+
 class OwnerTests(RoomsCase):
     def test_kick(self) -> None:
         """An owner sends somebody away; that one and the others hear it. A member may not."""
