@@ -197,7 +197,6 @@ class TracksTests(RoomsCase):
         self.assertIn("H264/90000", [name for _, name in line.formats])
         self.assertEqual(len(two.told(TrackAdded)), 1)
 
-
     def test_two_codecs(self) -> None:
         """Publishers with different codecs are received on one connection, under payload types of their own."""
         one, two, three = self.guest(), self.guest(), self.guest()
