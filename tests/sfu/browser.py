@@ -168,6 +168,9 @@ class Browser:
                 each.stopped = each.gone = True
                 answers.append(self._section(each, "active", "inactive"))
                 continue
+            if media.kind == "application":
+                answers.append(self._section(each, "active", "sendrecv"))
+                continue
             each.formats = [(one.payload_type, f"{one.name}/{one.clock_rate}") for one in sdp.formats(media)]
             way = sdp.direction(session, media)
             takes, gives = way in ("sendonly", "sendrecv"), way in ("recvonly", "sendrecv")
@@ -223,8 +226,11 @@ class Browser:
         for media in session.media:
             if media.rejected:
                 continue
-            if media.attributes.get("mid") not in group or "rtcp-mux" not in media.attributes:
+            multiplexed = "rtcp-mux" in media.attributes or media.kind == "application"
+            if media.attributes.get("mid") not in group or not multiplexed:
                 raise Refused("not in the bundle, or not multiplexed")
+            if media.kind == "application":
+                continue
             for one in sdp.formats(media):
                 parameters = sdp.parameters(one.parameters)
                 told_apart = ("apt", "packetization-mode", "profile-id", "profile")
@@ -256,6 +262,8 @@ class Browser:
             ("setup", setup),
             ("mid", mid),
         ]
+        if each.kind == "application":
+            return sdp.Media(each.kind, 9, "UDP/DTLS/SCTP", ("webrtc-datachannel",), attributes)
         if offer is not None:
             formats = offer.formats
             kept = ("rtpmap", "rtcp-fb", "fmtp", "extmap")
