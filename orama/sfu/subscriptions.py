@@ -200,7 +200,7 @@ class Subscriptions:
     def _turn(self, slot: Slot) -> None:
         media, publication = self._connection.media, slot.shows
         media.show(slot.slot_id, slot.track)
-        if publication is not None:
+        if publication is not None and slot.kind == "video":
             media.set_layer(slot.slot_id, *self._layers.get(publication.track_id, ("auto", 0)))
 
     def _worth(self, kind: str) -> Iterator[Publication]:
