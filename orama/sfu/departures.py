@@ -16,8 +16,8 @@ from attrs import define
 from orama.wire.rtp import nearest
 from orama.wire.transport_cc import TICK, TICKS_PER_REFERENCE, TransportFeedback
 
-#: Runs that are remembered: 8 s of a hundred bursts a second. What feedback has not named by then, it never will.
-MOST_RUNS = 1024
+#: Runs that are remembered, and for how many seconds: what feedback has not named by then, it never will.
+MOST_RUNS, AGE = 512, 5.0
 #: Bytes on the wire of each packet beside its payload: IPv4, UDP, ChannelData, an RTP header with MID and the
 #: transport-wide number, and the tag of SRTP.
 OVERHEAD = 20 + 8 + 4 + 28 + 16
@@ -144,6 +144,12 @@ class Departures:
                 del doubtful[number]
                 late += 1
         return late
+
+    def expire(self, now: float) -> None:
+        """Let go of what has got too old."""
+        runs = self._runs
+        while runs and runs[0][3] < now - AGE:
+            self.under_way -= runs.popleft()[2]
 
     def clear(self) -> None:
         """Nothing is under way any more."""

@@ -80,6 +80,11 @@ class Estimator:
         """The part of the packets that was lost lately."""
         return self._loss.lost
 
+    @property
+    def told(self) -> bool:
+        """Whether transport-wide feedback comes."""
+        return self._fed is not None
+
     def limited(self, now: float) -> bool:
         """Whether the estimate is what the link takes, seen lately, and not merely as far as we have got."""
         if self._fed is None:

@@ -20,6 +20,8 @@ from orama.wire.rtcp import ReportBlock
 
 #: Seconds over which the rate of sending is measured for those who tell of nothing but loss.
 PACE = 1.0
+#: Seconds without any feedback after which departures are not noted any more.
+PATIENCE = 10.0
 #: The part of the estimate that repairs may take where a limit was seen; what is left to the media at least.
 REPAIRS, LEAST_MEDIA = 0.25, 0.7
 #: The part of the estimate that goes to no better quality after too much was under way, and for how many seconds.
@@ -48,6 +50,7 @@ class Sharing:
         self._bandwidth = Bandwidth(now, START, highest or HIGHEST)
         self._allocator = Allocator()
         self._awake = False
+        self._since = now
         self._measured = now
         self._octets = 0
         # Packets that reports spoke of, and how many of them were lost.
@@ -72,7 +75,10 @@ class Sharing:
 
     def feedback(self, body: bytes, now: float) -> None:
         """Transport-wide feedback without its RTCP header."""
-        if self._awake and not self._bandwidth.feedback(body, self._round_trip.value, now):
+        if not self._awake:
+            return
+        self._outbox.departures = self._bandwidth.departures
+        if not self._bandwidth.feedback(body, self._round_trip.value, now):
             self._counters.dropped["feedback"] += 1
 
     def remb(self, bitrate: int, now: float) -> None:
@@ -98,10 +104,15 @@ class Sharing:
             return
         bandwidth, allocator = self._bandwidth, self._allocator
         if not self._awake:
-            self._awake = True
+            self._awake, self._since = True, now
             self._outbox.departures = bandwidth.departures
         self._measure(now)
+        bandwidth.departures.expire(now)
         estimator, departures = bandwidth.estimator, bandwidth.departures
+        if not estimator.told and now - self._since > PATIENCE:
+            # Nobody reads what is noted; a word of feedback begins it again.
+            self._outbox.departures = None
+            departures.clear()
         estimate = estimator.bitrate
         if estimate is None:
             departures.most = self._outbox.repairs = float("inf")
@@ -122,7 +133,9 @@ class Sharing:
         outbox.repairs = min(limit / 2, max(0.0, outbox.repairs) + limit / 20)
         if allocator.due(media, self._downlinks.keys(), now):
             allocator.share(self._subscriptions(), media, limited, now, kept)
-        departures.most = bound(estimate, estimator.throughput, self._round_trip.value, limited)
+        # Without feedback nothing would ever end what is under way.
+        most = bound(estimate, estimator.throughput, self._round_trip.value, limited)
+        departures.most = most if estimator.told else float("inf")
         padded = next((each for each in videos if each.can_pad), None)
         bandwidth.wanted = 0.0 if padded is None else allocator.wanted / share
         padding = bandwidth.padding(now)

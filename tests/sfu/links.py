@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from math import ceil
 from random import Random
 
 from orama.sfu.congestion import Arrivals
@@ -29,6 +30,8 @@ class Link:
     ) -> None:
         self.random = random
         self.rate, self.delay, self.jitter, self.loss, self.queue = rate, delay, jitter, loss, queue
+        #: Seconds between two deliveries where packets come in clumps, as they do out of a TCP connection.
+        self.clump = 0.0
         self.free = 0.0
         self.dropped = 0
 
@@ -44,7 +47,8 @@ class Link:
         self.free = max(self.free, now) + octets * 8 / self.rate
         if self.random.random() < self.loss:
             return None
-        return self.free + self.delay + self.random.uniform(0.0, self.jitter)
+        arrival = self.free + self.delay + self.random.uniform(0.0, self.jitter)
+        return ceil(arrival / self.clump) * self.clump if self.clump else arrival
 
 
 class Receiver:

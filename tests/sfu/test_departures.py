@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from orama.sfu.departures import MOST_DOUBTFUL, MOST_RUNS, OVERHEAD, Departures
+from orama.sfu.departures import AGE, MOST_DOUBTFUL, MOST_RUNS, OVERHEAD, Departures
 from orama.wire.transport_cc import TICK, TransportFeedback
 
 
@@ -80,6 +80,13 @@ class DepartureTests(SynchronousTestCase):
             self.departures.left(number & 0xFFFF, 1, 100, number / 100)
         self.assertEqual(len(self.departures), MOST_RUNS)
         self.assertEqual(self.departures.under_way, MOST_RUNS * (100 + OVERHEAD))
+
+    def test_age(self) -> None:
+        """What no feedback has named for seconds is not under way any more."""
+        self.departures.left(1, 1, 100, 10.0)
+        self.departures.left(2, 1, 100, 14.0)
+        self.departures.expire(10.0 + AGE + 0.1)
+        self.assertEqual(self.departures.under_way, 100 + OVERHEAD)
 
     @given(st.lists(st.tuples(st.integers(0, 0xFFFF), st.lists(st.none() | st.integers(-9, 300), min_size=1))))
     def test_any_feedback(self, said: list[tuple[int, list[int | None]]]) -> None:

@@ -106,6 +106,17 @@ class ConvergenceTests(SynchronousTestCase):
         flow.run(0, 24)
         self.assertTrue(0.6 <= flow.mean(14, 24) / 700e3 <= 1.2, flow.mean(14, 24) / 700e3)
 
+    def test_a_link_that_loses_nothing(self) -> None:
+        """Behind a relay's TCP connection nothing is lost, all waits, and comes in clumps: delay alone tells."""
+        for rate in (300e3, 2e6):
+            link = Link(Random(3), rate, 0.03, queue=60.0)
+            link.clump = 0.02
+            flow = Flow(link)
+            flow.run(0, 24)
+            found = flow.mean(14, 24) / rate
+            self.assertTrue(0.7 <= found <= 1.2, found)
+            self.assertLess(link.waiting(24), 1.0)
+
     def test_what_is_not_used(self) -> None:
         """A sender that has little to send learns of no more than that, and does not pad for nothing."""
         flow = Flow(Link(Random(3), 50e6, 0.03), limit=200e3)

@@ -213,6 +213,20 @@ class WithoutFeedbackTests(SharingTestCase):
         self.assertEqual(silent.layer, 2)
         self.assertEqual(silent.sent[RTX], 0)
 
+    def test_numbers_without_feedback(self) -> None:
+        """A client that takes transport-wide numbers and says nothing of them is never held back for that."""
+        client = self.room.client()
+        track = self.publisher.client.media.tracks["camera"]
+        client.media.subscribe(track, downlinked(camera(), VIDEO, extensions={MID: 9, TRANSPORT_CC: 3}))
+        for _ in range(15):
+            self.run_for(1)
+            client.send_rtcp(ReceiverEstimate(9, 3_000_000, (VIDEO,)))
+            client.send_rtcp(ReceiverReport(9, (ReportBlock(VIDEO, 30),)))
+            client.rtp.clear()
+        self.run_for(1)
+        self.assertGreater(len(client.of(VIDEO)), 150)
+        self.assertIsNone(client.media._outbox.departures)
+
     def test_reports_alone(self) -> None:
         """A client that only reports loses quality for much loss, and for a little none."""
         silent = Subscriber(self.room, self.publisher, Link(self.random, 5e6), {MID: 9})
