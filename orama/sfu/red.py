@@ -87,6 +87,10 @@ class Primaries:
         if inner is None:
             made.append(packet)
             return
+        if not packet.payload:
+            # Padding, with which browsers try how much a link takes: it keeps its number.
+            made.append(_with(packet, inner, b""))
+            return
         try:
             *copies, primary = red.parse(packet.payload)
         except red.RedError:

@@ -79,6 +79,17 @@ class RedTests(SynchronousTestCase):
         for client in (self.bob, carol):
             self.assertEqual(self.heard(client), [(109, b"one"), (109, b"two"), (109, b"plain")])
 
+    def test_padding_keeps_its_place(self) -> None:
+        """Packets of padding alone, with which browsers probe, leave no hole."""
+        for codecs in (STRIPPED, RENUMBERED):
+            self.subscribe(codecs, client := self.room.client())
+            self.alice.send(
+                self.talker.talk(b"one"), evolve(self.talker.packet(b""), padding=200), self.talker.talk(b"two")
+            )
+            packets = client.of(7000)
+            self.assertEqual([packet.sequence_number - packets[0].sequence_number for packet in packets], [0, 1, 2])
+            self.assertEqual(packets[1].payload, b"")
+
     def test_levels_stay(self) -> None:
         """Stripping leaves marker and audio level where they were."""
         self.subscribe(STRIPPED)
@@ -140,7 +151,7 @@ class RedTests(SynchronousTestCase):
         packets = [self.talker.talk(b"frame%d" % number) for number in range(3)]
         lie = serialize((Block(111, 5000, b"old"), Block(111, 0, b"frame2")))
         self.alice.send(packets[0], evolve(packets[2], payload=lie))
-        self.alice.send(*(self.talker.packet(payload) for payload in (b"", b"\xff", b"\x60other")))
+        self.alice.send(*(self.talker.packet(payload) for payload in (b"\xff", b"\x60other")))
         self.alice.send(self.talker.talk(b"frame3", copies=0))
         self.assertEqual([frame for _, frame in self.heard()], [b"frame0", b"frame2", b"frame3"])
 
