@@ -42,6 +42,7 @@ from orama.net.poll import Poll
 from orama.net.tls import ServerCertificates
 from orama.rest.auth import Authenticator
 from orama.rest.control import control_site, listen_control
+from orama.rest.control_webhooks import WebhookTestResource
 from orama.rest.site import Site, make_site
 from orama.rest.tokens import Tokens
 from orama.rest.tokens import new_key as new_token_key
@@ -360,6 +361,7 @@ class Node:
     async def _serve(self) -> None:
         """Take people."""
         self.site.adopt(self._site())
+        units = {} if self.units is None else self.units.resources()
         control = control_site(
             self._reactor,
             self.settings,
@@ -367,7 +369,9 @@ class Node:
             self.authenticator.tokens,
             self.access,
             observed=self.membership.everybody.observed,
-            calls=self.membership.control_calls(self.turn, {} if self.units is None else self.units.resources()),
+            calls=self.membership.control_calls(
+                self.turn, {**units, "webhooks": WebhookTestResource(self.webhooks.test)}
+            ),
         )
         control.noisy = False
         socket = listen_control(self._reactor, self.data.path, control)

@@ -12,6 +12,7 @@ from typing import Any
 
 import treq
 from attrs import evolve
+from click.testing import CliRunner
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Factory
@@ -21,6 +22,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.server import Site
 
+from orama.cli.main import main
 from orama.errors import Conflict, StartError
 from orama.hierarchy import Node
 from orama.settings import Settings, SfuSettings, TurnSettings, WebhookSettings
@@ -320,8 +322,12 @@ class WebhookTests(NodeTestCase):
             [("room_started", "r", node.node_id), ("participant_joined", "r", node.node_id)],
         )
         self.assertIn(b'orama_webhooks_sent_total{namespace="default"} 2.0', (await self.get(node, "/metrics"))[1])
+        command = ["webhook", "test", "--namespace", "default", "--json", "--data-dir", str(self.directory / "data")]
+        done = await deferToThread(CliRunner().invoke, main, command)
+        self.assertEqual((done.exit_code, receiver.taken[2]["event"]), (0, "test"))
+        self.assertEqual(json.loads(done.stdout)["id"], receiver.taken[2]["id"])
         await node.stop()
-        self.assertEqual([each["event"] for each in receiver.taken[2:]], ["participant_left", "room_finished"])
+        self.assertEqual([each["event"] for each in receiver.taken[3:]], ["participant_left", "room_finished"])
 
 
 class MetricsTests(NodeTestCase):

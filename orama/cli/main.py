@@ -12,6 +12,7 @@ from orama.cli.namespace import namespace
 from orama.cli.node import node
 from orama.cli.token import token
 from orama.cli.turn import turn
+from orama.cli.webhook import webhook
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,7 +21,7 @@ def main() -> None:
     """Ask, and tell, the orama node on this host."""
 
 
-for each in (cluster, inspector, monitor, namespace, node, token, turn):
+for each in (cluster, inspector, monitor, namespace, node, token, turn, webhook):
     main.add_command(each)
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ What nobody has taken when the node stops is there when it starts again (:mod:`o
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
@@ -22,8 +23,10 @@ from twisted.logger import Logger
 
 from orama._version import __version__
 from orama.cluster.exchange import Exchange, NoAnswer
+from orama.errors import NotFound, Unavailable
 from orama.settings import NamespaceWebhookSettings, WebhookSettings
 from orama.sfu.occurrences import Occurrence
+from orama.timestamp import timestamp
 from orama.webhooks.backlog import Backlog
 from orama.webhooks.letter import Letter, letter
 from orama.webhooks.signature import HEADER, sign
@@ -122,6 +125,22 @@ class Webhooks(Service):
         self._keep(lambda spool: spool.add(made))
         self._go_on()
 
+    async def test(self, namespace: str) -> Mapping[str, Any]:
+        """Send an event that means nothing, once; how long it took to be taken.
+
+        :raises NotFound: ``no_webhook``: nobody is told of this namespace.
+        :raises Unavailable: ``webhook_not_taken``, and why.
+        """
+        told, began = self._told(namespace), self._reactor.seconds()
+        if not told.url:
+            raise NotFound("no_webhook", f"the settings name no receiver for events of {namespace}")
+        name = f"ev_test{int(began * 1e6):x}"
+        body = {"id": name, "event": "test", "created_at": timestamp(began), "namespace": namespace}
+        why = await self._post(told, name, json.dumps({**body, "node_id": self._node_id}).encode())
+        if why:
+            raise Unavailable("webhook_not_taken", f"the receiver does not take it: {why}")
+        return {"namespace": namespace, "id": name, "seconds": round(self._reactor.seconds() - began, 3)}
+
     def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
         """What ``/metrics`` shows."""
         for namespace, backlog in self._backlogs.items():
@@ -214,18 +233,8 @@ class Webhooks(Service):
         self._call = self._reactor.callLater(0, self._go_on)
 
     async def _try(self, backlog: Backlog, sent: Letter, told: WebhookSettings) -> None:
-        body = sent.body.encode()
-        headers = {
-            "Content-Type": "application/json",
-            "User-Agent": f"orama-webrtc/{__version__}",
-            "Orama-Event-Id": sent.id,
-            HEADER: sign(told.secret, body, self._reactor.seconds()),
-        }
         try:
-            status, _ = await self._exchange.ask("POST", told.url, headers, body, told.timeout)
-            why = "" if 200 <= status < 300 else f"HTTP {status}"
-        except NoAnswer as error:
-            why = error.why
+            why = await self._post(told, sent.id, sent.body.encode())
         except CancelledError:
             backlog.put_back(sent, self._reactor.seconds())
             return
@@ -236,6 +245,20 @@ class Webhooks(Service):
             self._not_taken(backlog, sent, why)
         else:
             self._taken(backlog, sent)
+
+    async def _post(self, told: WebhookSettings, name: str, body: bytes) -> str:
+        """Why the receiver did not take *body*; empty when it did."""
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"orama-webrtc/{__version__}",
+            "Orama-Event-Id": name,
+            HEADER: sign(told.secret, body, self._reactor.seconds()),
+        }
+        try:
+            status, _ = await self._exchange.ask("POST", told.url, headers, body, told.timeout)
+        except NoAnswer as error:
+            return error.why
+        return "" if 200 <= status < 300 else f"HTTP {status}"
 
     def _taken(self, backlog: Backlog, sent: Letter) -> None:
         backlog.taken(sent, self._reactor.seconds())

@@ -12,6 +12,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.server import Site
 
 from orama.cluster.exchange import Exchange
+from orama.errors import NotFound, Unavailable
 from orama.settings import NamespaceWebhookSettings, WebhookSettings
 from orama.sfu.occurrences import Occurrence
 from orama.webhooks.service import Webhooks
@@ -189,6 +190,19 @@ class WebhookTests(TestCase):
         self.assertEqual(self.sample(webhooks, "orama_webhooks_waiting"), 0)
         self.assertEqual(self.sample(webhooks, "orama_webhooks_dropped_total", reason="unconfigured"), 1)
         self.assertEqual(self.spool.stat().st_size, 0)
+
+    async def test_test(self) -> None:
+        """An event that means nothing can be sent by hand, once: what came of it is said."""
+        webhooks = self.webhooks()
+        told = await webhooks.test("default")
+        self.assertEqual([(each["event"], each["id"]) for each in self.receiver.taken], [("test", told["id"])])
+        self.receiver.manner = lambda event: 500
+        with self.assertRaisesRegex(Unavailable, "HTTP 500"):
+            await webhooks.test("default")
+        webhooks.configure(WebhookSettings())
+        with self.assertRaises(NotFound):
+            await webhooks.test("default")
+        self.assertEqual(len(self.receiver.tries), 2)
 
     async def test_too_old(self) -> None:
         """An event that is refused for longer than it is kept is given up, and counted."""
