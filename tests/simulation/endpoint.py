@@ -42,6 +42,8 @@ RIDS = ("q", "h", "f")
 
 #: Seconds between two looks at what is missing.
 WORK = 0.04
+#: Share of audio packets after which padding comes, and its bytes.
+PADDED, PADDING = 0.01, bytes(99) + b"\x64"
 #: RTP packets that a publisher can send again.
 HISTORY = 600
 
@@ -251,9 +253,12 @@ class Endpoint:
     def _speak(self, track_id: str, microphone: Microphone) -> None:
         if not self.secured or self.closed or track_id not in self.microphones:
             return
+        own = bytes((0x10, microphone.level))
         sent = microphone.frame(self.world.now)
         if sent is not None:
-            self._send(self.lanes[microphone.ssrc], sent, bytes((0x10, microphone.level)))
+            self._send(self.lanes[microphone.ssrc], sent, own)
+        if self.world.random.random() < PADDED:
+            self._send(self.lanes[microphone.ssrc], microphone.padding(self.world.now), own)
 
     def _send(self, lane: Lane, sent: Sent, own: bytes) -> None:
         self.watch.publish(sent)
@@ -278,7 +283,10 @@ class Endpoint:
         self._sent_at[self._transport] = self.world.now
         body = elements + b"\x31" + self._transport.to_bytes(2, "big")
         body += bytes(-len(body) % 4)
-        head = _fixed.pack(0x90, second, index & 0xFFFF, timestamp, ssrc) + struct.pack("!HH", 0xBEDE, len(body) // 4)
+        first = 0x90
+        if not payload:
+            first, payload = 0xB0, PADDING
+        head = _fixed.pack(first, second, index & 0xFFFF, timestamp, ssrc) + struct.pack("!HH", 0xBEDE, len(body) // 4)
         protected = self._out.protect(head + body + payload)
         self.watch.carried[protected] = sent, self._transport
         self.up.send(protected)

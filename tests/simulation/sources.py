@@ -183,6 +183,11 @@ class Microphone:
     _silent: int = 0
     _before: tuple[int, bytes] | None = None
 
+    def padding(self, now: float) -> Sent:
+        """A packet of padding alone, as browsers send them on a stream without RTX."""
+        self.index += 1
+        return Sent(self.ssrc, self.index - 1, self.timestamp, False, b"", 0, 0, self.index - 1, 0, 1, time=now)
+
     def frame(self, now: float) -> Sent | None:
         """The next packet; None where DTX sends nothing."""
         self.timestamp = (self.timestamp + 960) & 0xFFFFFFFF
