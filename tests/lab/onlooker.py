@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -10,6 +11,7 @@ from attrs import frozen
 
 from tests.browser.page import Page
 from tests.lab.browser import FarChromium
+from tests.lab.machine import until
 from tests.lab.star import HTTP_PORT, SERVER, Star
 from tests.node import NodeProcess
 
@@ -71,6 +73,13 @@ class Onlooker:
         found: dict[str, Any] = self.page.run("return await sight.end()")
         return Seen(**found)
 
+    def look(self, seconds: float) -> Seen:
+        """What is seen in so many seconds."""
+        self.begin()
+        began = time.monotonic()
+        until(lambda: time.monotonic() - began > seconds, "a while", 2 * seconds)
+        return self.end()
+
     def until_seen(self, frames: int = 10) -> None:
         """Return once so many frames of the camera were decoded, and sound was played."""
         self.page.run(
@@ -94,6 +103,15 @@ class Onlooker:
             width,
             seconds * 1000,
         )
+
+    def until_steady(self, seconds: float) -> None:
+        """Return once nothing stood still and nothing was made up for two seconds."""
+        deadline = time.monotonic() + seconds
+        while True:
+            seen = self.look(2.0)
+            if seen.fps and not seen.freezes and seen.concealed < 0.01:
+                return
+            assert time.monotonic() < deadline, f"not steady within {seconds:g} s: {seen}"
 
     def recover(self, seconds: float = 20.0) -> bool:
         """Wait for the whole picture, but not for ever; whether it came."""
