@@ -7,9 +7,7 @@ labelled with a user, a room or an address, so the number of series is bounded b
 
 from __future__ import annotations
 
-from asyncio import Task, all_tasks
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import Metric
@@ -17,6 +15,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from twisted.application.internet import TimerService
 from twisted.internet.interfaces import IReactorTime
+
+from orama import reactors
 
 Sample = tuple[str, Mapping[str, str], float]
 
@@ -122,11 +122,4 @@ class LoopLag(TimerService):
 
     def samples(self) -> Iterator[Sample]:
         yield "orama_event_loop_calls", {}, len(self._reactor.getDelayedCalls())
-        yield "orama_event_loop_tasks", {}, len(_tasks())
-
-
-def _tasks() -> set[Task[Any]]:
-    try:
-        return all_tasks()
-    except RuntimeError:  # no loop of asyncio runs
-        return set()
+        yield "orama_event_loop_tasks", {}, reactors.tasks()

@@ -41,6 +41,14 @@ def unsuitable() -> str:
     return f"needs the asyncio reactor, but {found} is installed: leave --reactor out, or say --reactor=asyncio"
 
 
+def tasks() -> int:
+    """How many tasks of asyncio there are in the loop that runs; 0 where none does."""
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0
+
+
 def installed() -> Any:
     """The reactor of this process, for its one ``main``."""
     from twisted.internet import reactor
