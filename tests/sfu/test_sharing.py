@@ -222,9 +222,8 @@ class WithoutFeedbackTests(SharingTestCase):
             self.run_for(1)
             client.send_rtcp(ReceiverEstimate(9, 3_000_000, (VIDEO,)))
             client.send_rtcp(ReceiverReport(9, (ReportBlock(VIDEO, 30),)))
+            self.assertGreater(len(client.of(VIDEO)), 120)
             client.rtp.clear()
-        self.run_for(1)
-        self.assertGreater(len(client.of(VIDEO)), 150)
         self.assertIsNone(client.media._outbox.departures)
 
     def test_reports_alone(self) -> None:
