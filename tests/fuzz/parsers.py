@@ -17,6 +17,8 @@ from orama.errors import SignalError
 from orama.net import hello, proxy
 from orama.sfu._sctp_inbound import WINDOW, Inbound
 from orama.sfu._sctp_outbound import Outbound
+from orama.sfu.bandwidth import Bandwidth
+from orama.sfu.estimator import HIGHEST, LOWEST
 from orama.signaling import messages
 from orama.turn.credentials import CredentialError, parse_username
 from orama.turn.mobility import Tickets
@@ -385,6 +387,24 @@ def run_rtcp(data: bytes) -> bool:
         if isinstance(each, (rtcp.SenderReport, rtcp.ReceiverReport, rtcp.Goodbye, rtcp.PictureLoss)):
             assert rtcp.parse(each.serialize()) == (each,)
     return True
+
+
+def run_feedback(data: bytes) -> bool:
+    """Any feedback about what left leaves the books sound and an estimate within its limits."""
+    bandwidth = Bandwidth(NOW)
+    departures = bandwidth.departures
+    for number in range(20):
+        departures.left((65526 + 3 * number) & 0xFFFF, 3, 3000, NOW + number / 50)
+    taken = False
+    for late in range(2):  # the second time it is old news
+        taken |= bandwidth.feedback(data, 0.05, NOW + 0.5 + late / 10)
+        assert 0 <= departures.under_way <= departures.total
+        assert (departures.under_way == 0) == (not len(departures))
+        assert bandwidth.padding(NOW + 0.6) == 0
+    estimate = bandwidth.estimator.bitrate
+    assert (estimate is not None) == taken
+    assert estimate is None or LOWEST <= estimate <= HIGHEST
+    return taken
 
 
 def repair_rtcp(data: bytearray) -> None:

@@ -89,6 +89,10 @@ class ParserTests(SynchronousTestCase):
         """RTCP is read into bounded values, or is one error."""
         self.fuzz("rtcp", 0.3)
 
+    def test_feedback(self) -> None:
+        """Whatever is said of whatever left, the books of what is under way stay sound."""
+        self.fuzz("feedback", 0.2)
+
     def test_sctp(self) -> None:
         """What comes on an association of data channels leaves it within its bounds, or is one error."""
         self.fuzz("sctp", 0.2)
