@@ -50,7 +50,7 @@ TARGETS = {
         Target("payload", parsers.run_payload, 30_000),
         Target("descriptor", parsers.run_descriptor, 20_000),
         Target("rtcp", parsers.run_rtcp, 80_000, parsers.repair_rtcp),
-        Target("feedback", parsers.run_feedback, 6_000),
+        Target("feedback", parsers.run_feedback, 3_000),
         Target("sctp", parsers.run_sctp, 10_000, parsers.repair_sctp),
         Target("sdp", parsers.run_sdp, 50_000),
         Target("session", session.run_session, 12_000, session.repair_session),
