@@ -1,7 +1,7 @@
 """When a wish for a keyframe goes on its way: throttled per receiver and per source, joined at the source.
 
 ``Throttle`` lets one pass in a while; ``Wishes`` are those of one receiver; ``KeyframeRequests`` stands at the source
-and joins the wishes of all subscribers.
+and joins the wishes of all subscribers, and repeats until a keyframe has come.
 
 A keyframe takes about six frames' worth of bits from everybody who gets the stream. One every 500 ms, which a receiver
 with a bad line would like, is a third of 30 frames a second; three in ten seconds are a twentieth.
@@ -18,6 +18,8 @@ PER_SOURCE = 0.5
 MOST, WHILE = 3, 10.0
 #: A request without an answer is repeated after two round trips, within these borders, seconds.
 SOONEST, LATEST = 0.2, 1.0
+#: Requests for one wish: with a fifth of all packets lost on both ways, one of them is answered in 98 of 100 cases.
+TRIES = 4
 
 
 class Throttle:
@@ -58,11 +60,12 @@ class Wishes:
 class KeyframeRequests:
     """The wishes for one source (an SSRC of a publisher)."""
 
-    __slots__ = ("_answered", "_last", "_retry", "_wanted")
+    __slots__ = ("_answered", "_last", "_left", "_retry")
 
     def __init__(self) -> None:
         self._last = float("-inf")
-        self._wanted = False
+        #: Requests that may still be sent for the last wish.
+        self._left = 0
         self._answered = True
         self._retry = PER_SOURCE
 
@@ -72,18 +75,19 @@ class KeyframeRequests:
 
     def ask(self, now: float) -> bool:
         """Somebody wants a keyframe. True: send a request now; otherwise :meth:`due` will say when."""
-        self._wanted = True
+        self._left = TRIES
         return self.due(now)
 
     def due(self, now: float) -> bool:
-        """True: a wish is open and a request may be sent now."""
-        if not self._wanted or now - self._last < (PER_SOURCE if self._answered else self._retry):
+        """True: a wish is open and a request may be sent now, which may be one that was lost once more."""
+        if not self._left or now - self._last < (PER_SOURCE if self._answered else self._retry):
             return False
-        self._wanted = self._answered = False
+        self._left -= 1
+        self._answered = False
         self._last = now
         return True
 
     def satisfied(self) -> None:
         """A keyframe came: what was asked before it is answered."""
-        self._wanted = False
+        self._left = 0
         self._answered = True

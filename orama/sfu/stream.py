@@ -193,7 +193,7 @@ class Stream:
         """Timed work of this stream but for NACKs, which the uplink gathers."""
         self._measure(now)
         self.store.expire(self.highest, now)
-        if self.requests.due(now):
+        if self.listeners and self.requests.due(now):
             self._publisher.ask_keyframe(self)
 
     def _measure(self, now: float) -> None:

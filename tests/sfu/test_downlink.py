@@ -431,6 +431,7 @@ class WishTests(DownlinkTestCase):
         self.bob.send_rtcp(PictureLoss(9, 5000))
         self.room.wait(0.1)
         self.bob.send_rtcp(PictureLoss(9, 5000))
+        self.alice.send(*self.source.frame(key=True))
         self.room.wait(2)
         self.assertEqual(len(self.alice.take(PictureLoss)), 1)
 

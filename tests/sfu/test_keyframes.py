@@ -38,13 +38,20 @@ class WishTests(SynchronousTestCase):
 
 class RequestTests(SynchronousTestCase):
     def test_wishes_are_joined(self) -> None:
-        """Many wishes within half a second make one request now and one later."""
+        """Many wishes within half a second make one request now, and one later where no keyframe has come."""
         requests = KeyframeRequests()
         self.assertTrue(requests.ask(10.0))
         self.assertEqual([requests.ask(10.0 + step / 100) for step in range(1, 40)], [False] * 39)
         self.assertFalse(requests.due(10.49))
         self.assertTrue(requests.due(10.0 + PER_SOURCE))
+        requests.satisfied()
         self.assertFalse(requests.due(20.0))
+
+    def test_repeated_when_lost(self) -> None:
+        """Without an answer a wish is repeated a few times, and then given up."""
+        requests = KeyframeRequests()
+        self.assertTrue(requests.ask(10.0))
+        self.assertEqual([requests.due(10.0 + number) for number in range(1, 6)], [True] * 3 + [False] * 2)
 
     def test_a_keyframe_answers_them(self) -> None:
         """Once a keyframe has come, an open wish is not sent any more."""
