@@ -271,6 +271,17 @@ class Downlink:
         return None if self._span is None else self._span.stream
 
     @property
+    def shown(self) -> str | None:
+        """The layer that goes to the subscriber now: ``low``, ``mid`` or ``high``; None without layers or packets."""
+        span, layers, rids = self._span, self.track.layers, self.track.rids
+        if span is None or not layers:
+            return None
+        if len(rids) > 1:
+            return layers[rids.index(span.stream.rid)] if span.stream.rid in rids else None
+        place = len(layers) - 1 if span.projection is None else span.projection.spatial
+        return layers[min(place, len(layers) - 1)]
+
+    @property
     def paused(self) -> bool:
         """Whether the subscriber's bandwidth is not enough for it."""
         return self._paused

@@ -15,7 +15,7 @@ from attrs import define
 
 from orama.sfu.packet import Packet
 from orama.sfu.renumbering import Gaps, Numbers, Renumbering, described, numbers
-from orama.sfu.selection import Selection, Verdict, selection
+from orama.sfu.selection import ALL, Selection, Verdict, selection
 from orama.sfu.stream import Stream
 from orama.wire import dependency, vp8, vp9
 from orama.wire.video import PayloadError
@@ -91,6 +91,11 @@ class Projection:
         """The numbers in the newest packet that was sent; None when nobody knows."""
         newest = self._newest
         return self._last if newest is None else numbers(newest, self._mimes.get(newest.payload_type, ""))
+
+    @property
+    def spatial(self) -> int:
+        """The highest spatial layer that is forwarded; ``ALL`` where none is left out."""
+        return ALL if self._selection is None else self._selection.spatial
 
     @property
     def waiting(self) -> bool:

@@ -45,6 +45,10 @@ class Selection(Protocol):
     waiting: bool
     level: tuple[int, ...]
 
+    @property
+    def spatial(self) -> int:
+        """The highest spatial layer that is forwarded."""
+
     def fits(self, place: Place | None) -> bool:
         """Whether it can judge by *place*."""
 
@@ -65,6 +69,7 @@ class Everything:
 
     waiting = False
     level: tuple[int, ...] = ()
+    spatial = ALL
 
     def fits(self, place: Place | None) -> bool:
         return place is None
@@ -86,6 +91,7 @@ class TemporalSelection:
     """VP8: up one layer at a time, where a frame of it depends on the lowest alone."""
 
     waiting = False
+    spatial = 0
 
     def __init__(self, spatial: int, temporal: int) -> None:
         self._wanted = temporal
@@ -124,6 +130,10 @@ class SpatialSelection:
         self._picture = -1
         self._highest = 0
         self.waiting = False
+
+    @property
+    def spatial(self) -> int:
+        return self.level[0]
 
     def fits(self, place: Place | None) -> bool:
         return place is None or isinstance(place, vp9.Descriptor)
@@ -182,6 +192,10 @@ class DescribedSelection:
         self._forwarded: deque[int] = deque(maxlen=REFERABLE)
         self._untold = False
         self.waiting = False
+
+    @property
+    def spatial(self) -> int:
+        return ALL if self._layering is None else self._layering.structure.layers[self.level[0]][0]
 
     def fits(self, place: Place | None) -> bool:
         return place is None or isinstance(place, Described)

@@ -188,7 +188,7 @@ def _stream(stream: Stream, now: float) -> StreamStats:
 
 
 def _subscription(room: Room, downlink: Downlink) -> SubscriptionStats:
-    track, tally, stream = downlink.track, downlink.tally, downlink.forwarded
+    track, tally = downlink.track, downlink.tally
     publication = room.tracks.get(track.track_id)
     return SubscriptionStats(
         track.track_id,
@@ -197,7 +197,7 @@ def _subscription(room: Room, downlink: Downlink) -> SubscriptionStats:
         state(downlink),
         downlink.layer,
         downlink.priority,
-        None if stream is None else _layer(stream),
+        downlink.shown,
         downlink.allowed,
         None if tally.bitrate is None else round(tally.bitrate),
         downlink.packets_sent,
@@ -218,4 +218,4 @@ def as_json(stats: RoomStats) -> dict[str, Any]:
 
 def _layer(stream: Stream) -> str | None:
     track = stream.track
-    return track.layers[track.rids.index(stream.rid)] if track.layers and stream.rid in track.rids else None
+    return track.layers[track.rids.index(stream.rid)] if len(track.rids) > 1 and stream.rid in track.rids else None

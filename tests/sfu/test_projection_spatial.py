@@ -158,6 +158,7 @@ class FullTests(SpatialTestCase):
             self.bob.media.set_layer("camera", layer)
             self.play(14)
             self.assertEqual(max(spatial for spatial, _ in self.layers(self.frames()[-3:])), highest, layer)
+            self.assertEqual(self.downlink.shown, ("low", "mid", "high")[highest])
         self.assert_whole()
 
     def test_fewer_frames(self) -> None:
