@@ -162,7 +162,7 @@ class Downlink:
         """Choose the stream to forward; it begins with its next keyframe."""
         if self._seal is None or self._paused:
             return
-        self._fit(now)
+        self._fit()
         chosen = choose(self.track.places(), self._limit())
         if chosen is None or chosen is self._target:
             return
@@ -185,8 +185,9 @@ class Downlink:
         allowed = self._allowed
         if len(self.track.rids) > 1:
             streams = self.track.places()
-            bound = allowed is not None and stream in streams and streams.index(stream) >= allowed.spatial
-            return ALL, allowed.temporal if bound and allowed is not None else ALL
+            if allowed is None or stream not in streams or streams.index(stream) < allowed.spatial:
+                return ALL, ALL
+            return self.track.spatial_layers(stream) - 1, allowed.temporal
         count = self.track.spatial_layers(stream)
         asked = ceiling(self.layer, count)
         spatial = asked if asked < count - 1 or self.layer == "low" else ALL
@@ -194,7 +195,7 @@ class Downlink:
             return spatial, ALL
         return allowed.spatial, allowed.temporal
 
-    def _fit(self, now: float) -> None:
+    def _fit(self) -> None:
         """Leave out of the stream what is not wanted of it."""
         span = self._span
         if span is None or span.stream.layering is None:
@@ -206,8 +207,6 @@ class Downlink:
             span.projection = Projection(span.stream, *wanted, None, None)
         span.projection.want(*wanted)
         span.projection.look()
-        if span.projection.waiting:
-            span.stream.request_keyframe(now)
 
     def qualities(self, now: float) -> tuple[Quality, ...]:
         """What of :meth:`Track.qualities` the client wants: nothing above the layer that it has asked for."""
@@ -622,7 +621,7 @@ class Downlink:
 
     def tick(self, now: float) -> None:
         """Until a keyframe has come, go on asking for one, unless it would be held back."""
-        self._fit(now)
+        self._fit()
         if self.waiting and self._target is not None and not self._outbox.crowded:
             self._target.request_keyframe(now)
 

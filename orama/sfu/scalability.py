@@ -20,8 +20,6 @@ from orama.wire.video import PayloadError
 
 #: Spatial and temporal layer, and what everything up to them takes, bits per second.
 Rate: TypeAlias = tuple[int, int, float]
-#: What three bits can say.
-MAX_SPATIAL = MAX_TEMPORAL = 7
 
 
 @define(eq=False)
@@ -88,7 +86,7 @@ class TemporalLayers:
         )
 
     def reduces(self, spatial: int, temporal: int) -> bool:
-        return temporal < MAX_TEMPORAL
+        return temporal < self._top
 
 
 class SpatialLayers:
@@ -126,7 +124,7 @@ class SpatialLayers:
         )
 
     def reduces(self, spatial: int, temporal: int) -> bool:
-        return spatial < MAX_SPATIAL or temporal < MAX_TEMPORAL
+        return spatial < self.spatial_layers - 1 or temporal < self._top
 
 
 class DescribedLayers:

@@ -93,10 +93,42 @@ class SpatialTestCase(SynchronousTestCase):
             self.assertEqual(marks, [False] * (len(marks) - 1) + [ends], frame.first)
 
 
-class FullTests(SpatialTestCase):
-    """L3T3 by the dependency descriptor: each layer needs the one below in every picture."""
+class DependentTestCase(SpatialTestCase):
+    """What is the same however the layers of L3T3 are known."""
 
     ALL = {(spatial, temporal) for spatial in range(3) for temporal in range(3)}
+
+    def test_up_at_a_keyframe(self) -> None:
+        """A higher layer waits for a keyframe, which is asked for; until then the lower one goes on."""
+        self.allow(0, 0)
+        self.play(6)
+        self.room.wait(1)
+        self.alice.rtcp.clear()
+        self.allow(2, 2)
+        self.source.play(4)
+        self.assertEqual({spatial for spatial, _ in self.layers(self.frames())}, {0})
+        self.assertEqual(len(self.alice.take(PictureLoss)), 1)
+        self.source.wanted = True
+        self.source.play(4)
+        self.assertEqual(self.layers(self.frames()[-12:]), self.ALL)
+        self.room.wait(1)
+        self.assertEqual(self.alice.take(PictureLoss), [])
+        self.assert_whole()
+
+    def test_within_a_picture(self) -> None:
+        """A picture that has begun is sent to its end."""
+        self.play(4)
+        for spatial in (1, 0):
+            made = self.source.picture()
+            self.alice.send(*made[:2])
+            self.allow(spatial, 2)
+            self.alice.send(*made[2:])
+            self.play(2)
+        self.assert_whole()
+
+
+class FullTests(DependentTestCase):
+    """L3T3 by the dependency descriptor: each layer needs the one below in every picture."""
 
     def test_everything_by_default(self) -> None:
         """Nobody limits it: the stream goes through as it came, and nothing stands in its way."""
@@ -131,23 +163,6 @@ class FullTests(SpatialTestCase):
             came = self.layers(self.play(12))
             # Layers left out come back upwards at once where a frame says that one may switch.
             self.assertEqual(came, {(s, t) for s in range(spatial + 1) for t in range(temporal + 1)})
-        self.assertEqual(self.alice.take(PictureLoss), [])
-        self.assert_whole()
-
-    def test_up_at_a_keyframe(self) -> None:
-        """A higher layer waits for a keyframe, which is asked for; until then the lower one goes on."""
-        self.allow(0, 0)
-        self.play(6)
-        self.room.wait(1)
-        self.alice.rtcp.clear()
-        self.allow(2, 2)
-        self.source.play(4)
-        self.assertEqual({spatial for spatial, _ in self.layers(self.frames())}, {0})
-        self.assertEqual(len(self.alice.take(PictureLoss)), 1)
-        self.source.wanted = True
-        self.source.play(4)
-        self.assertEqual(self.layers(self.frames()[-12:]), self.ALL)
-        self.room.wait(1)
         self.assertEqual(self.alice.take(PictureLoss), [])
         self.assert_whole()
 
@@ -315,11 +330,10 @@ class OpaqueTests(KeyTests):
         self.assertEqual(undecodable(received(carol.of(6000), type(self).strip)), [])
 
 
-class OwnDescriptorTests(SpatialTestCase):
+class OwnDescriptorTests(DependentTestCase):
     """VP9 in L3T3 without the dependency descriptor."""
 
     values = {"described": False}
-    ALL = {(spatial, temporal) for spatial in range(3) for temporal in range(3)}
 
     def test_everything_by_default(self) -> None:
         """The stream goes through as it came."""
@@ -413,3 +427,10 @@ class SwitchTests(SynchronousTestCase):
         self.assertEqual(set(bases), {True})
         numbers = [descriptor.frame for descriptor, _ in descriptors(bob.of(5000)) if descriptor.first]
         self.assertEqual({(after - before) & 0xFFFF for before, after in pairwise(numbers)}, {1})
+        # What is left out leaves differences of picture ids as they were.
+        bob.media._downlinks["camera"].allow(Quality(0, 0, 0.0), room.now)
+        for _ in range(12):
+            alice.send(*cameras[0].picture())
+            room.wait(0.05)
+        found = [vp9.parse(frame.packets[0].payload) for frame in received(bob.of(5000), plain9)[-2:]]
+        self.assertEqual(((found[1].picture_id or 0) - (found[0].picture_id or 0)) & 0x7FFF, 4)
