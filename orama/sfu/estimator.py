@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from orama.sfu.departures import Arrived
 from orama.sfu.estimator_delay import DelayTrend, Usage
-from orama.sfu.estimator_loss import MUCH, LossBound
+from orama.sfu.estimator_loss import LITTLE, MUCH, LossBound
 from orama.sfu.estimator_rate import STANDING, RateControl, Throughput
 
 #: Bits per second: what a client is believed to take at first, and the least and the most that it is ever believed to.
@@ -160,7 +160,8 @@ class Estimator:
 
     def probed(self, rate: float, wanted: float, now: float) -> None:
         """A probe at *wanted* bits per second got *rate* through."""
-        limit = rate < FOUND * wanted
+        # Without a queue or a loss it was we who did not send enough.
+        limit = rate < FOUND * wanted and (self.overused or self._loss.lost > LITTLE)
         if limit:
             self._limited = now
         if self._trend.usage is not Usage.OVER and rate > (self.bitrate or 0.0):

@@ -18,6 +18,8 @@ DURATION, TICK, FEWEST = 0.2, 0.05, 5
 DOUBLE, STEP = 2.0, 1.5
 #: Seconds between clusters while each finds more; after one that met a limit, at least and at most.
 SOON, PAUSE, LONGEST_PAUSE = 0.2, 4.0, 16.0
+#: Seconds after a cluster that found neither what it went for nor a limit.
+AGAIN = 2.0
 #: Seconds after the end of a cluster when it is given up.
 PATIENCE = 1.0
 #: Bytes of padding in one tick.
@@ -134,7 +136,7 @@ class Prober:
             self._next = now + self._pause
             self._pause = min(LONGEST_PAUSE, 2 * self._pause)
         else:
-            self._next = now + (PAUSE / 2 if self._starting else PAUSE)
+            self._next = now + AGAIN
         self.target = 0.0
         self._clear()
 
