@@ -18,21 +18,15 @@
 
 import { Channel, Incoming } from "./channel.js";
 import { IceWatch } from "./ice-watch.js";
+import { Negotiation } from "./negotiation.js";
 import { Publication } from "./publication.js";
 import { Roster, streamIds } from "./roster.js";
 import { RoomError, Signaling } from "./signaling.js";
 
 export { Channel, Publication, RoomError };
 
-/** How long an offer of ours may stay unanswered before it is sent again. */
-const OFFER_TIMEOUT_MS = 6_000;
-/** How long to wait after an offer that was refused, doubled with each refusal in a row. */
-const REFUSED_MS = 1_000;
-const MAX_REFUSED_MS = 30_000;
 /** What a source may be called. */
 const SOURCE = /^[a-z0-9-]{1,32}$/;
-/** How long an offer may stay unanswered while no media flows, until the socket itself is given up. */
-const SILENT_MS = 2_500;
 /** Which of the relay's addresses are of which transport. */
 const TRANSPORTS = {
   udp: (uri) => uri.startsWith("turn:") && !uri.includes("transport=tcp"),
@@ -118,11 +112,9 @@ export class Room extends EventTarget {
   #iceServers = [];
   #steps = Promise.resolve();
   #joining = null;
-  #offerTimer = undefined;
   #watch = null;
+  #negotiation = null;
   #receptions;
-  #refusals = 0;
-  #wantsOffer = false;
   #moving = false;
   #channels = new Map();
   #incoming = null;
@@ -342,7 +334,7 @@ export class Room extends EventTarget {
       case "answer":
         return this.#answered(message);
       case "ice-candidate":
-        return this.#candidate(message);
+        return this.#negotiation?.candidate(message);
       case "peer-joined":
         return this.#roster.joined(message);
       case "peer-left":
@@ -379,12 +371,7 @@ export class Room extends EventTarget {
   async #refused({ code, message, fatal }) {
     const error = new RoomError(code, message, fatal);
     if (this.#joining) return this.#finish(error);
-    if (code === "invalid_offer" && this.#connection?.signalingState === "have-local-offer") {
-      clearTimeout(this.#offerTimer);
-      const wait = Math.min(MAX_REFUSED_MS, REFUSED_MS * 2 ** this.#refusals++);
-      this.#offerTimer = setTimeout(() => this.#enqueue(() => this.#offer()), wait);
-      await this.#connection.setLocalDescription({ type: "rollback" }); // so that the SFU's offers get through
-    }
+    if (code === "invalid_offer") await this.#negotiation?.refused();
     return this.#emit("error", { error });
   }
 
@@ -412,9 +399,7 @@ export class Room extends EventTarget {
     // The node that goes down may be the one that relays for us.
     if (this.#moving) this.#watch.moved();
     this.#moving = false;
-    // What was said into a dead socket is said again.
-    if (this.#connection.signalingState === "have-local-offer") this.#sendOffer();
-    else if (this.#wantsOffer) this.#enqueue(() => this.#offer());
+    this.#negotiation.resumed();
     for (const publication of this.publications) this.#announceMute(publication);
     await new Promise((resolve) => setTimeout(resolve)); // whoever waited for join() listens before more happens
   }
@@ -431,13 +416,21 @@ export class Room extends EventTarget {
     this.#incoming = new Incoming((peerId, label, data) => {
       this.#emit("data", { peer: this.peers.get(peerId) ?? null, peerId, label, data });
     });
-    connection.onnegotiationneeded = () => this.#enqueue(() => (this.#refusals ? undefined : this.#offer()));
     connection.onicecandidate = ({ candidate }) => {
       const end = { candidate: "", sdpMid: null, sdpMLineIndex: null };
       this.#signaling.send({ type: "ice-candidate", ...(candidate?.toJSON() ?? end) });
     };
     connection.ondatachannel = ({ channel }) => this.#incoming.opened(channel);
-    this.#watch = new IceWatch(connection, () => this.state === "connected" && this.#rejoin());
+    const watch = new IceWatch(connection, () => this.state === "connected" && this.#rejoin());
+    this.#watch = watch;
+    this.#negotiation = new Negotiation(connection, {
+      enqueue: (step) => this.#enqueue(step),
+      ready: () => this.state === "connected" && this.#signaling.open,
+      send: (message) => this.#signaling.send(message),
+      sources: () => this.#sources(),
+      stalled: () => watch.stalled,
+      deaf: () => this.#signaling.distrust(),
+    });
     connection.onconnectionstatechange = () => {
       if (this.#connection === connection) this.#setState(this.state);
     };
@@ -453,68 +446,26 @@ export class Room extends EventTarget {
   #dropConnection() {
     const connection = this.#connection;
     this.#connection = this.#incoming = null;
-    this.#wantsOffer = false;
-    this.#refusals = 0;
-    clearTimeout(this.#offerTimer);
     this.#watch?.close();
+    this.#negotiation?.close();
+    this.#watch = this.#negotiation = null;
     for (const publication of this.publications) publication.transceiver = null;
     this.#roster.clear();
     connection?.close();
   }
 
-  async #offer() {
-    const connection = this.#connection;
-    if (connection?.signalingState !== "stable") return; // it asks again when it is
-    this.#wantsOffer = this.state !== "connected" || !this.#signaling.open;
-    if (this.#wantsOffer) return;
-    await connection.setLocalDescription();
-    if (this.#connection === connection && connection.signalingState === "have-local-offer") this.#sendOffer();
-  }
-
-  #sendOffer() {
-    const connection = this.#connection;
+  #sources() {
     const published = [...this.publications].filter((publication) => publication.mid !== null);
-    const sources = Object.fromEntries(published.map(({ mid, source }) => [mid, source]));
-    this.#signaling.send({ type: "offer", sdp: connection.localDescription.sdp, sources });
-    clearTimeout(this.#offerTimer);
-    const { stalled } = this.#watch;
-    const again = () => {
-      if (this.#connection !== connection || connection.signalingState !== "have-local-offer") return;
-      // Neither media nor an answer: whoever is behind the socket is gone, and it has not noticed yet.
-      if (stalled) this.#signaling.distrust();
-      else this.#sendOffer();
-    };
-    this.#offerTimer = setTimeout(() => this.#enqueue(again), stalled ? SILENT_MS : OFFER_TIMEOUT_MS);
+    return Object.fromEntries(published.map(({ mid, source }) => [mid, source]));
   }
 
   async #answered({ sdp }) {
-    if (this.#connection?.signalingState !== "have-local-offer") return;
-    clearTimeout(this.#offerTimer);
-    this.#refusals = 0;
-    await this.#connection.setRemoteDescription({ type: "answer", sdp });
+    if (!(await this.#negotiation?.answered(sdp))) return;
     for (const publication of this.publications) if (publication.muted) this.#announceMute(publication);
   }
 
   async #offered({ sdp }) {
-    const connection = this.#connection;
-    if (!connection) return;
-    if (connection.signalingState === "have-local-offer") {
-      this.#sendOffer(); // glare: said again it tells the SFU that we keep to ours; its own comes again
-      return;
-    }
-    await connection.setRemoteDescription({ type: "offer", sdp });
-    await connection.setLocalDescription();
-    this.#signaling.send({ type: "answer", sdp: connection.localDescription.sdp });
-    this.#roster.attach(connection);
-  }
-
-  async #candidate({ candidate, sdpMid, sdpMLineIndex, usernameFragment }) {
-    if (!this.#connection?.remoteDescription || !candidate) return;
-    try {
-      await this.#connection.addIceCandidate({ candidate, sdpMid, sdpMLineIndex, usernameFragment });
-    } catch {
-      // It belongs to an offer that was ignored on glare; the next offer carries it again.
-    }
+    if (await this.#negotiation?.offered(sdp)) this.#roster.attach(this.#connection);
   }
 
   #trackState(message) {
