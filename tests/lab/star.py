@@ -12,8 +12,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from tests.browser.files import Files
 from tests.lab.addresses import HOMES, PUBLIC
@@ -25,6 +27,21 @@ from tests.node import NodeProcess
 #: The server's address.
 SERVER = f"{PUBLIC}.1"
 HTTP_PORT = 6001
+
+
+class _Node(NodeProcess):
+    """A node that ends with its machine, whatever becomes of the tests."""
+
+    def __init__(self, machine: Machine, directory: Path, *options: str, config: str) -> None:
+        super().__init__(directory, *options, config=config)
+        self._command = [*machine.enter(), "env", f"--chdir={directory}", *self._command]
+
+    def end(self) -> None:
+        """Let it be gone, and nsenter with it."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        for child in map(int, children):
+            os.kill(child, signal.SIGKILL)
+        self.wait()
 
 
 class Star:
@@ -78,18 +95,16 @@ class Star:
 
     @contextmanager
     def node(self) -> Iterator[NodeProcess]:
-        """Orama on the server."""
+        """Orama on the server; ask it from inside the server's network."""
         config = '[limits]\norigins = ["*"]\nrequest_rate = 1000\nrequest_burst = 1000\n'
         where = ("--http", f"tcp:{HTTP_PORT}:interface={SERVER}", "--turn-port", "3478", "--turns-port", "5349")
         addresses = ("--public-ip", SERVER, "--internal-ip", SERVER)
-        node = NodeProcess(self.directory / "node", *where, *addresses, config=config)
-        with self.server.inside():
-            node.start()
+        node = _Node(self.server, self.directory / "node", *where, *addresses, config=config)
+        node.start()
         try:
             yield node
         finally:
-            node.process.kill()
-            node.wait()
+            node.end()
 
     def pages(self, client: int) -> str:
         """The origin of the test pages on a client's own machine: browsers trust what is theirs with cameras."""
