@@ -120,6 +120,7 @@ class Sctp(RTCSctpTransport):  # type: ignore[misc]
         self._early_messages = self._early_bytes = 0
         self._sacks: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._stopping = False
 
     # ---- what aiortc keeps and we have instead
@@ -379,11 +380,11 @@ class Sctp(RTCSctpTransport):  # type: ignore[misc]
     def _arm(self) -> None:
         """Be woken at the deadline, which mostly moves on: the timer that is there looks again."""
         deadline = self._out.deadline
-        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
+        if deadline is None or (self._timer is not None and self._timer_at <= deadline):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._clock.call_at(deadline, self._expired)
+        self._timer, self._timer_at = self._clock.call_at(deadline, self._expired), deadline
 
     def _expired(self) -> None:
         self._timer = None
@@ -415,6 +416,8 @@ class Sctp(RTCSctpTransport):  # type: ignore[misc]
 
     def _data_channel_close(self, channel: RTCDataChannel) -> None:
         super()._data_channel_close(channel)
+        if channel.id in self._data_channel_inbound_reset:
+            self._out.discard(channel.id, WEBRTC_DCEP)  # the client has closed it, and hears nothing more
         self._wake()
 
     async def _transmit_reconfig(self) -> None:

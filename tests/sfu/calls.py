@@ -71,8 +71,11 @@ class Wire:
         self.to_server: Callable[[bytes], None] = lambda datagram: None
         self.lose: Callable[[bytes, bool], bool] = lambda datagram, up: False
         self.sent = 0
+        #: What the server sent at once each time.
+        self.bursts: list[Sequence[bytes]] = []
 
     def to_client(self, datagrams: Sequence[bytes]) -> None:
+        self.bursts.append(datagrams)
         for datagram in datagrams:
             if not self.lose(datagram, False):
                 self.queue.put_nowait(datagram)
@@ -133,9 +136,12 @@ class Call:
 
 
 class SctpCall(Call):
-    """The same with an SCTP association."""
+    """The same with an SCTP association.
 
-    def __init__(self, **options: Any) -> None:
+    :param client: what the client uses.
+    """
+
+    def __init__(self, client: type[RTCSctpTransport] = RTCSctpTransport, **options: Any) -> None:
         super().__init__()
         self.sctp = SctpTransport(self.server, 5000, MAX_MESSAGE_SIZE, **options)
         self.sctp_states: list[str] = []
@@ -144,7 +150,7 @@ class SctpCall(Call):
         self.received: list[tuple[str, str | bytes]] = []
         self.lost: list[str] = []
         self.sctp.on_channel = self.take
-        self.client_sctp = RTCSctpTransport(self.client, 5000)
+        self.client_sctp = client(self.client, 5000)
         self.client_channels: dict[str, RTCDataChannel] = {}
         self.client_received: list[tuple[str, str | bytes]] = []
         self.client_lost: list[str] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from aiortc.rtcdtlstransport import (
@@ -376,6 +377,45 @@ class SeamTests(LoopCase):
                 task = end._task
                 await end.stop()
                 await asyncio.gather(*([task] if task else []), return_exceptions=True)
+
+    @on_loop
+    async def test_records_by_the_burst(self) -> None:
+        """Many packets leave as a record each and in one go, and records that come in one datagram are all read."""
+        call = Call()
+        await call.connect()
+        got: list[bytes] = []
+
+        class Receiver:
+            async def _handle_data(self, data: bytes) -> None:
+                got.append(data)
+                call.look()
+
+            def handle_burst(self, packets: Sequence[bytes]) -> None:
+                got.extend(packets)
+                call.look()
+
+        packets = [bytes([i]) * (1 + 37 * i) for i in range(32)]
+        call.client._register_data_receiver(Receiver())
+        before, call.wire.bursts = len(call.wire.bursts), []
+        call.server._dtls.send_burst(packets)
+        self.assertEqual([len(burst) for burst in call.wire.bursts], [32])
+        await call.until(lambda: len(got) == 32)
+        self.assertEqual(got, packets)
+        self.assertGreater(before, 0)
+
+        got.clear()
+        call.server._dtls._register_data_receiver(Receiver())
+        await call.client._send_data(b"first")
+        await call.until(lambda: got == [b"first"])
+        ssl, records = call.client._ssl, b""
+        assert ssl is not None
+        for packet in (b"second", b"third", b"fourth"):
+            ssl.send(packet)
+            records += ssl.bio_read(2048)
+        call.server.received(records)
+        await call.until(lambda: len(got) == 4)
+        self.assertEqual(got[1:], [b"second", b"third", b"fourth"])
+        await call.close()
 
     @on_loop
     async def test_data_receiver(self) -> None:

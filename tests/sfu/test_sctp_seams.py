@@ -7,22 +7,13 @@ import struct
 from typing import Any
 
 from aiortc.rtcdatachannel import RTCDataChannel, RTCDataChannelParameters
-from aiortc.rtcsctptransport import (
-    RTCSctpCapabilities,
-    RTCSctpTransport,
-)
+from aiortc.rtcsctptransport import InitChunk, RTCSctpCapabilities, RTCSctpTransport, SackChunk
 
 from orama.sfu import _sctp
 from orama.sfu._sctp import MAX_MESSAGE_SIZE
 from orama.sfu._sctp_channels import FIRST_STREAM, SctpTransport
 from orama.sfu._sctp_inbound import MAX_STREAMS, WINDOW
-from tests.sfu.calls import (
-    Call,
-    LoopCase,
-    SctpCall,
-    closed,
-    on_loop,
-)
+from tests.sfu.calls import Call, LoopCase, SctpCall, closed, on_loop
 
 
 class DataTests(LoopCase):
@@ -192,6 +183,80 @@ class DataTests(LoopCase):
         self.assertEqual((ours.buffered, call.sctp.buffered), (0, 0))
         await call.close()
         await self.assert_nothing_left()
+
+    @on_loop
+    async def test_close_with_much_waiting(self) -> None:
+        """A channel of ours that is closed sends what waits first; another one that is closed does not wait for it."""
+        call = SctpCall()
+        await call.connect()
+        ours, other = (call.take(call.sctp.open(label)) for label in ("ours", "other"))
+        await call.until(lambda: len(call.client_channels) == 2)
+        for _ in range(10):
+            ours.send(b"x" * 100_000)
+        ours.close()
+        other.close()
+        await call.until(lambda: len(call.lost) == 2)
+        self.assertEqual(call.lost, ["other", "ours"])
+        self.assertEqual(sum(len(data) for _, data in call.client_received), 1_000_000)
+        await call.close()
+
+    @on_loop
+    async def test_late_copy_of_init(self) -> None:
+        """An INIT that comes again when the association is up changes nothing."""
+        call = SctpCall()
+        await call.connect()
+        channel = call.client_open("chat")
+        await call.until(lambda: channel.readyState == "open")
+        copy = InitChunk()
+        copy.initiate_tag = call.client_sctp._local_verification_tag
+        copy.advertised_rwnd, copy.outbound_streams, copy.inbound_streams = WINDOW, 9, 9
+        copy.initial_tsn = (call.client_sctp._local_tsn - 1000) % 2**32
+        tag, call.client_sctp._remote_verification_tag = call.client_sctp._remote_verification_tag, 0
+        await call.send_raw(copy)
+        call.client_sctp._remote_verification_tag = tag
+        channel.send("still here")
+        await call.until(lambda: call.received == [("chat", "still here")])
+        await call.close()
+
+    @on_loop
+    async def test_client_closes_with_much_waiting(self) -> None:
+        """A channel that the client closes is gone at once, with all that waits for it; the others go on."""
+        call = SctpCall()
+        await call.connect()
+        ours, other = (call.take(call.sctp.open(label)) for label in ("ours", "other"))
+        await call.until(lambda: len(call.client_channels) == 2)
+        for _ in range(40):
+            ours.send(b"x" * 100_000)
+        call.client_channels["ours"].close()
+        await call.until(lambda: call.lost == ["ours"])
+        self.assertLess(sum(len(data) for _, data in call.client_received), 2_000_000)
+        other.send("still")
+        await call.until(lambda: ("other", "still") in call.client_received)
+        await call.close()
+        await self.assert_nothing_left()
+
+    @on_loop
+    async def test_held_back(self) -> None:
+        """What is held of a client's messages leaves its window, and the client is told when the window opens again."""
+        told: list[int] = []
+
+        class Listening(RTCSctpTransport):
+            async def _receive_sack_chunk(self, chunk: SackChunk) -> None:
+                told.append(chunk.advertised_rwnd)
+                call.look()
+                await super()._receive_sack_chunk(chunk)
+
+        call = SctpCall(Listening)
+        await call.connect()
+        channel = call.client_open("held")
+        await call.until(lambda: channel.readyState == "open")
+        call.sctp.hold(WINDOW - 1000)
+        channel.send("x")
+        await call.until(lambda: 1000 in told)
+        call.sctp.hold(-1000)
+        call.sctp.hold(2000 - WINDOW)
+        await call.until(lambda: told[-1] == WINDOW)
+        await call.close()
 
     @on_loop
     async def test_dead_client(self) -> None:
