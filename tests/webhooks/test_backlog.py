@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -124,6 +124,7 @@ class BacklogTests(SynchronousTestCase):
         self.backlog.add(made(1), self.now)
         self.assertEqual(len(self.backlog), 1)
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.integers(0, 1 << 32))
     def test_any_course(self, seed: int) -> None:
         """Whatever fails in whatever order, every event is taken once or given up, and each room hears in order."""
