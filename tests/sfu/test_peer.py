@@ -333,6 +333,21 @@ class ResumeTests(RoomsCase):
         two.peer.attach(two.hear)
         self.assertEqual(two.tracks, {"audio1"})
 
+    def test_lost_answer(self) -> None:
+        """An answer of ours that was lost with the socket is given again when the client says its offer again."""
+        one, two = self.guest(), self.guest()
+        one.browser.add_transceiver("audio", "audio1")
+        offer = one.browser.offer()
+        one.peer.attach(lambda event: None)
+        one.peer.offer(offer)
+        one.peer.detach()
+        self.wait(5)
+        one.peer.attach(one.hear)
+        one.peer.offer(offer)
+        self.wait()
+        self.assertEqual((one.browser.sending, set(one.peer.publications)), ({"audio1"}, {"audio1"}))
+        self.assertEqual((two.tracks, len(two.told(TrackAdded))), ({"audio1"}, 1))
+
     def test_bounded(self) -> None:
         """A peer that is away for too many events is gone."""
         one, two = self.guest(), self.guest()
