@@ -52,6 +52,7 @@ class Projection:
         "_rewrites",
         "_selection",
         "_stream",
+        "_tops",
         "_under_way",
         "_wanted",
         "_whole",
@@ -65,6 +66,8 @@ class Projection:
         self._selection: Selection | None = None
         self._gaps = Gaps()
         self._frames: dict[int, Frame] = {}
+        # Timestamp → the spatial layer that ends the picture.
+        self._tops: dict[int, int] = {}
         # What was forwarded from which index on, and from which picture.
         self._levels: deque[tuple[int, int, tuple[int, ...]]] = deque(maxlen=LEVELS)
         # Up to here, and to the end of that frame, everything was forwarded.
@@ -184,6 +187,11 @@ class Projection:
         if len(self._frames) >= FRAMES:
             del self._frames[next(iter(self._frames))]
         self._frames[name] = frame
+        if verdict.top and spatial > self._tops.get(packet.timestamp, -1):
+            # A layer that begins within a picture takes the end of it from the one below.
+            if len(self._tops) >= FRAMES:
+                del self._tops[next(iter(self._tops))]
+            self._tops[packet.timestamp] = spatial
         return frame
 
     def _made(self, packet: Packet, frame: Frame, index: int) -> Packet:
@@ -199,7 +207,8 @@ class Projection:
                 else:
                     payload = vp8.renumbered(payload, found, picture, base, renumbering.key(found.key_index or 0))
         if verdict.top and place is not None and not isinstance(place, vp8.Descriptor) and place.last:
-            marker = 0x80
+            spatial = place.spatial or 0
+            marker = 0x80 if self._tops.get(packet.timestamp, spatial) == spatial else 0
         if descriptor and (renumbering.moves or verdict.active is not None):
             descriptor = self._described(packet, verdict.active)
         return Packet(

@@ -189,6 +189,18 @@ class FullTests(DependentTestCase):
         self.assertEqual(self.alice.take(PictureLoss), [])
         self.assert_whole()
 
+    def test_overtaken(self) -> None:
+        """A key picture whose first packets come last has one marker, at the end of the highest layer."""
+        self.allow(1)
+        self.play(6)
+        self.allow(2)
+        self.source.wanted = True
+        made = self.source.picture()
+        self.alice.send(*made[2:3], *made[4:])
+        self.alice.send(*made[:2], made[3])
+        marks = {packet.sequence_number: packet.marker for packet in self.bob.of(5000)[-6:]}
+        self.assertEqual([marks[number] for number in sorted(marks)], [False] * 5 + [True])
+
     def test_told_what_is_there(self) -> None:
         """The descriptors name the decode targets that are forwarded, from each change on."""
         self.play(4)
