@@ -10,12 +10,25 @@
   if (how === "late") {
     const devices = navigator.mediaDevices;
     const open = devices.getUserMedia.bind(devices);
+    const held = [];
+    let there = false;
     devices.getUserMedia = async (...what) => {
       const stream = await open(...what);
-      await new Promise((resolve) =>
+      there = true;
+      const taken = new Promise((resolve) =>
         pc.addEventListener("signalingstatechange", () => pc.signalingState === "have-remote-offer" && resolve()),
       );
+      for (const next of held.splice(0)) next();
+      await taken;
       return stream;
+    };
+    globalThis.WebSocket = class extends WebSocket {
+      set onmessage(listener) {
+        super.onmessage = (event) => {
+          if (!there && (held.length || JSON.parse(event.data).type === "offer")) held.push(() => listener(event));
+          else listener(event);
+        };
+      }
     };
   }
 
@@ -26,8 +39,12 @@
       set onmessage(listener) {
         super.onmessage = (event) => {
           if (!done && !held && JSON.parse(event.data).type === "offer") {
-            held = [];
-            pc.restartIce();
+            // Where an offer of the page's is on its way already, this is what we want.
+            done = pc.signalingState === "have-local-offer";
+            if (!done) {
+              held = [];
+              pc.restartIce();
+            }
           }
           if (held) held.push(() => listener(event));
           else listener(event);
