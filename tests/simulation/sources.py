@@ -42,6 +42,8 @@ class Sent:
     key: bool = False
     #: Frames of this stream, (picture, spatial layer), that it is predicted from.
     refs: tuple[tuple[int, int], ...] = ()
+    #: Of a camera: ``vp8`` or ``vp9``.
+    codec: str = ""
     #: When it left, and when the SFU had it first.
     time: float = 0.0
     arrived: float | None = None
@@ -146,6 +148,7 @@ class Encoding:
                 temporal,
                 key,
                 tuple(refs),
+                self.shape.codec,
                 now,
             )
             self.index += 1

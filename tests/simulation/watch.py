@@ -386,6 +386,10 @@ class Flow:
             self._step(one, other)
         if self.kind == "video":
             self._frames()
+            for one, other in pairwise(order):
+                a, b = self.outs[one], self.outs[other]
+                if a.sent.codec == b.sent.codec == "vp8":
+                    self._vp8(other, a, b, other == one + 1)
 
     def _cut_between(self, start: float, end: float) -> bool:
         at = bisect_left(self.cuts, start - 0.002)
@@ -419,6 +423,18 @@ class Flow:
             rate = 90000
             if not 0 < step < 0x80000000 or abs(step / rate - (b.sent.time - a.sent.time)) > 1.0:
                 self.wrong(f"at the switch from {one} to {other} time makes a step of {step / rate:.3f} s")
+
+    def _vp8(self, index: int, a: Out, b: Out, next_to: bool) -> None:
+        """Picture id and TL0PICIDX of neighbours (RFC 7741, 4.2), which are where ``sources`` writes them."""
+        step = (b.payload[2] << 8 | b.payload[3]) - (a.payload[2] << 8 | a.payload[3]) & 0x7FFF
+        base = b.payload[4] - a.payload[4] & 0xFF
+        if (a.sent.ssrc, a.sent.picture) == (b.sent.ssrc, b.sent.picture):
+            if step or base:
+                self.wrong(f"{index} has another picture id than the packet before it, by {step}/{base}")
+        elif not 0 < step < 0x4000 or base >= 0x80:
+            self.wrong(f"the picture id goes back at {index}, by {step}/{base}")
+        elif next_to and not b.sent.key and a.marker and (step, base) != (1, int(b.sent.temporal == 0)):
+            self.wrong(f"the picture id makes a leap at {index}, by {step}/{base}")
 
     def _frames(self) -> None:
         frames: defaultdict[tuple[int, int, int], list[int]] = defaultdict(list)
