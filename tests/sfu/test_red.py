@@ -175,6 +175,19 @@ class NegotiationTests(SynchronousTestCase):
             self.assertEqual(media.formats[0], first)
             self.assertEqual("63 111/111" in media.attributes.all("fmtp"), first == "63")
 
+    def test_parameters_pass(self) -> None:
+        """In-band FEC, DTX, stereo and a bitrate that a publisher wants stand in its answer and in others' offers."""
+        table, _ = negotiator()
+        wanted = "minptime=10;useinbandfec=1;usedtx=1;stereo=1;sprop-stereo=1;maxaveragebitrate=128000"
+        answered = table.remote_offer(self.offer("111").replace("minptime=10;useinbandfec=1", wanted))
+        uplink = answered.agreement.uplinks[0]
+        self.assertIn(f"111 {wanted}", sdp.parse(answered.sdp).media[0].attributes.all("fmtp"))
+        other, _ = negotiator()
+        other.want(Wanted("theirs", "pub", "audio", uplink.codecs, frozenset({MID})))
+        proposed = other.propose()
+        assert proposed is not None
+        self.assertIn(f"111 {wanted}", sdp.parse(proposed.sdp).media[0].attributes.all("fmtp"))
+
     def test_subscribed(self) -> None:
         """Our offer names Opus and RED, in one numbering; the answer decides which of them are sent."""
         for takes in (True, False):
