@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Semaphore
 
 TOP = Path(__file__).resolve().parent.parent
 ROOM = TOP / "build" / "trial"
@@ -28,6 +29,9 @@ LONG = (
 )
 #: How many share the machine. With three, two processors are busy for three quarters of the time.
 WORKERS = 3
+#: What counts for more than one of them: with two browsers at work a call in a test stays a good one only when little
+#: else is.
+WEIGHTS = {"tests.browser": 2}
 
 CHECKS: dict[str, list[str]] = {
     "format": ["ruff", "format", "--check", "."],
@@ -109,9 +113,28 @@ def side_by_side(tests: list[str]) -> tuple[list[str], Counter[str]]:
 
     :returns: the checks that failed, and what the trials counted.
     """
-    with ThreadPoolExecutor(WORKERS) as pool:
-        checks = pool.submit(check)
-        runs = [pool.submit(trial, [name], number, False) for number, name in enumerate(tests, 1)]
+    free = Semaphore(WORKERS)
+
+    def run(number: int, name: str) -> Counter[str]:
+        try:
+            return trial([name], number, False)
+        finally:
+            free.release(WEIGHTS.get(name, 1))
+
+    def run_checks() -> list[str]:
+        try:
+            return check()
+        finally:
+            free.release()
+
+    with ThreadPoolExecutor() as pool:
+        free.acquire()
+        checks = pool.submit(run_checks)
+        runs = []
+        for number, name in enumerate(tests, 1):
+            for _ in range(WEIGHTS.get(name, 1)):
+                free.acquire()
+            runs.append(pool.submit(run, number, name))
         return checks.result(), sum((run.result() for run in runs), Counter())
 
 
