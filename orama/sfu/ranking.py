@@ -48,6 +48,10 @@ class Ranking:
         self._ordered.clear()
         self.loudest.remove(publication.track)
 
+    def takes_turns(self, publication: Publication) -> bool:
+        """Whether it is one of those that there may be many of: a microphone that tells its level, or a camera."""
+        return publication.source == SOURCES["video"] or publication.track in self.loudest
+
     def speak(self, speaking: Iterable[str], now: float) -> None:
         """The peers that speak are these. Who was among them the last time too did not just cough."""
         before, self._speaking = self._speaking, frozenset(speaking)

@@ -1,8 +1,8 @@
 """What one client receives of its room: whole kinds, single tracks, or what is worth it at the moment.
 
 A track has an m-line of its own, or takes its turn on a slot (``sfu.slots``). By default everything has its own, but
-for the microphones of a large room beyond the first: of those the loudest are heard on slots. A client may say that it
-wants slots alone. What it was told of each track is kept here.
+for the microphones and cameras of a large room beyond the first: of those the loudest are heard, and who spoke last is
+seen, on slots. A client may say that it wants slots alone. What it was told of each track is kept here.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from orama.sfu.connection import Connection
     from orama.sfu.peer import Peer, Publication
 
-#: Microphones that have an m-line of their own for one client; further ones are heard on slots. With a camera to each,
-#: that is what a browser can be asked to decode, and four slots are as many voices as anybody can follow.
-MICROPHONES = 24
+#: Microphones that have an m-line of their own for one client, and cameras; further ones take turns on slots. More than
+#: that no browser can be asked to decode, and all of them fit on the m-lines that we add.
+OWN_LINES = 24
+#: Slots for the cameras beyond; microphones have as many as are forwarded.
+CAMERA_SLOTS = 4
 KINDS = ("audio", "video")
 
 
@@ -52,8 +54,8 @@ class Subscriptions:
         self._layers: dict[str, tuple[str, int]] = {}
         self._wishes: dict[str, Wish] = {}
         self._slots: dict[str, Slots] = {}
-        #: Microphones with an m-line of their own.
-        self._microphones: set[str] = set()
+        #: Microphones and cameras with an m-line of their own.
+        self._own: dict[str, set[str]] = {kind: set() for kind in KINDS}
         self._untold = False
 
     # ---- what the client says
@@ -119,7 +121,7 @@ class Subscriptions:
         track_id = publication.track_id
         self._unsubscribed.discard(track_id)
         self._layers.pop(track_id, None)
-        self._microphones.discard(track_id)
+        self._own[publication.kind].discard(track_id)
         self._connection.unwant(track_id)
         self.refresh(publication.kind)
         if track_id in self.told:
@@ -143,21 +145,22 @@ class Subscriptions:
             self._connection.want(publication.wanted)
             return
         if kind not in self._wishes and kind not in self._slots:
-            self._resize(kind, self._peer.room.ranking.loudest.places)
+            self._resize(kind, self._peer.room.ranking.loudest.places if kind == "audio" else CAMERA_SLOTS)
         if track_id not in self.told:
             self.told[track_id] = None
             self._say_added(publication, None)
 
     def _has_own(self, publication: Publication) -> bool:
-        if publication.track not in self._peer.room.ranking.loudest:
+        if not self._peer.room.ranking.takes_turns(publication):
             return True
-        if len(self._microphones) < MICROPHONES:
-            self._microphones.add(publication.track_id)
-        return publication.track_id in self._microphones
+        own = self._own[publication.kind]
+        if len(own) < OWN_LINES:
+            own.add(publication.track_id)
+        return publication.track_id in own
 
     def _drop(self, publication: Publication) -> None:
         """No m-line of its own any more."""
-        self._microphones.discard(publication.track_id)
+        self._own[publication.kind].discard(publication.track_id)
         if publication.track_id in self.told:
             self.told[publication.track_id] = None
         self._connection.unwant(publication.track_id)
@@ -213,9 +216,9 @@ class Subscriptions:
             if not self._peer.may_receive(each):
                 continue
             found.add(each.track_id)
-            if each.track_id in self._unsubscribed or each.track_id in self._microphones:
+            if each.track_id in self._unsubscribed or each.track_id in self._own[kind]:
                 continue
-            if wish is not None or each.track in room.ranking.loudest:
+            if wish is not None or room.ranking.takes_turns(each):
                 yield each
 
     def _showing(self, publication: Publication) -> list[Slot]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 from orama.sfu.events import Offer, Slot
-from orama.sfu.subscriptions import MICROPHONES
+from orama.sfu.subscriptions import CAMERA_SLOTS, OWN_LINES
 from tests.sfu.guests import Guest
 from tests.sfu.test_subscriptions import MediaGuest, SlotsCase
 
@@ -78,13 +78,14 @@ class LargeRoomTests(SlotsCase):
         self.assertLess(len(guests[5].told(Slot)), 60)
 
     def test_without_slots(self) -> None:
-        """Clients that ask for nothing get what fits on 64 m-lines, and hear the rest on slots."""
-        guests = self.enter(MICROPHONES + 6, slots=False)
+        """Clients that ask for nothing get the first on m-lines of their own, and the rest on slots: 56 in all."""
+        guests = self.enter(OWN_LINES + 6, slots=False)
         lines = [line for line in guests[0].browser.lines if line.msid]
         sound = [line for line in lines if line.kind == "audio"]
-        self.assertEqual(len(sound), MICROPHONES + self.sfu.loudest)
+        self.assertEqual(len(sound), OWN_LINES + self.sfu.loudest)
+        self.assertEqual(len(lines), len(sound) + OWN_LINES + CAMERA_SLOTS)
         listener, sender = MediaGuest(guests[0]), MediaGuest(guests[-1])
-        sender.send(f"audio{MICROPHONES + 5}", b"last")
+        sender.send(f"audio{OWN_LINES + 5}", b"last")
         self.reactor.advance(0)
         self.assertEqual(listener.take(), [b"last"])
 
@@ -93,7 +94,8 @@ class LargeRoomTests(SlotsCase):
         guests = self.enter(5, slots=False)
         offers = self.offers
         for guest in guests[:2]:
-            guest.publish(*(f"video{guest.peer.peer_id}{number}" for number in range(25)))
+            slides = (f"video{guest.peer.peer_id}{number}" for number in range(25))
+            guest.publish(*slides, sources={str(mid): "slide" for mid in range(64)})
         self.wait()
         for guest in guests[2:]:
             self.assertEqual(len(guest.told(Offer)), 1)

@@ -7,7 +7,7 @@ from typing import Any
 from orama.settings import SfuSettings
 from orama.sfu.events import Offer, Slot, TrackAdded, TrackRemoved, TrackState
 from orama.sfu.slots import MOST_SLOTS
-from orama.sfu.subscriptions import MICROPHONES
+from orama.sfu.subscriptions import CAMERA_SLOTS, OWN_LINES
 from orama.sfu.values import AUDIO_LEVEL, MID
 from orama.wire.rtp import RtpPacket, parse
 from tests.sfu.clients import KEY, random_keys, session
@@ -256,33 +256,33 @@ class CrowdTests(SlotsCase):
     def setUp(self) -> None:
         super().setUp()
         self.listener = self.guest()
-        self.speakers = [self.guest() for _ in range(MICROPHONES + 3)]
+        self.speakers = [self.guest() for _ in range(OWN_LINES + 3)]
         for number, speaker in enumerate(self.speakers):
             speaker.publish(f"audio{number}")
         self.wait()
 
     def test_lines(self) -> None:
         """The first microphones have m-lines of their own, for the others there are as many slots as are heard."""
-        self.assertEqual(len(self.listener.browser.receiving), MICROPHONES + 2)
+        self.assertEqual(len(self.listener.browser.receiving), OWN_LINES + 2)
         own = {event.track_id for event in self.listener.told(TrackAdded) if event.mid is not None}
-        self.assertEqual(own, {f"audio{number}" for number in range(MICROPHONES)})
+        self.assertEqual(own, {f"audio{number}" for number in range(OWN_LINES)})
         rest = [event.track_id for event in self.listener.told(TrackAdded) if event.mid is None]
-        self.assertEqual(rest, [f"audio{number}" for number in range(MICROPHONES, MICROPHONES + 3)])
+        self.assertEqual(rest, [f"audio{number}" for number in range(OWN_LINES, OWN_LINES + 3)])
 
     def test_heard(self) -> None:
         """Everybody who speaks is heard from the first packet, on an m-line or a slot, once, and not by itself."""
         listener = MediaGuest(self.listener)
         late = [MediaGuest(self.speakers[-1]), MediaGuest(self.speakers[-2])]
         early = MediaGuest(self.speakers[0])
-        late[0].send(f"audio{MICROPHONES + 2}", b"late")
+        late[0].send(f"audio{OWN_LINES + 2}", b"late")
         early.send("audio0", b"early")
         self.reactor.advance(0)
         self.assertEqual(sorted(listener.take()), [b"early", b"late"])
         self.assertEqual((late[0].take(), early.take()), ([b"early"], [b"late"]))
         self.wait()
-        self.assertEqual(set(self.shown(self.listener, "audio").values()), {f"audio{MICROPHONES + 2}"})
+        self.assertEqual(set(self.shown(self.listener, "audio").values()), {f"audio{OWN_LINES + 2}"})
         self.reactor.advance(2)
-        late[1].send(f"audio{MICROPHONES + 1}", b"later")
+        late[1].send(f"audio{OWN_LINES + 1}", b"later")
         self.reactor.advance(0)
         self.assertEqual(listener.take(), [b"later"])
         offers = len(self.listener.told(Offer))
@@ -298,3 +298,21 @@ class CrowdTests(SlotsCase):
         speaker.send("audio5", b"five")
         self.reactor.advance(0)
         self.assertEqual(listener.take(), [b"five"])
+
+    def test_cameras(self) -> None:
+        """The cameras beyond the first are seen on slots when their owners speak; screens have their own lines."""
+        for number, speaker in enumerate(self.speakers):
+            speaker.publish(f"video{number}")
+        self.speakers[-1].publish("video99", sources={"2": "screen"})
+        self.wait()
+        lines = [line for line in self.listener.browser.lines if line.msid and line.kind == "video"]
+        self.assertEqual(len(lines), OWN_LINES + CAMERA_SLOTS + 1)
+        self.assertIn("video99", self.listener.tracks)
+        self.assertEqual(set(self.shown(self.listener).values()), {f"video{OWN_LINES + each}" for each in range(3)})
+        self.guest().publish("video50")
+        self.speakers.append(self.guest())
+        self.speakers[-1].publish("video51")
+        offers = len(self.listener.told(Offer))
+        self.speak(self.speakers[-1])
+        self.assertIn("video51", self.shown(self.listener).values())
+        self.assertEqual(len(self.listener.told(Offer)), offers)
