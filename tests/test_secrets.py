@@ -22,13 +22,23 @@ from orama.wire import stun
 from orama.wire.stun import Class, Message, Method
 from tests.node import PATIENCE, NodeProcess
 
+WEBHOOK_SECRET = "9f" * 20
+#: Events go where nobody listens, which is worth a line in the log.
+CONFIG = f"""
+[turn]
+credential_ttl = 20
+[webhooks]
+url = "http://127.0.0.1:9/hook?key=hidden-in-the-address"
+secret = "{WEBHOOK_SECRET}"
+"""
+
 
 class SecretsTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.secrets: dict[str, str] = {}
+        self.secrets = {"webhook secret": WEBHOOK_SECRET, "key of the webhook": "hidden-in-the-address"}
         directory = Path(mkdtemp(prefix="orama-"))
         self.addCleanup(rmtree, directory)
-        self.node = NodeProcess(directory, "--log-format", "json", config="[turn]\ncredential_ttl = 20\n").start()
+        self.node = NodeProcess(directory, "--log-format", "json", config=CONFIG).start()
         self.addCleanup(self.node.stop)
 
     def test_whole_run(self) -> None:

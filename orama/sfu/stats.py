@@ -34,7 +34,7 @@ class StreamStats:
     """One encoding of a track as its publisher sends it."""
 
     rid: str
-    #: ``low``, ``mid`` or ``high``; None where there is but one.
+    #: ``low``, ``mid`` or ``high`` of simulcast; None without.
     layer: str | None
     #: 0 while it is silent.
     bitrate: float
@@ -61,6 +61,8 @@ class TrackStats:
     source: str
     codec: str | None
     muted: bool
+    #: ``low``, ``mid``, ``high`` as far as there are simulcast or spatial layers.
+    layers: tuple[str, ...]
     #: Peers who get it.
     subscribers: int
     streams: tuple[StreamStats, ...]
@@ -164,6 +166,7 @@ def _track(publication: Publication, now: float) -> TrackStats:
         publication.source,
         described["codec"],
         publication.muted,
+        track.layers,
         track.subscribers,
         tuple(_stream(stream, now) for stream in track.ranked()),
         track.qualities(now),

@@ -25,7 +25,7 @@ _STREAMS = (
     StreamStats("", None, 0, 0, 0, 0, 0.0, 0.0, 0, 0, 0),
 )
 _QUALITY = Quality(1, 0, 1.5e6)
-_TRACK = TrackStats("t1", "video", "camera", "VP8", False, 4, _STREAMS, (_QUALITY,))
+_TRACK = TrackStats("t1", "video", "camera", "VP8", False, ("low", "high"), 4, _STREAMS, (_QUALITY,))
 _COUNTS = (100, 2, 3, 1, 1, 0, {"resend_limit": 2})
 _SUBSCRIPTIONS = (
     SubscriptionStats("t2", "p2", "video", "forwarding", "auto", 0, "high", _QUALITY, 1e6, *_COUNTS),

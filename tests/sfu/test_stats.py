@@ -174,7 +174,7 @@ class FlowTests(StatsCase):
             sender.send(*low.frame(key=True), *high.frame(key=True))
             self.media.wait(0.05)
         self.assertEqual([module._layer(each) for each in track.ranked()], ["low", "high"])
-        self.assertEqual(module._layer(downlink.forwarded), "high")
+        self.assertEqual((downlink.shown, module._layer(downlink.forwarded)), ("high", "high"))
         before = downlink.tally.switches
         receiver.media.set_layer("layered", "low")
         for _ in range(3):
