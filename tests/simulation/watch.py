@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from tests.simulation.endpoint import Endpoint
     from tests.simulation.world import World
 
-#: What the documentation says, and not what the code has: NACK after 20 ms, then ever later by a quarter, at most 400 ms,
-#: five times; a packet three times more, and not within 100 ms; the rest of a picture for 200 ms after a mute.
+#: What the documentation says, and not what the code has: NACK after 20 ms, then ever later by a quarter, at most
+#: 400 ms, five times; a packet three times more, and not within 100 ms; the rest of a picture for 200 ms after a mute.
 FIRST, FACTOR, LONGEST, TRIES = 0.02, 1.25, 0.4, 5
 PAUSE, RESENDS = 0.1, 3
 FALL = 0.2
