@@ -27,6 +27,7 @@ from statistics import fmean
 from typing import Any
 
 from attrs import frozen
+from OpenSSL import SSL
 
 from bench import rivals
 from bench.plot import Panel, svg
@@ -106,7 +107,7 @@ def _resident(process: int) -> int:
 
 def _unheard(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """aiortc's SCTP goes on for a moment when DTLS has ended, and nobody is there for what it says of that."""
-    if not isinstance(context.get("exception"), ConnectionError):
+    if not isinstance(context.get("exception"), ConnectionError | SSL.Error):
         loop.default_exception_handler(context)
 
 
