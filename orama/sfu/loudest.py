@@ -32,7 +32,7 @@ MOST_BEFORE = 8
 class Voice:
     """One track in the running, and its gate."""
 
-    __slots__ = ("_loudest", "_passed", "loudness", "placed", "spoke", "track")
+    __slots__ = ("_loudest", "_passed", "_tells", "loudness", "placed", "spoke", "track")
 
     def __init__(self, loudest: Loudest, track: Track) -> None:
         self.track = track
@@ -41,21 +41,31 @@ class Voice:
         self.spoke = float("-inf")
         self.loudness = 0.0
         self._loudest = loudest
+        #: Whether its packets have levels, as was agreed: who never tells any is always forwarded.
+        self._tells = False
         #: The last index that went out.
         self._passed = -1
 
     def begin(self) -> None:
         """All that has come went out."""
+        self._tells = self.track.level.known
         self._passed = max((stream.highest for stream in self.track.streams.values()), default=-1)
 
     def __call__(self, stream: Stream, packets: Sequence[Packet], now: float) -> Sequence[Packet]:
         """What may pass of a run. 1.1 µs with a place, without one 0.9 µs for silence and 2.7 µs for noise."""
-        level = 0
+        level = -1
         for packet in packets:
             if packet.level is not None:
                 level = max(level, 127 - (packet.level & 0x7F))
+        if not self._tells:
+            if level < 0:
+                self._passed = packets[-1].index
+                return packets
+            self._tells = True
+            if not self.placed:
+                self.track.pause()
         if not self.placed:
-            if not level or not self._loudest.admits(self, level, now):
+            if level <= 0 or not self._loudest.admits(self, level, now):
                 return ()
             packets = self._from_before(stream, packets, now)
         if level >= SPEECH:

@@ -35,6 +35,11 @@ class AudioLevel:
         self._smoothed += (level - self._smoothed) * (_ATTACK if level > self._smoothed else _RELEASE)
         self._time = now
 
+    @property
+    def known(self) -> bool:
+        """Whether any packet has told a level."""
+        return self._time > float("-inf")
+
     def reset(self) -> None:
         self._smoothed = 0.0
 

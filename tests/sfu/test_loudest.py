@@ -179,12 +179,29 @@ class LoudestTests(SynchronousTestCase):
     def test_without_levels(self) -> None:
         """A packet without a level neither takes a place nor loses one."""
         self.enter()
-        self.say(1.0, a=TALK, b=TALK)
+        self.say(1.0, a=TALK, b=TALK, c=NOISE)
         for number in (1, 2):
             source = self.sources[number]
             source.timestamp += 960
             source.client.send(source.packet(b"bare"))
         self.assertEqual((self.heard("b")[-1].payload, self.heard("c")), (b"bare", []))
+
+    def test_never_a_level(self) -> None:
+        """Who has agreed on levels and tells none is always forwarded; from the first one on it is judged by them."""
+        self.enter()
+        self.say(1.0, a=TALK, b=TALK)
+        source = self.sources[2]
+        for number in range(20):
+            source.timestamp += 960
+            source.client.send(source.packet(f"bare{number}".encode()))
+        self.assertEqual(len(self.heard("c")), 20)
+        self.say(0.1, a=TALK, b=TALK, c=NOISE)
+        self.assertEqual(len(self.heard("c")), 20)
+        self.say(0.5, a=TALK)
+        self.say(0.1, a=TALK, c=TALK)
+        numbers = [packet.sequence_number for packet in self.heard("c")]
+        self.assertEqual(numbers, list(range(numbers[0], numbers[0] + len(numbers))))
+        self.assertGreater(len(numbers), 24)
 
     def test_new_stream(self) -> None:
         """A publisher that goes on under another SSRC keeps its place."""
