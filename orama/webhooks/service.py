@@ -123,7 +123,7 @@ class Webhooks(Service):
         for gone in self._backlog(made.namespace).add(made, self._reactor.seconds()):
             self._drop(gone, "full")
         self._keep(lambda spool: spool.add(made))
-        self._go_on()
+        self._soon()
 
     async def test(self, namespace: str) -> Mapping[str, Any]:
         """Send an event that means nothing, once; how long it took to be taken.
@@ -222,13 +222,17 @@ class Webhooks(Service):
         def over(result: object) -> None:
             self._sending.discard(sending)
             # Not from within: an attempt may fail before it has begun to wait.
-            if self.running or self._idle:
-                self._soon()
+            self._soon()
 
         sending.addErrback(lambda failure: _log.failure("sending an event failed", failure)).addCallback(over)
 
     def _soon(self) -> None:
+        """Go on in the next turn of the reactor, once for all that happens in this one."""
+        if not (self.running or self._idle):
+            return
         if self._call is not None and self._call.active():
+            if self._call.getTime() <= self._reactor.seconds():
+                return
             self._call.cancel()
         self._call = self._reactor.callLater(0, self._go_on)
 
