@@ -68,6 +68,8 @@ class Subscriptions:
             raise SignalError("forbidden", "you may not subscribe to it")
         self._unsubscribed.discard(track_id)
         self._layers[track_id] = (layer, priority)
+        if publication.kind not in self._wishes and self._peer.room.ranking.takes_turns(publication):
+            self._own[publication.kind].add(track_id)  # who asks for it does not wait for its turn
         self._take(publication)
         self.refresh(publication.kind)
         for slot in self._showing(publication):

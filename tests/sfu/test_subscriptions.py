@@ -289,6 +289,17 @@ class CrowdTests(SlotsCase):
         self.wait(5)
         self.assertEqual(len(self.listener.told(Offer)), offers)
 
+    def test_asked_for(self) -> None:
+        """Who asks for one that takes turns gets it on an m-line of its own, and on no slot besides."""
+        track_id = f"audio{OWN_LINES + 2}"
+        self.listener.peer.subscribe(track_id)
+        self.wait()
+        self.assertIn(track_id, self.listener.tracks)
+        listener, speaker = MediaGuest(self.listener), MediaGuest(self.speakers[-1])
+        speaker.send(track_id, b"once")
+        self.reactor.advance(0)
+        self.assertEqual(listener.take(), [b"once"])
+
     def test_slots_alone(self) -> None:
         """A client that wants slots alone hears the loudest on them."""
         self.listener.peer.receive("audio", 2)
