@@ -7,6 +7,7 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.sfu.departures import OVERHEAD
+from orama.sfu.media import PeerMedia
 from orama.sfu.values import MID, TRANSPORT_CC
 from orama.wire.rtcp import PictureLoss, ReceiverEstimate, ReceiverReport, ReportBlock, RtcpPacket
 from orama.wire.rtp import RtpPacket
@@ -244,6 +245,23 @@ class WithoutFeedbackTests(SharingTestCase):
             silent.client.send_rtcp(ReceiverReport(9, (ReportBlock(VIDEO, 0), ReportBlock(AUDIO, 0))))
             self.run_for(1)
         self.assertIsNone(silent.client.media.stats().estimate)
+
+    def test_switched_off(self) -> None:
+        """Without estimates everything is forwarded whatever the client says, and nothing is noted."""
+        client = self.room.client(secure=False)
+        later, counters = self.room.fabric.later, self.room.counters
+        client.media = PeerMedia(self.room.clock, self.random, client._arrived, later, counters, estimates=False)
+        client.secure()
+        track = self.publisher.client.media.tracks["camera"]
+        client.media.subscribe(track, downlinked(camera(), VIDEO, extensions={MID: 9, TRANSPORT_CC: 3}))
+        self.run_for(1)
+        client.send_rtcp(ReceiverEstimate(9, 100_000, (VIDEO,)))
+        client.send_rtcp(TransportFeedback(1, VIDEO, 1, 0, 0, (4,) * 20))
+        client.rtp.clear()
+        self.run_for(1)
+        self.assertGreater(len(client.of(VIDEO)), 120)
+        stats = client.media.stats()
+        self.assertEqual((client.media._outbox.departures, stats.estimate, stats.shares), (None, None, {}))
 
     def test_audio_alone_costs_nothing(self) -> None:
         """Without video nothing is noted, read or estimated."""
