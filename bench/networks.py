@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 
 from attrs import frozen
 
@@ -49,7 +50,8 @@ TRIALS = (
     *(Trial(f"{loss} % lost up", Conditions("", up_loss=loss / 100)) for loss in (2, 5, 10)),
     Trial("300 kbit/s down", onlooker=Conditions("", down=300)),
     Trial("300 kbit/s up", Conditions("", up=300)),
-    Trial("1 Mbit/s and 2 % down", onlooker=Conditions("", down=1000, down_loss=0.02)),
+    Trial("1 Mbit/s, 2 % down", onlooker=Conditions("", down=1000, down_loss=0.02)),
+    Trial("50 ± 10 ms, 5 % down", onlooker=Conditions("", delay=50, jitter=10, down_loss=0.05)),
 )
 
 
@@ -102,17 +104,17 @@ def run(systems: Sequence[str], senders: Sequence[Sender], settle: float, second
 
 
 def _calls(star: Star, people: People, start: Start, sender: Sender, settle: float, seconds: float) -> None:
-    """One call for the trials of the onlooker's line, and one for those of the publisher's."""
-    for publishing, looking in ((0, (0, 1)), (1, (0, 0))):
-        trials = [trial for trial in TRIALS if (trial.publisher is CLEAN) == (publishing == 0)]
-        star.become()
-        pages = [people.page(publishing), *(people.page(client) for client in looking)]
+    """A call for the trials of the onlooker's line, one for those of the publisher's, one for each delay."""
+    for (publishing, delay, jitter), trials in groupby(TRIALS, _kind):
+        before = Conditions("", delay=delay, jitter=jitter)
+        star.become(CLEAN, before)
+        pages = [people.page(publishing), people.page(0), people.page(0 if publishing else 1)]
         try:
             _, onlookers = start(sender, pages[0], pages[1:])
             for trial in trials:
-                star.become()
+                star.become(CLEAN, before)
                 onlookers[-1].recover()
-                star.become(CLEAN, trial.onlooker if publishing == 0 else trial.publisher)
+                star.become(CLEAN, trial.publisher if publishing else trial.onlooker)
                 time.sleep(settle)
                 for onlooker in onlookers:
                     onlooker.begin()
@@ -122,6 +124,11 @@ def _calls(star: Star, people: People, start: Start, sender: Sender, settle: flo
         finally:
             for page in pages:
                 page.close()
+
+
+def _kind(trial: Trial) -> tuple[int, float, float]:
+    """Which client publishes, the first or the one with the bad line, and the delay, which no call survives."""
+    return int(trial.publisher is not CLEAN), trial.onlooker.delay, trial.onlooker.jitter
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -46,6 +46,7 @@ class Line:
     def __init__(self, router: Machine, client: Machine, device: str, server: str) -> None:
         self._router, self._client, self._device, self._server = router, client, device, server
         self._delaying: Process | None = None
+        self._delayed = (0.0, 0.0)
         for chain in (self._chain("down"), self._chain("up")):
             router.run("iptables", "-N", chain)
         router.run("iptables", "-A", "FORWARD", "-o", device, "-p", "udp", "-j", self._chain("down"))
@@ -55,7 +56,7 @@ class Line:
         router.run("iptables", "-A", "INPUT", "-i", device, "-p", "udp", "-j", self._chain("up"))
 
     def become(self, conditions: Conditions) -> None:
-        """From now on it is like that. Delay does not reach calls that run already."""
+        """From now on it is like that. Another delay does not reach calls that run already."""
         self._rate(self._router, self._device, conditions.down, conditions.queue)
         self._rate(self._client, "eth0", conditions.up, conditions.queue)
         self._lose("down", conditions.down_loss)
@@ -89,6 +90,9 @@ class Line:
             self._router.run("iptables", "-A", self._chain(way), *match, "-j", "DROP")
 
     def _delay(self, delay: float, jitter: float) -> None:
+        if (delay, jitter) == self._delayed:
+            return
+        self._delayed = (delay, jitter)
         target = ["PREROUTING", "-i", self._device, "-p", "udp", "--dport", str(_TURN_PORT)]
         redirect = [*target, "-j", "REDIRECT", "--to-ports", str(_DELAY_PORT)]
         if self._delaying is not None:

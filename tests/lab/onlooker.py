@@ -167,7 +167,8 @@ def orama(
     node: NodeProcess, room: str, sender: Sender, publishing: Page, looking: Sequence[Page]
 ) -> tuple[Publisher, list[Onlooker]]:
     """A call in a room of a node of ours, by the client library."""
-    place = {"url": f"http://{SERVER}:{HTTP_PORT}", "room": room, "apiKey": node.key}
+    # Loss and delay are of UDP, and TCP would be the way around.
+    place = {"url": f"http://{SERVER}:{HTTP_PORT}", "room": room, "apiKey": node.key, "transport": "udp"}
     for page in looking:
         page.run(
             """
