@@ -223,7 +223,7 @@ class DescribedSelection:
         if not isinstance(place, Described):
             return Verdict(True)
         layering, indications = place.layering, place.template.indications
-        begins = place.descriptor.structure is not None
+        begins = place.begins
         if layering is not self._layering:
             self._layering, self._silent, self._active, begins = layering, 0, place.active, True
             self._forwarded.clear()
@@ -237,7 +237,7 @@ class DescribedSelection:
         (current,) = self.level
         if indications[current] == Indication.NOT_PRESENT:
             return Verdict(False)
-        self._forwarded.append(place.descriptor.frame)
+        self._forwarded.append(place.frame)
         active = None
         if self._untold:
             self._untold = False
@@ -251,8 +251,8 @@ class DescribedSelection:
         if not begins and not (new_picture and covered):
             if place.template.indications[goal] != Indication.SWITCH:
                 return
-            frame = place.descriptor.frame
-            if any(frame - each & 0xFFFF not in self._forwarded for each in place.template.differences):
+            references = place.references()
+            if references is None or any(each not in self._forwarded for each in references):
                 return
         self.level = (goal,)
         # A keyframe says itself that everything is active; that stays true only when everything is forwarded.
@@ -265,7 +265,7 @@ class DescribedSelection:
             return Verdict(True)
         if not place.template.indications[level[0]]:
             return Verdict(False)
-        self._forwarded.append(place.descriptor.frame)
+        self._forwarded.append(place.frame)
         return Verdict(True, place.spatial == place.layering.structure.layers[level[0]][0])
 
 
