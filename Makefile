@@ -53,10 +53,11 @@ fuzz: test-venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(echo $(WHEELS)/*.whl)[fuzz]"
 	@$(BIN)/python -m tests.fuzz --time $(TIME) $(ARGS)
 
-bench: venv
+bench: test-venv
 	@etc/debian/install
 	$(BIN)/python -m bench.turn_relay
 	$(BIN)/python -m bench.sfu_fanout
+	$(BIN)/python -m bench.networks
 
 soak: TIME ?= 1800
 soak: test-venv
