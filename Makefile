@@ -58,6 +58,7 @@ bench: test-venv
 	$(BIN)/python -m bench.turn_relay
 	$(BIN)/python -m bench.sfu_fanout
 	$(BIN)/python -m bench.networks
+	$(BIN)/python -m bench.data_channels
 
 soak: TIME ?= 1800
 soak: test-venv

@@ -126,6 +126,8 @@ class Outbound:
         self._rtt: float | None = None
         self._deviation = 0.0
         self._last_sent = 0.0
+        #: When something was last kept from leaving by a window.
+        self._refused = 0.0
 
     @property
     def next(self) -> int:
@@ -229,6 +231,7 @@ class Outbound:
                 heapq.heappop(self._lost)
                 continue
             if sctp.DATA_HEADER + chunk.size > room or not (self._urgent or self._may(chunk.size)):
+                self._refused = now
                 return b"".join(parts)
             heapq.heappop(self._lost)
             self._urgent = chunk.lost = False
@@ -242,7 +245,10 @@ class Outbound:
                 break
             data, at = message.data, message.at
             size = min(MAX_FRAGMENT, len(data) - at)
-            if sctp.DATA_HEADER + size > room or not self._may(size):
+            if sctp.DATA_HEADER + size > room:
+                break
+            if not self._may(size):
+                self._refused = now
                 break
             if not at:
                 self._begin(message)
@@ -290,7 +296,8 @@ class Outbound:
             stream = self._streams[self._turns[0][1]]
             while stream.messages:
                 message = stream.messages[0]
-                if message.stale is None or message.stale >= now:
+                # Too old is what was kept from leaving, and not what a busy machine has come to late.
+                if message.stale is None or message.stale >= now or message.queued > self._refused:
                     return message
                 stream.messages.popleft()
                 self._left(stream, len(message.data))

@@ -289,13 +289,24 @@ class OutboundTests(SynchronousTestCase):
         self.assertEqual(count, 4)
 
     def test_old_messages_do_not_leave(self) -> None:
-        """A message that waited beyond its patience or its lifetime never leaves, and leaves no hole in the order."""
-        self.out.queue(1, BINARY, b"old", 0.0, patience=0.1, max_retransmits=0)
-        self.out.queue(3, BINARY, b"old too", 0.0, lifetime=0.1)
-        self.out.queue(1, BINARY, b"new", 0.15, patience=0.1, max_retransmits=0)
-        chunks = self.chunks(0.2)
+        """A message kept from leaving for its patience or its lifetime never does, and leaves no hole in the order."""
+        self.out.queue(5, BINARY, bytes(FIRST_WINDOW), 1.0)
+        while self.chunks(1.0):
+            pass
+        self.out.queue(1, BINARY, b"old", 1.01, patience=0.1, max_retransmits=0)
+        self.out.queue(3, BINARY, b"old too", 1.01, lifetime=0.1)
+        self.assertEqual(self.chunks(1.02), [])
+        self.out.queue(1, BINARY, b"new", 1.15, patience=0.1, max_retransmits=0)
+        self.acknowledge(100 + 9, now=1.2)
+        chunks = self.chunks(1.2)
         self.assertEqual([(chunk.data, chunk.sequence) for chunk in chunks], [(b"new", 0)])
         self.assertEqual((self.out.stale, self.out.messages, self.out.waiting), (2, 0, 0))
+
+    def test_a_busy_machine(self) -> None:
+        """What nothing kept from leaving leaves, also when its time has passed before anybody came to send it."""
+        self.out.queue(1, BINARY, b"late", 1.0, patience=0.1, max_retransmits=0)
+        self.assertEqual([chunk.data for chunk in self.chunks(2.0)], [b"late"])
+        self.assertEqual(self.out.stale, 0)
 
     def test_wrong_acknowledgements(self) -> None:
         """A SACK of what was not sent, or with gap blocks that overlap, are empty or reach too far, is an error."""
