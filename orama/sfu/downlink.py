@@ -262,6 +262,7 @@ class Downlink:
         self._started = None
         if self._span is not None:
             self._said = self._last_numbers(self._span)
+            self._span.left = self._span.stream.highest
             self._before, self._span = self._span, None
 
     @property
@@ -312,6 +313,8 @@ class Downlink:
                 reason = "no_keyframe_yet" if packets[0].payload_type in types else "codec"
                 self.tally.drop(reason, at)
             return ()
+        if video and packets[at].index <= self.numbering.left(stream):
+            return ()  # a keyframe that was lost, and comes after the stretch that began with a later one
         before, missed = self._span or self._before, []
         if video and stream.highest - packets[at].index >= len(packets) - at:
             # Its first packet came late, and what follows it is here: else the first picture takes a round trip more.
@@ -321,6 +324,7 @@ class Downlink:
                 return ()  # a step back in time, while the other layer goes on: there will be another keyframe
         if before is not None and before.stream is not stream:
             before.stream.ignore(self)
+            before.left = before.stream.highest
             if before.stream.track is stream.track:
                 self.tally.switches += 1
                 self._counters.switches += 1
@@ -456,6 +460,7 @@ class Downlink:
         if rest:
             self.pause()
             if span.projection is None:
+                span.left = rest[0].index - 1
                 self.forward(stream, rest, now, True)
         elif crowded and self._whole and self.track.kind == "video":
             self._hold()

@@ -31,6 +31,8 @@ class Span:
     turn: int
     #: What stands between the stream and the subscription; None where the whole stream is forwarded as it came.
     projection: Projection | None = None
+    #: How far the stream had come when this ended, by its own index; -1 before that.
+    left: int = -1
 
     def place(self, index: int) -> int | None:
         """The stream's index of what was sent under *index*; None when nobody knows any more."""
@@ -65,6 +67,10 @@ class Numbering:
         span = Span(stream, start, origin, start - origin, turn)
         self._spans.append(span)
         return span
+
+    def left(self, stream: Stream) -> int:
+        """How far *stream* had come when its last stretch ended; -1 without one."""
+        return max((span.left for span in self._spans if span.stream is stream), default=-1)
 
     def find(self, index: int) -> Span | None:
         """The span in which *index* was given out."""

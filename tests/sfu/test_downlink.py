@@ -116,6 +116,21 @@ class BeginningTests(DownlinkTestCase):
         payloads = [packet.payload for packet in self.bob.of(5000)]
         self.assertEqual(payloads, [packet.payload for packet in self.source.history.values()])
 
+    def test_a_keyframe_from_before_the_pause(self) -> None:
+        """After a pause an older keyframe that comes only now is no beginning: what follows it has been sent."""
+        self.subscribe()
+        self.alice.send(*self.source.frame())
+        lost = self.source.frame(key=True)
+        self.alice.send(*lost[1:], *self.source.frame(key=True), *self.source.frame())
+        self.assertEqual(len(self.bob.rtp), 6)
+        self.alice.media.tracks["camera"].muted = True
+        self.room.wait(0.5)
+        self.alice.media.tracks["camera"].muted = False
+        self.alice.send(lost[0])
+        self.assertEqual(len(self.bob.rtp), 6)
+        self.alice.send(*self.source.frame(key=True))
+        self.assertEqual(len(self.bob.rtp), 9)
+
     def test_first_frame_is_measured(self) -> None:
         """From the start of a subscription to its first keyframe, once; not of a track that was muted meanwhile."""
         measured: list[float] = []
