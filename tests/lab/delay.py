@@ -25,7 +25,8 @@ class _Lane:
 
     def put(self, data: bytes) -> None:
         loop = asyncio.get_running_loop()
-        self._last = max(self._last, loop.time() + self._delay + random.uniform(0, self._jitter))
+        # Of two that are due at the same time the loop takes either first.
+        self._last = max(self._last + 1e-6, loop.time() + self._delay + random.uniform(0, self._jitter))
         loop.call_at(self._last, self._send, data)
 
 
