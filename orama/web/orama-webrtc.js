@@ -177,6 +177,7 @@ export class Room extends EventTarget {
    * @param {object} [options]
    * @param {string} [options.source] `camera`, `microphone`, `screen` or a name of yours (`a-z 0-9 -`).
    * @param {boolean} [options.muted] begin muted.
+   * @param {boolean} [options.redundant] send sound twice, so that a lost packet is not missed.
    * @param {RTCRtpEncodingParameters[]} [options.encodings] for simulcast, or a cap on the bitrate.
    * @returns {Publication}
    */

@@ -3,16 +3,23 @@
  * @module publication
  */
 
+/** Lets each packet carry the one before it as well (RFC 2198), where the browser can. */
+function repeat(transceiver) {
+  const codecs = RTCRtpSender.getCapabilities("audio")?.codecs ?? [];
+  const first = ({ mimeType }) => Number(mimeType.toLowerCase() === "audio/red");
+  if (codecs.some(first)) transceiver.setCodecPreferences?.(codecs.sort((one, other) => first(other) - first(one)));
+}
+
 /** It has a transceiver of its own, which a new connection replaces without anybody outside noticing. */
 export class Publication {
   #announce;
 
   /**
    * @param {MediaStreamTrack} track
-   * @param {{source: string, muted?: boolean, encodings?: RTCRtpEncodingParameters[]}} options
+   * @param {{source: string, muted?: boolean, redundant?: boolean, encodings?: RTCRtpEncodingParameters[]}} options
    * @param {(publication: Publication) => void} announce tells the room that `muted` has changed.
    */
-  constructor(track, { source, muted = false, encodings }, announce) {
+  constructor(track, { source, muted = false, redundant = false, encodings }, announce) {
     this.#announce = announce;
     /** `camera`, `microphone`, `screen` or a name of the application's. */
     this.source = source;
@@ -21,6 +28,7 @@ export class Publication {
     /** @type {MediaStreamTrack} */
     this.track = track;
     this.muted = muted;
+    this.redundant = redundant;
     this.encodings = encodings;
     /** @type {?RTCRtpTransceiver} */
     this.transceiver = null;
@@ -57,6 +65,7 @@ export class Publication {
     const init = { direction: "sendonly", streams: [new MediaStream([this.track])] };
     if (this.encodings) init.sendEncodings = this.encodings;
     this.transceiver = connection.addTransceiver(this.track, init);
+    if (this.redundant && this.kind === "audio") repeat(this.transceiver);
     prepare?.(this.transceiver.sender, this);
     if (!this.#outgoing()) this.transceiver.sender.replaceTrack(null);
   }

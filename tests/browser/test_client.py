@@ -86,6 +86,21 @@ class TrackTests(BrowserTestCase):
         )
         self.assertEqual(kinds, ["camera", ["audio"]])
 
+    def test_redundant(self) -> None:
+        """Sound that is published redundant is agreed on as RED, and heard."""
+        seen = self.client_page().run(
+            """
+            window.a = await enter();
+            window.b = await enter();
+            await a.publishMicrophone(true, { redundant: true });
+            await received({ audio: 1, video: 0 }, b.connection);
+            const { sdp } = a.connection.remoteDescription;
+            const [, first] = /m=audio \\S+ \\S+ (\\d+)/.exec(sdp);
+            return sdp.split(`a=rtpmap:${first} `)[1].split("/")[0];
+            """
+        )
+        self.assertEqual(seen, "red")
+
     def test_unsubscribe(self) -> None:
         """A track that is unsubscribed is not sent any more; subscribed again it is."""
         self.client_page().run(
