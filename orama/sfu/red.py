@@ -59,15 +59,17 @@ class Primaries:
     :ivar recovered: packets that were lost and found again in a later one.
     """
 
-    __slots__ = ("_last", "_made", "_recovered", "_store", "inner", "malformed", "recovered")
+    __slots__ = ("_last", "_made", "_recovered", "_store", "_times", "inner", "malformed", "recovered")
 
     def __init__(self, store: PacketStore) -> None:
         self.inner: Mapping[int, int] = {}
         self._store = store
         self._last: Sequence[Packet] | None = None
         self._made: Sequence[Packet] = ()
-        # Index → what was made for it: if the packet itself comes later it is not sent under the same number.
+        # Index → what was made for it: if the packet itself comes later it is not sent under the same number. Nor under
+        # its own, where padding was lost beside it and the copy had the padding's.
         self._recovered: dict[int, Packet] = {}
+        self._times: set[int] = set()
         self.recovered = 0
         self.malformed = 0
 
@@ -99,6 +101,8 @@ class Primaries:
         if primary.payload_type != inner:
             self.malformed += 1
             return
+        if packet.timestamp in self._times:
+            return
         for before, copy in zip(range(len(copies), 0, -1), copies, strict=True):
             if copy.payload_type == inner and copy.offset and copy.data:
                 self._recover(packet, packet.index - before, copy, made)
@@ -114,10 +118,11 @@ class Primaries:
             return
         found = Packet(index, timestamp, 0, copy.payload_type, copy.data, 0, packet.time)
         self._recovered[index] = found
+        self._times.add(timestamp)
         self.recovered += 1
         made.append(found)
         if len(self._recovered) > self._store.size:
-            del self._recovered[min(self._recovered)]
+            self._times.discard(self._recovered.pop(min(self._recovered)).timestamp)
 
 
 def _with(packet: Packet, payload_type: int, payload: bytes) -> Packet:

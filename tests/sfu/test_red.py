@@ -134,6 +134,17 @@ class RedTests(SynchronousTestCase):
         self.assertEqual([frame for _, frame in self.heard()], self.talker.frames)
         self.assertEqual(len(carol.of(7000)), 4)
 
+    def test_padding_was_lost_too(self) -> None:
+        """Copies have no number: where padding was lost behind a packet its copy has the padding's, and counts once."""
+        self.subscribe(STRIPPED)
+        first, lost = self.talker.talk(b"one"), self.talker.talk(b"two")
+        self.talker.packet(b"")
+        self.alice.send(first)
+        self.alice.send(self.talker.talk(b"three"))
+        self.alice.send(lost)
+        self.alice.send(self.talker.talk(b"four"))
+        self.assertEqual([frame for _, frame in self.heard()], [b"one", b"two", b"three", b"four"])
+
     def test_the_subscriber_changes_its_mind(self) -> None:
         """One who takes RED from now on goes on at a new number: the late packet has none that was used."""
         self.subscribe(STRIPPED)

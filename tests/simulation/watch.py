@@ -413,11 +413,17 @@ class Flow:
         if holes:
             lost = 0
             if same:
-                for index in range(a.sent.index + 1, b.sent.index):
-                    sent = self.watch.published[a.sent.ssrc, index]
+                # A frame found in the copy of a later packet may have the number of padding that was lost behind it.
+                for index in range(a.sent.index + 1, b.sent.index + (3 if self.kind == "audio" else 0)):
+                    sent = self.watch.published.get((a.sent.ssrc, index))
+                    if sent is None or index == b.sent.index:
+                        continue
                     # What came before the beginning is not gone back for.
                     early = sent.arrived is not None and self._cut_between(sent.arrived, max(a.time, b.time))
-                    lost += early or self._given_up(sent)
+                    late = (
+                        self.kind == "audio" and sent.arrived is not None and sent.arrived > self.watch.overtaken(sent)
+                    )
+                    lost += early or late or self._given_up(sent)
             if holes > lost:
                 self.wrong(f"{holes} numbers after {one} were never used, {lost} packets were lost")
         step = (b.timestamp - a.timestamp) & 0xFFFFFFFF
