@@ -252,6 +252,7 @@ class DataFanout:
             return
         for flow in [*member.flows.values(), *(flow for flow, of in self._waiting.items() if of is member)]:
             self._waiting.pop(flow, None)
+            member.transport.hold(-sum(len(wire) + MESSAGE_COST for wire, _ in flow.waiting))
             self._end(flow)
         member.flows.clear()
         for flow in [*(flow for other in self._members.values() for flow in other.flows.values()), *self._waiting]:

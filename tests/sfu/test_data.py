@@ -495,8 +495,9 @@ class PaceTests(SynchronousTestCase):
         for i in range(MOST_DELIVERIES):
             chat.on_message(str(i))
         self.fanout.leave("bob")
+        self.assertGreater(self.ann.sctp.held, 0)
         self.fanout.leave("ann")
-        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual((self.clock.getDelayedCalls(), self.ann.sctp.held), ([], 0))
         self.assertTrue(self.cid.channel("ann", "chat").closed)
 
 
