@@ -97,7 +97,7 @@ def described(packet: Packet, mime: str) -> vp8.Descriptor | vp9.Descriptor | No
         if mime == "video/vp8":
             return vp8.parse(packet.payload)
         if mime == "video/vp9":
-            return vp9.parse(packet.payload)
+            return vp9.parse(packet.payload, whole=False)
     except PayloadError:  # padding
         pass
     return None

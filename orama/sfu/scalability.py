@@ -118,7 +118,7 @@ class SpatialLayers:
 
     def read(self, packet: Packet) -> Hashable:
         try:
-            place = packet.place = vp9.parse(packet.payload)
+            place = packet.place = vp9.parse(packet.payload, whole=False)
         except PayloadError:
             return 0, 0
         spatial, temporal = place.spatial or 0, place.temporal or 0
@@ -169,14 +169,7 @@ class DescribedLayers:
             structure.offset + place & 63: (each, (each.spatial, each.temporal, each.indications))
             for place, each in enumerate(structure.templates)
         }
-        self.covers = tuple(
-            sum(
-                1 << other
-                for other in range(structure.targets)
-                if all(each.indications[target] or not each.indications[other] for each in structure.templates)
-            )
-            for target in range(structure.targets)
-        )
+        self.covers = _covers(structure)
 
     def read(self, packet: Packet) -> Hashable:
         wire = packet.descriptor
@@ -246,6 +239,18 @@ class DescribedLayers:
         return any(not each.indications[target] for each in self.structure.templates)
 
 
+def _covers(structure: Structure) -> tuple[int, ...]:
+    present = [sum(1 << target for target, each in enumerate(t.indications) if each) for t in structure.templates]
+    found = []
+    for target in range(structure.targets):
+        more = 0  # what is present somewhere where the target is not
+        for targets in present:
+            if not targets >> target & 1:
+                more |= targets
+        found.append((1 << structure.targets) - 1 & ~more)
+    return tuple(found)
+
+
 def examine(packet: Packet, mime: str, known: Layering | None) -> Layering | None:
     """What a keyframe that begins with *packet* says of its stream's layers; None when it has none.
 
@@ -267,7 +272,7 @@ def examine(packet: Packet, mime: str, known: Layering | None) -> Layering | Non
                 return None
             return known if isinstance(known, TemporalLayers) else TemporalLayers()
         if mime == "video/vp9":
-            if vp9.parse(packet.payload).spatial is None:
+            if vp9.parse(packet.payload, whole=False).spatial is None:
                 return None
             return known if isinstance(known, SpatialLayers) else SpatialLayers()
     except PayloadError:

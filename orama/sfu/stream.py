@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
+from orama.sfu.allowance import Allowance
 from orama.sfu.keyframes import KeyframeRequests, Throttle
 from orama.sfu.loss import MissingPackets
 from orama.sfu.packet import Packet
@@ -32,6 +33,9 @@ _ROUND = 0x10000
 REPORT_PAUSE = 0.2
 #: Keyframes whose place is remembered: as many as are asked for while packets are kept.
 KEYFRAMES = 8
+#: A dependency descriptor of more bytes brings a structure, and takes up to 2 ms to read; so many of them are read a
+#: second, and at once. Browsers send one with each keyframe.
+LONG, STRUCTURES, MOST_STRUCTURES = 16, 10, 20
 #: Packets at the end of a stream that are looked through for one that says something.
 NEWEST = 16
 
@@ -73,6 +77,7 @@ class Stream:
         #: Bits per second by kind of packet; None is the kind of a stream without layers.
         self.meter = Meter()
         self._octets = self._measured = 0
+        self._structures = Allowance(STRUCTURES, MOST_STRUCTURES, 0.0)
         #: Whether its dependency descriptors say where keyframes are.
         self._described = False
         #: Its layers, as the last keyframe said; None without.
@@ -149,10 +154,8 @@ class Stream:
             index, timestamp, marker, payload_type, payload, keyframe, now, level, dependency, orientation, extended
         )
         self.store.add(packet)
-        if keyframe and index > highest:
-            self._examine(packet, keyframe)
-        if self.layering is not None:
-            self.meter.add(self.layering.read(packet), len(payload) + OVERHEAD)
+        if keyframe or self.layering is not None:
+            self._place(packet, index > highest, now)
         if index > highest:
             self.highest = index
             if index > highest + 1 and self.listeners and payload_type in self._nack:
@@ -171,9 +174,14 @@ class Stream:
                     self.tally.keyframes += 1
         return packet
 
-    def _examine(self, packet: Packet, keyframe: int) -> None:
-        if keyframe == Keyframe.START:
+    def _place(self, packet: Packet, newest: bool, now: float) -> None:
+        """Find out where among the layers the packet stands, and count it there."""
+        if len(packet.descriptor) > LONG and not self._structures.take(1, now):
+            return
+        if newest and packet.keyframe == Keyframe.START:
             self.layering = examine(packet, self.mimes.get(packet.payload_type, ""), self.layering)
+        if self.layering is not None:
+            self.meter.add(self.layering.read(packet), len(packet.payload) + OVERHEAD)
 
     def _gap(self, start: int, end: int, now: float) -> None:
         if not self.missing.gap(start, end, now):

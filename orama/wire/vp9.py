@@ -97,9 +97,11 @@ class Descriptor:
         return bytes(out)
 
 
-def parse(payload: Buffer) -> Descriptor:
+def parse(payload: Buffer, *, whole: bool = True) -> Descriptor:
     """Read the descriptor at the start of *payload*.
 
+    :param whole: whether to read a scalability structure. Otherwise only the count of its layers is read, and the
+        descriptor counts as ending there: a group can have 255 pictures, and takes as many microseconds.
     :raises PayloadError: it ends too early, or refers to more pictures than it may.
     """
     if not payload:
@@ -122,7 +124,7 @@ def parse(payload: Buffer) -> Descriptor:
         if found.flexible and found.predicted:
             found.differences, at = _differences(payload, at)
         if first & 0x02:
-            found.structure, at = _structure(payload, at)
+            found.structure, at = _structure(payload, at) if whole else (Structure((payload[at] >> 5) + 1), at + 1)
     except IndexError:
         raise PayloadError("the VP9 descriptor is cut off") from None
     found.size = at

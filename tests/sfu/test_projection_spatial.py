@@ -7,6 +7,7 @@ from itertools import pairwise
 from random import Random
 from typing import Any
 
+from attrs import evolve
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.sfu.downlink import Downlink
@@ -259,6 +260,24 @@ class FullTests(DependentTestCase):
             with_seed = f"seed {seed}"
             self.assertEqual(holes(self.bob.of(5000)), [], with_seed)
             self.assertEqual(undecodable(self.frames()), [], with_seed)
+
+
+class HostileTests(SpatialTestCase):
+    def test_many_structures(self) -> None:
+        """Structures in every packet are read up to a bound, whatever they are; the stream goes on."""
+        read = []
+        for _ in range(100):
+            self.source.wanted = True
+            made = self.source.picture()
+            self.source.structure = evolve(self.source.structure, offset=(self.source.structure.offset + 13) % 64)
+            self.alice.send(*made)
+            read.append(self.alice.media.tracks["camera"].streams[""].layering)
+        self.assertLess(len({id(each) for each in read}), 25)
+        self.assertEqual(holes(self.bob.of(5000)), [])
+        self.room.wait(3)
+        self.source.wanted = True
+        self.alice.send(*self.source.picture())
+        self.assertIsNot(self.alice.media.tracks["camera"].streams[""].layering, read[-1])
 
 
 class KeyTests(SpatialTestCase):

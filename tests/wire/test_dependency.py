@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -10,6 +10,9 @@ from orama.wire import dependency
 from orama.wire.dependency import Descriptor, Structure, Template
 from orama.wire.dependency_bits import Bits, Writer
 from orama.wire.video import PayloadError
+
+#: A busy machine is no reason to fail.
+steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 #: A key frame of three temporal layers, as Chromium sends it.
 L1T3 = bytes.fromhex("800001800214eaa860414d1410208427013f00ef")
@@ -115,6 +118,7 @@ class DescriptorTests(SynchronousTestCase):
             bits.put(3, 2)
             self.assertRaises(PayloadError, dependency.parse, b"\x80\0\1" + bits.bytes() + bytes(200), None)
 
+    @steady
     @given(descriptors())
     def test_round_trip(self, case: tuple[Descriptor, Structure]) -> None:
         """What is written is read again, part by part."""
@@ -129,6 +133,7 @@ class DescriptorTests(SynchronousTestCase):
                 self.assertEqual(getattr(found.structure, name), getattr(structure, name), name)
         self.assertEqual(found.serialize(structure), wire)
 
+    @steady
     @given(st.integers(1, 33), st.data())
     def test_short_numbers(self, bound: int, data: st.DataObject) -> None:
         """ns(n) of the AV1 specification, 4.10.10: every number below the bound is read as it was written."""
@@ -137,6 +142,7 @@ class DescriptorTests(SynchronousTestCase):
         bits.put_below(value, bound)
         self.assertEqual(Bits(bits.bytes()).below(bound), value)
 
+    @steady
     @given(st.binary(max_size=80))
     def test_total(self, data: bytes) -> None:
         """Any bytes are a descriptor or one error, with a structure in force and without."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.wire import vp8
 from orama.wire.video import PayloadError
 from orama.wire.vp8 import Descriptor
+
+#: A busy machine is no reason to fail.
+steady = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite
@@ -47,11 +50,13 @@ class DescriptorTests(SynchronousTestCase):
         for length in range(len(whole)):
             self.assertRaises(PayloadError, vp8.parse, whole[:length])
 
+    @steady
     @given(descriptors(), st.binary(max_size=20))
     def test_round_trip(self, descriptor: Descriptor, rest: bytes) -> None:
         """What is written is read again, whatever follows it."""
         self.assertEqual(vp8.parse(descriptor.serialize() + rest), descriptor)
 
+    @steady
     @given(descriptors(), st.binary(max_size=20), st.integers(0, 1 << 20))
     def test_renumbered(self, descriptor: Descriptor, rest: bytes, number: int) -> None:
         """Other numbers stand where numbers stood, within their bits; all else and the length stay."""
@@ -67,6 +72,7 @@ class DescriptorTests(SynchronousTestCase):
             descriptor.key_index = number + 2 & 0x1F
         self.assertEqual(found, descriptor)
 
+    @steady
     @given(st.binary(max_size=12))
     def test_total(self, payload: bytes) -> None:
         """Any bytes are a descriptor within them, or one error."""
