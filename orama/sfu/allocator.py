@@ -24,6 +24,8 @@ INTERVAL, FALL = 1.0, 0.9
 STABLE, LONGEST, MISTAKE = 1.0, 16.0, 10.0
 #: A probe goes so far beyond what is wanted.
 BEYOND = 1.2
+#: The part of the newest measure in the average that a pause is decided by.
+SMOOTHING = 0.15
 #: Bits per second that browsers give to the layers of simulcast, lowest first.
 USUAL = (150e3, 500e3, 1500e3)
 #: What the room says of a video, by whose it is and what it shows.
@@ -94,7 +96,7 @@ class Allocator:
     :ivar wanted: bits per second with which everything could be had, 0 when it is.
     """
 
-    __slots__ = ("_at", "_estimate", "_hold", "_known", "_raised", "_room", "shares", "wanted")
+    __slots__ = ("_at", "_estimate", "_hold", "_known", "_raised", "_room", "_usual", "shares", "wanted")
 
     def __init__(self) -> None:
         self.shares: dict[str, Share] = {}
@@ -102,6 +104,8 @@ class Allocator:
         self._at = float("-inf")
         self._estimate = 0.0
         self._known: frozenset[str] = frozenset()
+        #: Bits per second of each video's cheapest quality, over some seconds.
+        self._usual: dict[str, float] = {}
         self._hold = STABLE
         #: When something was raised last, and since when there is room for better.
         self._raised = float("-inf")
@@ -138,6 +142,7 @@ class Allocator:
                 continue
             ladder = steps(found)
             videos.append(_Video(key, each, ladder, self._present(key, ladder)))
+        self._usual = {video.key: self._usual[video.key] for video in videos if video.key in self._usual}
         videos.sort(key=lambda video: (-video.subscription.priority, -video.subscription.rank))
         room = self._divide(videos, estimate - audio, limited, kept)
         self._settle(videos, room, now)
@@ -160,7 +165,7 @@ class Allocator:
         """Set what each is given, up to what it has now and beyond; whether anything went beyond."""
         spare = left - left / SPARE  # only what leaves so much unused may be better than now
         for video in videos:
-            cost = video.cost(0)
+            cost = self._usual_cost(video)
             if not limited or (cost * ENOUGH <= left if video.now >= 0 else cost <= left - spare):
                 video.given = 0
                 left -= cost
@@ -180,6 +185,13 @@ class Allocator:
                     if cost <= (left if step <= video.now else left - spare):
                         video.given, left, moved = step, left - cost, True
         return any(video.given > video.now for video in videos)
+
+    def _usual_cost(self, video: _Video) -> float:
+        """What its cheapest quality takes, not more than on the average: or each new slide would be a pause."""
+        now = video.cost(0)
+        before = self._usual.get(video.key, now)
+        usual = self._usual[video.key] = before + SMOOTHING * (now - before)
+        return min(now, usual)
 
     def _settle(self, videos: list[_Video], room: bool, now: float) -> None:
         """Let down at once what is to go down, and up what there has been room for long enough."""

@@ -26,6 +26,7 @@ from orama.sfu.reports import RoundTrip
 from orama.sfu.retransmission import Resends
 from orama.sfu.selection import ALL
 from orama.sfu.sequence import Numbering, Span
+from orama.sfu.shaping import LEAST
 from orama.sfu.srtp import Seal
 from orama.sfu.stream import NEWEST, Stream
 from orama.sfu.tally import Forwarded
@@ -43,6 +44,8 @@ FARTHEST = 1024
 OVERTAKEN = 0.3
 #: Largest believable step of the RTP clock when another layer takes over, seconds.
 MOST_SKEW = 5.0
+#: Bytes of one frame that may be under way beside the bound: a screen in full.
+MOST_GRANTED = 400_000
 #: Packets of padding at once, and the payload of one that is nothing else (RFC 3550, 5.1).
 MOST_PADDING, PADDING = 64, bytes(254) + b"\xff"
 
@@ -108,6 +111,9 @@ class Downlink:
         self._last_time = 0.0
         #: Whether the last packet ended a frame.
         self._whole = True
+        #: Bytes of the frame that is being sent; and of one that was large, which may be under way beside the bound:
+        #: without that each large keyframe would end in a pause, and that in the next keyframe.
+        self._frame = self._grant = 0
         self.closed = False
         self.configure(downlinked)
         track.join(self)
@@ -392,7 +398,7 @@ class Downlink:
             if not packets:
                 return
         departures = self._outbox.departures
-        crowded = self._paused or (departures is not None and departures.under_way > departures.most)
+        crowded = self._paused or (departures is not None and departures.under_way > departures.most + self._grant)
         if crowded and self.track.kind == "video":
             packets = self._shed(stream, packets)
             if not packets:
@@ -451,6 +457,10 @@ class Downlink:
         if departures is not None and transport != outbox.transport_sequence:
             count = (transport - outbox.transport_sequence) & 0xFFFF
             departures.left((transport - count + 1) & 0xFFFF, count, octets, now)
+            self._frame += octets
+            if packets[-1].marker:
+                self._grant = max(self._grant, self._granted(self._frame))
+                self._frame = 0
         outbox.transport_sequence = transport
         self.packets_sent += used - before
         self._octets += octets
@@ -462,7 +472,7 @@ class Downlink:
             if span.projection is None:
                 span.left = rest[0].index - 1
                 self.forward(stream, rest, now, True)
-        elif crowded and self._whole and self.track.kind == "video":
+        elif crowded and self._whole and self.track.kind == "video" and self._holds():
             self._hold()
 
     def _shed(self, stream: Stream, packets: Sequence[Packet]) -> Sequence[Packet]:
@@ -473,8 +483,23 @@ class Downlink:
                 self._hold()
             else:
                 kept = next((at for at, packet in enumerate(packets, 1) if packet.marker), len(packets))
+                if not self._holds(self._frame + sum(len(packet.payload) for packet in packets[:kept])):
+                    return packets
         self.tally.drop("congested", len(packets) - kept)
         return packets[:kept]
+
+    def _granted(self, frame: int) -> int:
+        """Bytes that may be under way beside the bound for a frame of so many: nothing for one that fits in easily."""
+        departures = self._outbox.departures
+        large = departures is not None and frame > max(departures.most, LEAST) / 2
+        return min(frame + frame // 4, MOST_GRANTED) if large else 0
+
+    def _holds(self, frame: int = 0) -> bool:
+        """Whether nothing is to follow a frame of so many bytes, or the last one."""
+        departures = self._outbox.departures
+        if self._paused or departures is None:
+            return self._paused
+        return departures.under_way > departures.most + max(self._grant, self._granted(frame))
 
     def _hold(self) -> None:
         """A frame has ended, and nothing is to follow it for now."""
@@ -627,6 +652,8 @@ class Downlink:
     def tick(self, now: float) -> None:
         """Until a keyframe has come, go on asking for one, unless it would be held back."""
         self._fit()
+        if self._grant and not self._outbox.crowded:
+            self._grant = 0
         if self.waiting and self._target is not None and not self._outbox.crowded:
             self._target.request_keyframe(now)
 

@@ -92,6 +92,11 @@ class DelayTrend:
         """Seconds that packets wait now beyond the least of the last seconds."""
         return max(0.0, self._smoothed - self._floor) / 1000
 
+    @property
+    def _waiting(self) -> float:
+        """The same without smoothing where that is less: a queue that has just emptied is none."""
+        return min(self.queueing, max(0.0, self._accumulated - self._floor) / 1000)
+
     def add(self, sent: float, first: float, last: float) -> None:
         """A run that left at *sent* arrived from *first* to *last* (0.3 µs; 1 when it begins a group)."""
         group = self._group
@@ -145,13 +150,13 @@ class DelayTrend:
             self._over = elapsed / 2 if self._over < 0 else self._over + elapsed
             self._over_count += 1
             long = self._over > OVERUSE_TIME and self._over_count > 1
-            if long and slope >= self._last_trend and self.queueing > LEAST_QUEUE:
+            if long and slope >= self._last_trend and self._waiting > LEAST_QUEUE:
                 self._over, self._over_count = 0.0, 0
                 self.usage = Usage.OVER
         else:
             self._over, self._over_count = -1.0, 0
             self.usage = Usage.UNDER if trend < -self._threshold else Usage.NORMAL
-            if self.usage is Usage.NORMAL and self.queueing > TOO_LONG and now - self._insisted > INSIST:
+            if self.usage is Usage.NORMAL and self._waiting > TOO_LONG and now - self._insisted > INSIST:
                 # A full queue grows no longer: without this it would stand, and be all of the delay.
                 self.usage, self._insisted = Usage.OVER, now
         self._last_trend = slope

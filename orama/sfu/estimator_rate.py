@@ -17,7 +17,7 @@ from orama.sfu.estimator_delay import Usage
 #: Seconds that throughput is measured over, and packets that a measure needs.
 SPAN, FEWEST = 0.5, 8
 #: Seconds of arrivals that show what the link gives while a queue grows.
-LATEST = 0.12
+LATEST, SHORTEST = 0.12, 0.02
 #: What is left of the throughput when the queue grows; growth in a second.
 BACKOFF, GROWTH = 0.85, 1.08
 #: Beyond what was acknowledged the rate grows to this at most (libwebrtc): an unused rate is no knowledge.
@@ -79,13 +79,16 @@ class Throughput:
         """
         if not self._runs:
             return None
-        end, octets, packets = self._runs[-1][0], 0, 0
+        end, octets, packets, rate = self._runs[-1][0], 0, 0, None
         for last, _, size, count in reversed(self._runs):
-            if end - last >= LATEST and packets >= FEWEST // 2:
-                return octets * 8 / (end - last)
+            if end - last >= SHORTEST and packets >= FEWEST // 2:
+                # What waited together may come within less than the span, after something large.
+                rate = octets * 8 / (end - last)
+                if end - last >= LATEST:
+                    break
             octets += size
             packets += count
-        return None
+        return rate
 
     def clear(self) -> None:
         self._runs.clear()

@@ -191,6 +191,50 @@ class LinkTests(SharingTestCase):
         self.assertGreater(link.sent[VIDEO], stopped + 20)
 
 
+class Screen:
+    """A screen of one quality: a picture of 200 kB every ten seconds and on PLI, little between them; a microphone."""
+
+    def __init__(self, room: Room) -> None:
+        self.client = room.client()
+        self.client.publish(camera(ssrcs=((1, 11),)), microphone(ssrcs=((2, None),)))
+        self.picture, self.voice = Source(self.client, 1), Source(self.client, 2, 111, mid="1")
+        self.client.on_rtcp = self._asked
+        self.asked, self._wanted, self._step = 0, True, 0
+
+    def _asked(self, packet: RtcpPacket) -> None:
+        if isinstance(packet, PictureLoss):
+            self.asked, self._wanted = self.asked + 1, True
+
+    def step(self) -> None:
+        """10 ms."""
+        self._step += 1
+        if self._step % 2 == 0:
+            self.client.send(self.voice.packet(bytes(80)))
+        if self._step % 10 == 0:
+            large = self._wanted or self._step % 1000 == 0
+            self.client.send(*self.picture.frame(200 if large else 1, self._wanted, 1000 if large else 300, 9000))
+            self._wanted = False
+
+
+class ScreenTests(SharingTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.publisher = Screen(self.room)  # type: ignore[assignment]
+
+    def test_large_pictures(self) -> None:
+        """Pictures that take the link two seconds each are no reason to pause, or to ask for more of them."""
+        viewer = self.subscriber(800e3, queue=5.0)
+        self.run_for(4)
+        asked, sent = self.publisher.asked, viewer.sent[VIDEO]  # type: ignore[attr-defined]
+        for _ in range(20):
+            self.run_for(1)
+            self.assertEqual(viewer.layer, 0)
+        self.assertEqual(self.publisher.asked, asked)  # type: ignore[attr-defined]
+        self.assertEqual(viewer.sent[VIDEO] - sent, 2 * 200 + 198)
+        self.assertEqual(viewer.lost, {AUDIO: 0, VIDEO: 0, RTX: 0})
+        self.assertTrue(0.6 * 800e3 < viewer.estimate < 1.2 * 800e3, viewer.estimate)
+
+
 class WithoutFeedbackTests(SharingTestCase):
     def test_nothing_negotiated(self) -> None:
         """A client that tells nothing gets everything, as without an estimate."""
