@@ -1,6 +1,6 @@
 """Chromium on bad lines: what people see and hear of each other through orama, and through Janus behind coturn.
 
-``python -m bench.networks [--systems orama janus] [--senders vp8 vp9 av1] [--seconds 15] [--settle 6]``
+``python -m bench.networks [--systems orama janus] [--senders vp8 vp9 av1] [--trials up] [--seconds 15] [--settle 6]``
 
 One publishes a camera of 960×540 at 20 frames a second in three layers, and a tone; two look on, one by a clean line
 and one by the line that is tried. The lines, the server and each client are network namespaces (``tests.lab.star``);
@@ -47,10 +47,10 @@ class Trial:
 TRIALS = (
     Trial("clean"),
     *(Trial(f"{loss} % lost down", onlooker=Conditions("", down_loss=loss / 100)) for loss in (2, 5, 10)),
-    *(Trial(f"{loss} % lost up", Conditions("", up_loss=loss / 100)) for loss in (2, 5, 10)),
     Trial("300 kbit/s down", onlooker=Conditions("", down=300)),
-    Trial("300 kbit/s up", Conditions("", up=300)),
     Trial("1 Mbit/s, 2 % down", onlooker=Conditions("", down=1000, down_loss=0.02)),
+    *(Trial(f"{loss} % lost up", Conditions("", up_loss=loss / 100)) for loss in (2, 5, 10)),
+    Trial("300 kbit/s up", Conditions("", up=300)),
     Trial("50 ± 10 ms, 5 % down", onlooker=Conditions("", delay=50, jitter=10, down_loss=0.05)),
 )
 
@@ -89,7 +89,9 @@ def _row(name: str, shown: Seen, other: Seen) -> str:
     )
 
 
-def run(systems: Sequence[str], senders: Sequence[Sender], settle: float, seconds: float) -> None:
+def run(
+    systems: Sequence[str], senders: Sequence[Sender], trials: Sequence[Trial], settle: float, seconds: float
+) -> None:
     for system in systems:
         star = Star(2)
         people = People(star)
@@ -97,21 +99,29 @@ def run(systems: Sequence[str], senders: Sequence[Sender], settle: float, second
             with _SYSTEMS[system](star) as start:
                 for sender in senders:
                     print(f"\n{system}, {sender.name}, {FPS} fps\n{_HEAD}", flush=True)
-                    _calls(star, people, start, sender, settle, seconds)
+                    _calls(star, people, start, sender, trials, settle, seconds)
         finally:
             people.close()
             star.close()
 
 
-def _calls(star: Star, people: People, start: Start, sender: Sender, settle: float, seconds: float) -> None:
-    """A call for the trials of the onlooker's line, one for those of the publisher's, one for each delay."""
-    for (publishing, delay, jitter), trials in groupby(TRIALS, _kind):
+def _calls(
+    star: Star,
+    people: People,
+    start: Start,
+    sender: Sender,
+    trials: Sequence[Trial],
+    settle: float,
+    seconds: float,
+) -> None:
+    """A call for each run of trials of the onlooker's line, of the publisher's, and of one delay."""
+    for (publishing, delay, jitter), alike in groupby(trials, _kind):
         before = Conditions("", delay=delay, jitter=jitter)
         star.become(CLEAN, before)
         pages = [people.page(publishing), people.page(0), people.page(0 if publishing else 1)]
         try:
             _, onlookers = start(sender, pages[0], pages[1:])
-            for trial in trials:
+            for trial in alike:
                 star.become(CLEAN, before)
                 onlookers[-1].recover()
                 star.become(CLEAN, trial.publisher if publishing else trial.onlooker)
@@ -135,10 +145,12 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.networks", description="Chromium on bad lines.")
     parser.add_argument("--systems", nargs="+", choices=sorted(_SYSTEMS), default=["orama", "janus"])
     parser.add_argument("--senders", nargs="+", choices=sorted(SENDERS), default=["vp8", "vp9"])
+    parser.add_argument("--trials", default="", help="only those with this in their names, as 'up' or '300'")
     parser.add_argument("--settle", type=float, default=6.0, help="seconds before a row is measured")
     parser.add_argument("--seconds", type=float, default=15.0, help="seconds of a row")
     asked = parser.parse_args(arguments)
-    run(asked.systems, [SENDERS[name] for name in asked.senders], asked.settle, asked.seconds)
+    trials = [trial for trial in TRIALS if asked.trials in trial.name]
+    run(asked.systems, [SENDERS[name] for name in asked.senders], trials, asked.settle, asked.seconds)
     return 0
 
 

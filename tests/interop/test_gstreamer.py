@@ -26,12 +26,13 @@ def missing() -> str:
     """Why there is none here; empty when there is."""
     if not shutil.which(PYTHON):
         return f"{PYTHON} is not there"
-    tried = subprocess.run([PYTHON, "-c", _TRIED], capture_output=True, text=True)
+    tried = subprocess.run([PYTHON, "-I", "-c", _TRIED], capture_output=True, text=True)
     return tried.stderr.strip().rpartition("\n")[2] if tried.returncode else ""
 
 
 class GstreamerTests(ForeignTestCase):
-    command = (PYTHON, path_of("callers", "with_gstreamer.py"))
+    # -I: nothing of our own virtual environment is in its way.
+    command = (PYTHON, "-I", path_of("callers", "with_gstreamer.py"))
 
     def setUp(self) -> None:
         if reason := missing():
