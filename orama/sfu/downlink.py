@@ -326,6 +326,8 @@ class Downlink:
             # Its first packet came late, and what follows it is here: else the first picture takes a round trip more.
             kept = [stream.store.get(index) for index in range(packets[at].index + 1, stream.highest + 1)]
             missed = [packet for packet in kept if packet is not None and packet.time < now]
+            if self.track.gate is not None:
+                missed = list(self.track.gate(stream, missed, now))
             if self._span is not None and any(packet.time < now - OVERTAKEN for packet in missed):
                 return ()  # a step back in time, while the other layer goes on: there will be another keyframe
         if before is not None and before.stream is not stream:

@@ -50,6 +50,18 @@ class CurtainTests(SynchronousTestCase):
             self.assertEqual(carol.rtp, [])
             self.alice.publish()
 
+    def test_a_keyframe_that_was_under_way(self) -> None:
+        """A keyframe whose beginning comes after the mute may pass; what came behind it, while muted, does not."""
+        carol = self.room.client()
+        carol.media.subscribe(self.track, downlinked(camera()))
+        key = self.source.frame(key=True)
+        self.alice.send(*key[1:])
+        self.track.muted = True
+        self.room.wait(0.05)
+        self.alice.send(*self.source.frame())
+        self.alice.send(key[0])
+        self.assertEqual([packet.payload for packet in carol.rtp], [packet.payload for packet in key])
+
     def test_late_packet(self) -> None:
         """A packet of that frame that was lost and sent again passes too, but not for ever."""
         self.alice.send(self.frame[0], self.frame[3])
