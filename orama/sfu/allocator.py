@@ -189,7 +189,9 @@ class Allocator:
     def _usual_cost(self, video: _Video) -> float:
         """What its cheapest quality takes, not more than on the average: or each new slide would be a pause."""
         now = video.cost(0)
-        before = self._usual.get(video.key, now)
+        # At the beginning of a stream there is little but keyframes.
+        first = min(now, USUAL[0]) if len(video.steps) > 1 else now
+        before = self._usual.get(video.key, first)
         usual = self._usual[video.key] = before + SMOOTHING * (now - before)
         return min(now, usual)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attrs import define, field
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -161,6 +161,7 @@ class StepTests(SynchronousTestCase):
         layers = tuple(Quality(at // 3, at % 3, 100e3 * (at + 1)) for at in range(6))
         self.assertEqual(steps(layers), [layers[0], layers[1], layers[2], layers[5]])
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         st.lists(st.lists(st.floats(0, 3e6), min_size=1, max_size=4), max_size=6),
         st.lists(st.floats(0, 1e7), min_size=1, max_size=20),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -111,6 +111,7 @@ class ArrivalTests(SynchronousTestCase):
         self.assertLessEqual(len(arrivals._reported), REPORTED)
         self.assertEqual(arrivals.waiting, {})
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         st.integers(0, 0xFFFF),
         st.lists(st.tuples(st.integers(1, 9000), st.floats(0, 30)), min_size=1, max_size=30),

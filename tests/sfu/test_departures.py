@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -88,6 +88,7 @@ class DepartureTests(SynchronousTestCase):
         self.departures.expire(10.0 + AGE + 0.1)
         self.assertEqual(self.departures.under_way, 100 + OVERHEAD)
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(st.tuples(st.integers(0, 0xFFFF), st.lists(st.none() | st.integers(-9, 300), min_size=1))))
     def test_any_feedback(self, said: list[tuple[int, list[int | None]]]) -> None:
         """Whatever a client says of whatever numbers, the books stay sound and small."""
