@@ -163,13 +163,14 @@ class Allocator:
 
     def _divide(self, videos: list[_Video], left: float, limited: bool, kept: float) -> bool:
         """Set what each is given, up to what it has now and beyond; whether anything went beyond."""
-        spare = left - left / SPARE  # only what leaves so much unused may be better than now
+        rest, spare = left, left - left / SPARE  # only what leaves so much unused may be better than now
         for video in videos:
             cost = self._usual_cost(video)
             if not limited or (cost * ENOUGH <= left if video.now >= 0 else cost <= left - spare):
                 video.given = 0
                 left -= cost
-        at, left = 0, left - kept
+                rest -= video.cost(0)
+        at, left = 0, rest - kept
         while at < len(videos):  # those of one order take turns
             order = _order(videos[at])
             equals = [video for video in videos[at:] if _order(video) == order]
