@@ -227,6 +227,7 @@ class DescribedSelection:
         if layering is not self._layering:
             self._layering, self._silent, self._active, begins = layering, 0, place.active, True
             self._forwarded.clear()
+            self.level = (0,)
             self._look()
         elif place.active != self._active:
             self._active = place.active
@@ -262,6 +263,8 @@ class DescribedSelection:
     def late(self, packet: Packet, level: tuple[int, ...]) -> Verdict:
         place = packet.place
         if not isinstance(place, Described) or place.layering is not self._layering:
+            return Verdict(True)
+        if level[0] >= len(place.template.indications):  # of a structure before
             return Verdict(True)
         if not place.template.indications[level[0]]:
             return Verdict(False)

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from orama.sfu.downlink import Downlink
 from orama.sfu.qualities import Quality
 from orama.sfu.values import DEPENDENCY_DESCRIPTOR, MID, Codec, Uplinked
-from orama.wire import vp9
+from orama.wire import dependency, vp9
 from orama.wire.rtcp import Nack, PictureLoss
 from orama.wire.rtp import RtpPacket
 from tests.sfu.clients import EXTENSIONS, VIDEO_FEEDBACK, Room, camera, downlinked
@@ -29,6 +29,7 @@ from tests.sfu.layered import (
     plain,
     plain9,
     received,
+    structure,
     undecodable,
 )
 
@@ -278,6 +279,33 @@ class HostileTests(SpatialTestCase):
         self.source.wanted = True
         self.alice.send(*self.source.picture())
         self.assertIsNot(self.alice.media.tracks["camera"].streams[""].layering, read[-1])
+
+    def test_anything(self) -> None:
+        """Whatever a publisher says of its layers, in whatever order: subscribers stay, and get numbers in order."""
+        random = Random(11)
+        shapes = [(spatial, temporal) for spatial in (1, 2, 3, 4) for temporal in (1, 2, 3)]
+        for turn in range(60):
+            force = structure(*random.choice(shapes), random.random() < 0.5, random.randrange(64))
+            self.allow(random.randrange(4), random.randrange(4))
+            self.room.wait(0.25)
+            made = []
+            for number in range(12):
+                wire = random.randbytes(random.randrange(10))
+                if random.random() < 0.8:
+                    first, last, template = random.random() < 0.7, random.random() < 0.7, random.randrange(64)
+                    found = dependency.Descriptor(first, last, template, random.randrange(1 << 16))
+                    found.structure = force if number == 0 or random.random() < 0.1 else None
+                    found.active = random.getrandbits(force.targets) if random.random() < 0.1 else None
+                    wire = found.serialize(force)
+                self.source.timestamp += random.choice((0, 0, 3000))
+                payload = random.choice((b"\x08", b"\xac\x05\x23\x09", b"\xb8\x81\xf0\x10\x00")) + random.randbytes(9)
+                made.append(self.source.packet(payload, random.random() < 0.3, [(12, wire)]))
+            if turn % 2:
+                random.shuffle(made)
+            self.alice.send(*made)
+        self.assertFalse(self.downlink.closed)
+        self.assertGreater(len(self.bob.of(5000)), 100)
+        self.assertEqual(holes(self.bob.of(5000)), [])
 
 
 class KeyTests(SpatialTestCase):
