@@ -187,6 +187,8 @@ class DescribedLayers:
             except PayloadError:
                 return None
             begins = found.structure is not None
+            if begins and found.structure != self.structure:  # a keyframe that comes late
+                return None
             if found.active is not None:
                 self.active = found.active
             elif begins:
