@@ -101,7 +101,7 @@ class Daemon(Service):
         self._refuse = refuse
         self._settle = settle
         self._starting: Deferred[None] | None = None
-        self._draining = False
+        self._draining = self._ending = False
         self._handlers: dict[int, Any] = {}
         self._program = name
         self._monotonic = monotonic
@@ -203,7 +203,8 @@ class Daemon(Service):
         draining.addCallback(lambda _: self._stop())
 
     def _stop(self) -> None:
-        if self.running:
+        if self.running and not self._ending:
+            self._ending = True  # a second signal may come in the very turn in which the drain is over
             self._reactor.stop()
 
     def _reload(self) -> None:

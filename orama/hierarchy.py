@@ -375,7 +375,9 @@ class Node:
         )
         control.noisy = False
         socket = listen_control(self._reactor, self.data.path, control)
-        self._started("control socket", socket.stopListening)
+        # Processes that end with the node say their last on it.
+        last = next((at for at, (name, _) in enumerate(self._running) if name == "units"), len(self._running))
+        self._running.insert(last, ("control socket", socket.stopListening))
 
     def _signal(self, settings: Settings, require: Require) -> SignalResource:
         return SignalResource(self.signaling, settings, self.authenticator, require, self.membership.gate)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -468,6 +469,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
     parser.add_argument("--attached", action="store_true", help="end when standard input does: the node has gone")
     options = parser.parse_args(arguments)
+    # The daemon takes signals, and gives back what was there: a second one that comes at the very end means nothing.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     reactor = reactors.installed()
     settings = Settings(data_dir=options.data_dir.absolute(), log_format=options.log_format)
     globalLogBeginner.beginLoggingTo(

@@ -20,6 +20,7 @@ from tests.contract.stage import free_port, toml
 from tests.interop.caller import Caller, Tone
 from tests.node import NodeProcess
 from tests.units.manager import until
+from tests.webhooks.receiver import SECRET, ReceiverThread
 
 
 def children(node: NodeProcess) -> dict[int, str]:
@@ -52,6 +53,9 @@ class ChildrenTests(TestCase):
         # Its internal address is its own, since every node of a machine has the same ranges of ports.
         internal = f"127.{random.randint(1, 254)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
         tables = {"cluster": 'runner = "processes"\nheartbeat = 0.5', "signaling": "drain_deadline = 1.0"}
+        self.receiver = ReceiverThread()
+        self.addCleanup(self.receiver.close)
+        tables["webhooks"] = f'url = "{self.receiver.url}"\nsecret = "{SECRET}"'
         options = "--turn-port", str(free_port()), "--internal-ip", internal
         directory = Path(mkdtemp(prefix="orama-"))  # a socket's path has room for 107 bytes
         self.addCleanup(rmtree, directory, ignore_errors=True)
@@ -82,7 +86,8 @@ class ChildrenTests(TestCase):
 
     def test_call(self) -> Deferred[None]:
         """Each namespace has a process; a call goes through it; when it dies its people are sent back in (1012), other
-        namespaces hear nothing of it, and it comes again; it ends with its namespace."""
+        namespaces hear nothing of it, and it comes again; it ends with its namespace. An application hears of all
+        this."""
         return Deferred.fromFuture(asyncio.ensure_future(self._call()))
 
     async def _call(self) -> None:
@@ -119,6 +124,8 @@ class ChildrenTests(TestCase):
         await asyncio.to_thread(until, lambda: list(children(node).values()) == ["default"], node.said)
         self.assertEqual(await asyncio.to_thread(node.stop), 0)
         self.assertTrue(gone(after["default"]))
+        told = [(each["event"], each["namespace"]) for each in self.receiver.taken]
+        self.assertEqual((told.count(("participant_joined", "default")), told[-1]), (4, ("room_finished", "default")))
         self.assertNotIn("Traceback", node.errors + "\n".join(node.output))
 
     def test_node_killed(self) -> None:
