@@ -85,11 +85,21 @@ class RelayedPeer:
         request.attributes["XOR-PEER-ADDRESS"] = peer
         await self._authenticated(request)
 
-    async def _authenticated(self, request: stun.Message) -> stun.Message:
+    def free(self) -> None:
+        """Give the allocation back, and wait for no answer."""
+        request = stun.Message(stun.Method.REFRESH, stun.Class.REQUEST)
+        request.attributes["LIFETIME"] = 0
+        self._sign(request)
+        self.socket.send(bytes(request))
+
+    def _sign(self, request: stun.Message) -> None:
         request.attributes["USERNAME"] = self.username
         request.attributes["REALM"] = self._realm
         request.attributes["NONCE"] = self._nonce
         request.add_message_integrity(self._key)
+
+    async def _authenticated(self, request: stun.Message) -> stun.Message:
+        self._sign(request)
         answer = await self._request(request)
         if answer.message_class != stun.Class.RESPONSE:
             raise RuntimeError(f"TURN refused {request.message_method.name}: {answer.attributes.get('ERROR-CODE')}")

@@ -43,6 +43,8 @@ SETTLED = 150.0
 #: The share of the time that is warming up, and what a figure may rise by afterwards, in parts of its mean; by one it
 #: may in any case.
 WARM, RISE = 0.2, 0.05
+#: Tracebacks of the node's that are shown.
+SHOWN = 3
 LIMITS = """
 [turn]
 allocations_per_user = 1000
@@ -251,8 +253,11 @@ def main() -> int:
         log = (directory / "orama.log").read_text()
     if args.plot is not None:
         args.plot.write_text(plotted(soaked.readings))
-    errors = sum("Traceback" in line or "Unhandled" in line for line in log.splitlines())
-    return 0 if judge(soaked, seen, errors) else 1
+    lines = log.splitlines()
+    errors = [number for number, line in enumerate(lines) if "Traceback" in line or "Unhandled" in line]
+    for number in errors[:SHOWN]:
+        print("\n".join(lines[max(0, number - 2) : number + 30]))
+    return 0 if judge(soaked, seen, len(errors)) else 1
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ class Participant:
         try:
             await asyncio.wait(jobs, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if jobs[0].done():
+                self._peer.free()
                 return
             for job in jobs:
                 if job.done():
@@ -112,6 +113,7 @@ class Participant:
             if self._dice.random() < 0.75:
                 self._socket.tell({"type": "leave"})
                 await asyncio.sleep(0.2)
+                self._peer.free()
                 self._seen["left"] += 1
             else:
                 self._seen["vanished"] += 1
