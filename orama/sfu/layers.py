@@ -11,16 +11,21 @@ _LOW, _MID, _HIGH = (
     {"m", "mid", "med", "medium", "half"},
     {"f", "hi", "high", "full"},
 )
-#: A layer that was silent for this long while another of its track was not has stopped.
-STOPPED = 0.5
+#: A layer that was silent for this long while another of its track was not has stopped, if that is so many frames
+#: (a screen may have two a second), and at the latest after this long.
+STOPPED, FRAMES, SURELY_STOPPED = 0.5, 4, 2.0
 LAYERS = ("low", "mid", "high", "auto")
 
 
 class Layer(Protocol):
-    """One stream of a track; ``last_arrival`` in seconds."""
+    """One stream of a track; times in seconds."""
 
     @property
     def last_arrival(self) -> float: ...
+
+    @property
+    def pace(self) -> float:
+        """From one frame to the next, lately."""
 
 
 LayerT = TypeVar("LayerT", bound=Layer)
@@ -60,11 +65,14 @@ def ceiling(layer: str, count: int) -> int:
 
 def flowing(streams: Sequence[LayerT | None]) -> list[LayerT | None]:
     """The same, with None in place of those that have not begun or have stopped."""
-    newest = max((stream.last_arrival for stream in streams if stream is not None), default=0.0)
+    begun = [stream for stream in streams if stream is not None]
+    if not begun:
+        return list(streams)
+    newest = max(begun, key=lambda stream: stream.last_arrival)
+    last = newest.last_arrival
+    since = last - min(max(STOPPED, FRAMES * newest.pace), SURELY_STOPPED)
     return [
-        stream
-        if stream is not None and (stream.last_arrival > newest - STOPPED or stream.last_arrival == newest)
-        else None
+        stream if stream is not None and (stream.last_arrival > since or stream.last_arrival == last) else None
         for stream in streams
     ]
 

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 
 from attrs import define
 
-from orama.sfu.layers import STOPPED
+from orama.sfu.layers import FRAMES, STOPPED
 from orama.sfu.packet import Packet
 from orama.wire import dependency, vp8, vp9
 from orama.wire.dependency import Structure, Template
@@ -160,9 +160,10 @@ class DescribedLayers:
         self.spatial_layers = structure.spatial_layers
         self.full = (1 << structure.targets) - 1
         self.active = self.full if active is None else active
-        #: When the newest packet of each spatial layer came, and when the first of all.
-        self._arrivals: dict[int, float] = {}
-        self._since: float | None = None
+        #: When the newest packet of each spatial layer came, and the number of its picture; and the first of all.
+        self._arrivals: dict[int, tuple[float, int]] = {}
+        self._since: tuple[float, int] | None = None
+        self._picture, self._pictures = -1, 0
         # Most descriptors have nothing but their template and its references: to know the layer by it takes 0.7 µs, to
         # read them whole 3 to 5.
         self._templates = {
@@ -195,9 +196,11 @@ class DescribedLayers:
                 self.active = self.full
             kind = template.spatial, template.temporal, template.indications
         packet.place = Described(template, self, self.active, wire, begins)
-        self._arrivals[template.spatial] = packet.time
+        if packet.timestamp != self._picture:
+            self._picture, self._pictures = packet.timestamp, self._pictures + 1
+        self._arrivals[template.spatial] = here = packet.time, self._pictures
         if self._since is None:
-            self._since = packet.time
+            self._since = here
         return kind
 
     def rates(self, rates: Mapping[Hashable, float]) -> Sequence[Rate]:
@@ -214,12 +217,15 @@ class DescribedLayers:
     def silent(self) -> int:
         """Decode targets of spatial layers that have stopped while others go on, a bit for each."""
         arrivals = self._arrivals
-        newest, since = max(arrivals.values(), default=0.0), self._since or 0.0
-        return sum(
-            1 << target
-            for target, (spatial, _) in enumerate(self.structure.layers)
-            if arrivals.get(spatial, since) < newest - STOPPED
-        )
+        since = self._since or (0.0, 0)
+        time, picture = max(arrivals.values(), default=since)
+        gone = {
+            spatial
+            for spatial in range(self.spatial_layers)
+            for last, pictures in (arrivals.get(spatial, since),)
+            if last < time - STOPPED and pictures <= picture - FRAMES
+        }
+        return sum(1 << target for target, (spatial, _) in enumerate(self.structure.layers) if spatial in gone)
 
     def goal(self, spatial: int, temporal: int, active: int) -> int:
         """The best decode target up to these layers of those that are *active*; the lowest where all are above.

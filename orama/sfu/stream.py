@@ -77,6 +77,9 @@ class Stream:
         #: Bits per second by kind of packet; None is the kind of a stream without layers.
         self.meter = Meter()
         self._octets = self._measured = 0
+        #: Seconds from one frame to the next, lately.
+        self.pace = 0.0
+        self._last_frame = 0.0
         self._structures = Allowance(STRUCTURES, MOST_STRUCTURES, 0.0)
         #: Whether its dependency descriptors say where keyframes are.
         self._described = False
@@ -162,6 +165,8 @@ class Stream:
                 self._gap(highest + 1, index, now)
             if timestamp != self.last_timestamp:
                 self.last_timestamp = timestamp
+                self.pace += (min(now - self._last_frame, 1.0) - self.pace) / 4
+                self._last_frame = now
                 reception.frame(timestamp, now, self.rates.get(payload_type, self.rate))
         elif self.missing:
             self.missing.came(index)

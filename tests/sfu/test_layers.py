@@ -11,6 +11,7 @@ from orama.sfu.layers import ceiling, choose, names, ordered
 @frozen
 class Layer:
     last_arrival: float
+    pace: float = 0.03
 
 
 class LayerTests(SynchronousTestCase):
@@ -52,5 +53,9 @@ class LayerTests(SynchronousTestCase):
         self.assertIs(choose(layers, 2), layers[1])
         layers = [Layer(9.0), Layer(9.0), Layer(10.0)]
         self.assertIs(choose(layers, 0), layers[2])
+        layers = [Layer(9.0, 0.5), Layer(10.0, 0.5)]
+        self.assertIs(choose(layers, 0), layers[0])  # two frames a second: that is no silence
+        layers = [Layer(7.9, 0.5), Layer(10.0, 0.5)]
+        self.assertIs(choose(layers, 0), layers[1])
         layers = [Layer(float("-inf")), Layer(float("-inf"))]
         self.assertIs(choose(layers, 2), layers[1])

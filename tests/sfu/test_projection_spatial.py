@@ -359,6 +359,20 @@ class KeyTests(SpatialTestCase):
             self.room.wait(0.05)
         self.assertEqual({s for s, _ in self.layers(self.frames()[-4:])}, {1})
 
+    def test_slow_pictures(self) -> None:
+        """With one picture a second no layer has stopped because it is late within a picture."""
+        self.play(4)
+        self.room.wait(1)
+        self.alice.rtcp.clear()
+        for _ in range(6):
+            made = self.source.picture()
+            self.alice.send(*made[:4])
+            self.room.wait(0.1)
+            self.alice.send(*made[4:])
+            self.room.wait(0.9)
+        self.assertEqual(self.alice.take(PictureLoss), [])
+        self.assertEqual({s for s, _ in self.layers(self.frames()[-6:])}, {2})
+
     @staticmethod
     def _top(source: LayeredCamera) -> list[RtpPacket]:
         """The packets of the highest layer of the last picture."""
