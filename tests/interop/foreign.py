@@ -171,7 +171,11 @@ class ForeignTestCase(SynchronousTestCase):
     def meet(self, *transports: str) -> None:
         """One of them by each transport and one with aiortc, in one room: they see, hear and read each other."""
         room = f"{type(self).__name__}-{time.monotonic_ns()}"
-        theirs = [self.foreign(room, transport, transport) for transport in transports]
+        theirs = []
+        for transport in transports:
+            theirs.append(self.foreign(room, transport, transport))
+            # werift does not bear another description while it connects.
+            theirs[-1].until("connected", lambda each: each.seen["state"] == "connected")
         ours = self.aiortc(room)
         for each in theirs:
             each.until_in_call(ours, 20 if self.decodes else 0)
