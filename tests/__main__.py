@@ -78,6 +78,7 @@ def trial(tests: list[str], number: int, live: bool) -> Counter[str]:
     """
     command = [sys.executable, "-m", "twisted.trial", "--reactor=asyncio", f"--temp-directory={ROOM / f'temp{number}'}"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["CI"] = "true"  # Hypothesis then takes its time, and the same examples each time
     counts: Counter[str] = Counter()
     closed = False
     said = []
