@@ -1,8 +1,8 @@
 """Everything that CI runs: ``python -m tests`` from the top of the tree, with orama installed from its wheel.
 
 What needs no test runner (format, lint, types, docs, packaging, news), and a trial for each package of tests, a few
-side by side, since most of what they do is to wait. What measures runs alone at the end. Tests run in ``build/trial``,
-where the checkout's own ``orama`` cannot be imported by accident. The last line is ``N passed, N failed, N skipped``.
+side by side, since most of what they do is to wait. Tests run in ``build/trial``, where the checkout's own ``orama``
+cannot be imported by accident. The last line is ``N passed, N failed, N skipped``.
 
 ``python -m tests --checks`` leaves out trial; names (``python -m tests tests.turn``) run those alone.
 """
@@ -14,24 +14,27 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from threading import Semaphore
+from threading import Condition
+from typing import TypeVar
+
+T = TypeVar("T")
 
 TOP = Path(__file__).resolve().parent.parent
 ROOM = TOP / "build" / "trial"
-#: Packages whose tests need the machine for themselves: on their networks time is what is measured.
-ALONE = ("networks",)
-#: Of the rest what takes long, the longest first.
+#: What takes long, the longest first.
 LONG = (
     *("browser", "lab", "contract", "cluster", "fuzz", "interop", "units", "attacks", "sfu", "simulation"),
     *("signaling", "rest", "turn", "store", "cli"),
 )
 #: How many share the machine. With three, two processors are busy for three quarters of the time.
 WORKERS = 3
-#: What counts for more than one of them: with two browsers at work a call in a test stays a good one only when little
-#: else is.
-WEIGHTS = {"tests.browser": 2}
+#: What counts for more than one of them. With browsers at work a call in a test stays a good one only when little else
+#: is, and in the lab some tests measure how good.
+WEIGHTS = {"tests.browser": 2, "tests.lab": 2}
 
 CHECKS: dict[str, list[str]] = {
     "format": ["ruff", "format", "--check", "."],
@@ -60,15 +63,12 @@ def check() -> list[str]:
     return failed
 
 
-def names(alone: bool) -> list[str]:
-    """The packages and modules of tests that run alone, or those that do not; the longest first."""
+def names() -> list[str]:
+    """The packages and modules of tests, the longest first."""
     packages = sorted(path.parent.name for path in TOP.glob("tests/*/__init__.py"))
     modules = sorted(path.stem for path in TOP.glob("tests/test_*.py"))
-    if alone:
-        return [f"tests.{name}" for name in packages if name in ALONE]
-    others = [name for name in [*packages, *modules] if name not in ALONE]
     places = {name: place for place, name in enumerate(LONG)}
-    return [f"tests.{name}" for name in sorted(others, key=lambda name: places.get(name, len(LONG)))]
+    return [f"tests.{name}" for name in sorted([*packages, *modules], key=lambda name: places.get(name, len(LONG)))]
 
 
 def trial(tests: list[str], number: int, live: bool) -> Counter[str]:
@@ -114,28 +114,33 @@ def side_by_side(tests: list[str]) -> tuple[list[str], Counter[str]]:
 
     :returns: the checks that failed, and what the trials counted.
     """
-    free = Semaphore(WORKERS)
+    changed = Condition()
+    free = WORKERS
 
-    def run(number: int, name: str) -> Counter[str]:
+    def run(job: Callable[[], T], weight: int) -> T:
+        nonlocal free
         try:
-            return trial([name], number, False)
+            return job()
         finally:
-            free.release(WEIGHTS.get(name, 1))
+            with changed:
+                free += weight
+                changed.notify()
 
-    def run_checks() -> list[str]:
-        try:
-            return check()
-        finally:
-            free.release()
+    def next_of(waiting: list[str]) -> str | None:
+        return next((name for name in waiting if WEIGHTS.get(name, 1) <= free), None)
 
+    waiting, runs = list(tests), []
     with ThreadPoolExecutor() as pool:
-        free.acquire()
-        checks = pool.submit(run_checks)
-        runs = []
-        for number, name in enumerate(tests, 1):
-            for _ in range(WEIGHTS.get(name, 1)):
-                free.acquire()
-            runs.append(pool.submit(run, number, name))
+        free -= 1
+        checks = pool.submit(run, check, 1)
+        while waiting:
+            with changed:
+                name = changed.wait_for(partial(next_of, waiting))
+                assert name is not None
+                free -= WEIGHTS.get(name, 1)
+            waiting.remove(name)
+            job = partial(trial, [name], len(runs) + 1, False)
+            runs.append(pool.submit(run, job, WEIGHTS.get(name, 1)))
         return checks.result(), sum((run.result() for run in runs), Counter())
 
 
@@ -150,9 +155,7 @@ def main(arguments: list[str]) -> int:
     if arguments:
         counts = trial(arguments, 0, True)
     else:
-        failed_checks, counts = side_by_side(names(alone=False))
-        if alone := names(alone=True):
-            counts += trial(alone, 0, True)
+        failed_checks, counts = side_by_side(names())
     passed = counts["successes"] + counts["expectedFailures"]
     failed = counts["failures"] + counts["errors"] + counts["unexpectedSuccesses"]
     if failed_checks:
