@@ -13,12 +13,14 @@ import gc
 #: Objects made beyond those let go of until the youngest are looked at, and how many such looks until the next older.
 #: A packet store that fills and empties moves some thousand objects up and down. The last number bounds what clients
 #: that have left hold: each leaves some hundred objects in cycles, 30 kB, that only the look at all objects finds. With
-#: 20 a node under churn (46 joins a minute) grew by 1.3 MB a minute for half an hour; looked through, it did not.
-THRESHOLDS = (10_000, 5, 4)
+#: 20 that came so seldom that a node under churn (46 joins a minute) grew by 1.3 MB a minute for half an hour.
+THRESHOLDS = (10_000, 5, 2)
 
 
 def settle() -> None:
     """Call it when the process has started: from then on what is there now is not looked at any more."""
     gc.collect()
     gc.freeze()
+    # Python puts a look at all objects off until there are a quarter more than at the last one: count from here.
+    gc.collect()
     gc.set_threshold(*THRESHOLDS)
