@@ -270,6 +270,8 @@ class Peer:
 
     def subscribe(self, track_id: str, layer: str = "auto", priority: int = 0) -> None:
         self._check_here()
+        if not self.may_subscribe:
+            raise SignalError("forbidden", "you may not subscribe")
         self.subscriptions.subscribe(track_id, layer, priority)
 
     def unsubscribe(self, track_id: str) -> None:

@@ -211,8 +211,9 @@ class SerialiseTests(SynchronousTestCase):
             )
         }
         contract = (
-            "welcome turn-credentials refresh-credentials offer answer ice-candidate peer-joined peer-left track-added"
-            " track-removed track-state slot active-speakers data-channel room-closed kicked server-draining error"
+            "welcome turn-credentials refresh-credentials offer answer ice-candidate peer-joined peer-left"
+            " track-added track-removed track-state layers slot active-speakers data-channel room-closed kicked"
+            " server-draining error"
         )
         self.assertEqual(ours, set(contract.split()))
 
