@@ -2,7 +2,7 @@
 
 Light participants come through TURN, publish, subscribe, change their minds, exchange data, and leave with a word or
 without; rooms are closed under them and come anew. Every few seconds memory, descriptors, delayed calls and tasks of
-the node are read. Two things are judged. A straight line through each figure, after a fifth of the time to warm up, may
+the node are read. Two things are judged. A straight line through each figure, after a third of the time to warm up, may
 rise by so much of its mean and no more. And when everybody has gone, descriptors, delayed calls and tasks are back
 where they were before the first came.
 """
@@ -41,8 +41,8 @@ STAY, CLOSE, READ = (5.0, 35.0), 40.0, 5.0
 #: Seconds after which even rooms and places of those who vanished are gone.
 SETTLED = 150.0
 #: The share of the time that is warming up, and what a figure may rise by afterwards, in parts of its mean; by one it
-#: may in any case.
-WARM, RISE = 0.2, 0.05
+#: may in any case. Memory rises until Python has looked at all objects once, which takes seven minutes of this.
+WARM, RISE = 1 / 3, 0.05
 #: Tracebacks of the node's that are shown.
 SHOWN = 3
 #: Descriptors that the pool of database connections opens when many come at once, and keeps: two for each of SQLite's.
