@@ -31,7 +31,7 @@ MAY_IMPORT = {
 SHARED = frozenset(
     {
         *("errors", "settings", "configuration", "_version", "__init__", "logs", "reactors", "metrics", "notify"),
-        *("timestamp", "permissions"),
+        *("timestamp", "permissions", "figures", "spawning"),
     }
 )
 ASSEMBLY = frozenset(

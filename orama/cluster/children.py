@@ -7,23 +7,21 @@ goes away in whatever manner, its children see the end of their standard input a
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.error import ProcessDone, ProcessExitedAlready
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-import orama
 from orama.cluster.placement import SFU
 from orama.cluster.runner import Runner
 from orama.errors import Unavailable
+from orama.spawning import ending, environment
 
 #: Seconds before a child is started again: the first pause, and the longest that it grows to.
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
@@ -33,8 +31,6 @@ SOUND = 60.0
 GRACE = 10.0
 #: Bytes of a child's line that are logged; the rest of it is lost.
 MAX_LINE = 16_384
-#: What systemd tells the node is not for its children.
-_UNTOLD = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 _log = Logger()
 
@@ -67,7 +63,7 @@ class Child(ProcessProtocol):
         self._began = self._reactor.seconds()
         self._lines = [_Lines(self.namespace), _Lines(self.namespace)]
         self.running = True
-        self._reactor.spawnProcess(self, sys.executable, [sys.executable, *self._arguments], _environment())
+        self._reactor.spawnProcess(self, sys.executable, [sys.executable, *self._arguments], environment())
 
     def stop(self, deadline: float | None) -> None:
         """Let it drain, for *deadline* seconds at the longest; None ends it at once."""
@@ -97,7 +93,7 @@ class Child(ProcessProtocol):
         if not self.wanted:
             self._over()
             return
-        self.why = _why(reason)
+        self.why = ending(reason)
         lived = self._reactor.seconds() - self._began
         self._pause = FIRST_PAUSE if lived >= SOUND else self._pause
         _log.error(
@@ -213,23 +209,6 @@ class ChildRunner:
     def _gone(self, _: None, child: Child) -> None:
         if self._children.get(child.namespace) is child:
             del self._children[child.namespace]
-
-
-def _why(reason: Failure) -> str:
-    """How a process has ended, as the end of a sentence."""
-    if reason.check(ProcessDone) is not None:
-        return "has ended"
-    number = getattr(reason.value, "signal", None)
-    if number is not None:
-        return f"was ended by signal {number}"
-    return f"has ended with status {getattr(reason.value, 'exitCode', None)}"
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with the place where this very package is."""
-    ours = {name: value for name, value in os.environ.items() if name not in _UNTOLD}
-    paths = [str(Path(orama.__file__).resolve().parents[1]), *filter(None, [ours.get("PYTHONPATH")])]
-    return {**ours, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 class _Lines:

@@ -21,6 +21,7 @@ from twisted.application.service import Service
 from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred
 from twisted.logger import Logger
 
+from orama.figures import Sample, total
 from orama.net.fabric import Fabric
 from orama.net.poll import Poll
 from orama.net.tls import ServerCertificates
@@ -31,7 +32,7 @@ from orama.turn.listeners import TurnService
 from orama.turn.sessions import Selection, Session
 from orama.turn.shared import MAX_WORKERS, Crew, SharedTable, make_memory
 from orama.turn.tenants import Tenants
-from orama.turn.workers_channel import Beginning, Sample, from_json, to_json
+from orama.turn.workers_channel import Beginning, from_json, to_json
 from orama.turn.workers_process import WorkerProcess
 
 #: Seconds between two looks at the workers.
@@ -218,16 +219,8 @@ class Workers(Service):
 
     def samples(self) -> Iterator[Sample]:
         """Name, labels and value of every figure, for Prometheus: the sums of what the workers have."""
-        sums: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
-        for name, labels, value in self.own.samples():
-            sums[name, tuple(sorted(labels.items()))] = value
-        for worker in self.workers:
-            for name, labels, value in worker.samples():
-                if name not in _COMMON:
-                    key = name, tuple(sorted(labels.items()))
-                    sums[key] = sums.get(key, 0.0) + value
-        for (name, pairs), value in sums.items():
-            yield name, dict(pairs), value
+        others = ((each for each in worker.samples() if each[0] not in _COMMON) for worker in self.workers)
+        yield from total([self.own.samples(), *others])
         yield "orama_turn_workers", {}, 1 + sum(worker.pid is not None for worker in self.workers)
 
     # ---- for the workers

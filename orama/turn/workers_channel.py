@@ -25,9 +25,6 @@ SOCKETS = 5
 #: A line longer than this is not one: all sessions of a worker, a hundred bytes each, are far below.
 MAX_LINE = 64 << 20
 
-#: Name, labels and value of a figure.
-Sample = tuple[str, dict[str, str], float]
-
 T = TypeVar("T")
 
 

@@ -6,23 +6,22 @@ Its sockets are the node's, so that its clients are nobody else's in the meantim
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ProcessDone, ProcessExitedAlready
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-import orama
 from orama.errors import Unavailable
-from orama.turn.workers_channel import REPORTS, SOCKETS, TABLE, Garbled, Lines, Sample, line
+from orama.figures import Figures, Sample
+from orama.spawning import ending, environment
+from orama.turn.workers_channel import REPORTS, SOCKETS, TABLE, Garbled, Lines, line
 
 MODULE = "orama.turn_worker"
 #: Seconds until a worker that has ended is started again: at first, and at most; and how long one lasts that is well.
@@ -75,9 +74,7 @@ class WorkerProcess:
         self._serves = False
         self._serial = 0
         self._asked: dict[int, Deferred[Any]] = {}
-        self._figures: list[Sample] = []
-        #: What processes before this one have counted.
-        self._before: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._figures = Figures()
 
     @property
     def pid(self) -> int | None:
@@ -94,7 +91,7 @@ class WorkerProcess:
         command = [sys.executable, "-P", "-m", MODULE]
         self._running = _Running(self._heard_of, self._ended)
         try:
-            self._reactor.spawnProcess(self._running, sys.executable, command, _environment(), childFDs=descriptors)
+            self._reactor.spawnProcess(self._running, sys.executable, command, environment(), childFDs=descriptors)
         except OSError as error:
             self._ended(f"cannot be started: {error.strerror}")
             return
@@ -144,17 +141,13 @@ class WorkerProcess:
 
     def samples(self) -> Iterable[Sample]:
         """Its figures, as it said them last, with what its predecessors have counted."""
-        left = dict(self._before)
-        for name, labels, value in self._figures:
-            yield name, labels, value + left.pop((name, tuple(sorted(labels.items()))), 0.0)
-        for (name, pairs), value in left.items():
-            yield name, dict(pairs), value
+        return self._figures.samples()
 
     def _heard_of(self, message: Mapping[str, Any]) -> None:
         self._heard = self._reactor.seconds()
         report = message.get("report")
         if report == "figures":
-            self._figures = [(str(name), dict(labels), float(value)) for name, labels, value in message["samples"]]
+            self._figures.say((str(name), dict(labels), float(value)) for name, labels, value in message["samples"])
         elif report == "log":
             self._write(message)
         elif report == "answer":
@@ -181,11 +174,7 @@ class WorkerProcess:
 
     def _ended(self, why: str) -> None:
         self._running = None
-        for name, labels, value in self._figures:
-            if name.endswith("_total"):
-                key = name, tuple(sorted(labels.items()))
-                self._before[key] = self._before.get(key, 0.0) + value
-        self._figures = []
+        self._figures.begin()
         self._home.died(self.index)
         asked, self._asked = self._asked, {}
         for answer in asked.values():
@@ -239,25 +228,8 @@ class _Running(ProcessProtocol):
             self.kill()
 
     def processEnded(self, reason: Failure) -> None:
-        self._ended(_why(reason))
+        self._ended(ending(reason))
 
 
 def _no_answer(worker: int) -> Unavailable:
     return Unavailable("worker_unreachable", f"TURN worker {worker} does not answer")
-
-
-def _why(reason: Failure) -> str:
-    """How a process has ended, as the end of a sentence."""
-    if reason.check(ProcessDone) is not None:
-        return "has ended"
-    number = getattr(reason.value, "signal", None)
-    if number is not None:
-        return f"was ended by signal {number}"
-    return f"has ended with status {getattr(reason.value, 'exitCode', None)}"
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with the place where this very package is."""
-    root = str(Path(orama.__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
