@@ -338,7 +338,7 @@ class Node:
             self.live.close_here,
             self.live.stats_here,
             self._live_rooms if units is None else units.workers.live,
-            self.signaling.lose_room if units is None else units.workers.lose,
+            self.lose_room if units is None else units.workers.lose,
             self.turn.allocations,
             self._capacity,
             self._empty,
@@ -443,6 +443,14 @@ class Node:
             if self.rooms.serves(namespace)
             for room in self.rooms.all(namespace)
         }
+
+    def lose_room(self, namespace: str, room_id: str) -> None:
+        """A room of this process is another node's by now, and its people go there.
+
+        Not while the node is to be emptied: then everybody hears that first, and has the time that goes with it.
+        """
+        if not self.registry.draining:
+            self.signaling.lose_room(namespace, room_id)
 
     def _moved(self, namespace: str) -> None:
         """The SFU of *namespace* ends here: where it goes on elsewhere, its people go there; else their rooms close."""

@@ -23,6 +23,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.server import Site
 
 from orama.cli.main import main
+from orama.cluster.nodes import DRAINING
 from orama.errors import Conflict, StartError
 from orama.hierarchy import Node
 from orama.settings import Settings, SfuSettings, TurnSettings, WebhookSettings
@@ -253,6 +254,23 @@ class DrainTests(NodeTestCase):
         self.assertFalse(drained.called)
         page.say("leave")
         await drained
+
+    async def test_room_taken_over(self) -> None:
+        """Whose room another node takes over is sent there (1012); but the people of a node that is to be emptied hear
+        of that first, and are put out by nothing else."""
+        node = await self.running()
+        page = await self.joined(node)
+        me = node.registry.nodes[0]
+        node.registry.nodes = (evolve(me, state=DRAINING),)
+        node.lose_room("default", "r")
+        drained = Deferred.fromCoroutine(node.drain())
+        await page.until("server-draining")
+        node.signaling.undrain()
+        await drained
+        node.registry.nodes = (me,)
+        node.lose_room("default", "r")
+        await page.until_closed()
+        self.assertEqual(page.code, 1012)
 
     async def test_nobody_there(self) -> None:
         """With nobody there it is done at once."""

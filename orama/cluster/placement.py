@@ -93,30 +93,30 @@ def repair(
     """What has to change so that every role has its number of nodes that can fill it.
 
     A node is replaced when it is *gone* (dead for long, or removed) or drained. Where nobody can take over, a drained
-    node loses the role all the same, and a dead one keeps it: it may come back. Where more have it than are wanted, as
-    when a node is taken out of use, those that cannot fill the role lose it first, then those that are being emptied:
-    whoever stays is left in peace. A place that a node can fill again is given to the best that has it not yet. There
-    is at most one change a place.
+    node loses the role all the same, and a dead one keeps it: it may come back. A node that is being emptied keeps it
+    until it is drained, also where more have it than are wanted then: its people have the time that they were told.
+    Where else more have it, those that cannot fill the role lose it first: whoever stays is left in peace. A place that
+    a node can fill again is given to the best that has it not yet. There is at most one change a place.
     """
     changes: list[Change] = []
     known = {node.node_id: node for node in nodes}
 
-    def rank(node_id: str) -> int:
-        """Who loses a role that too many have: 0 first."""
+    def fit(node_id: str) -> bool:
+        """Whether a node can fill a role for now."""
         node = known.get(node_id)
-        if node is None or node.state == DRAINED or gone(node_id):
-            return 0
-        return 1 if node.draining else 2
+        return node is not None and node.state != DRAINED and not gone(node_id)
 
     for role in ROLES:
         held = {each.slot: each.node_id for each in roles if each.role == role}
         free = [node for node in best(active) if node.node_id not in held.values()]
-        spare = sorted(held, key=lambda slot: (rank(held[slot]), -slot))[: max(0, len(held) - counts[role])]
+        settled = [slot for slot, node_id in held.items() if not (fit(node_id) and known[node_id].draining)]
+        settled.sort(key=lambda slot: (fit(held[slot]), -slot))
+        spare = settled[: max(0, len(settled) - counts[role])]
         for slot, node_id in sorted(held.items()):
-            node, fitness = known.get(node_id), rank(node_id)
+            node = known.get(node_id)
             if slot in spare:
                 changes.append(Change(role, slot, node_id, None))
-            elif fitness == 0:
+            elif not fit(node_id):
                 if free:
                     changes.append(Change(role, slot, node_id, free.pop(0).node_id))
                 elif node is None or node.state == DRAINED:
