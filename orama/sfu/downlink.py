@@ -1,59 +1,43 @@
 """One subscription: a track of somebody else on its way to one client (RFC 3550, 2.2; RFC 3711).
 
 Every packet gets this subscription's SSRC, numbers, payload type and extensions, is protected in a send buffer
-and queued. NACKs are answered here by RTX (RFC 4588), keyframe requests passed up, sender reports rewritten.
+and queued. Keyframe requests are passed up, sender reports rewritten. What to forward is for ``sfu.choice`` to say, how
+it follows what was forwarded before for ``sfu.succession``; ``sfu.repairs`` answers NACKs.
 Nothing is decoded, and nothing is forwarded before there are keys, and a keyframe to begin with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from struct import Struct
-from typing import Protocol
 
+from orama.sfu.choice import Choice
 from orama.sfu.codecs import payload_types
 from orama.sfu.counters import MediaCounters
-from orama.sfu.extensions import ExtensionBlocks
+from orama.sfu.extensions import ExtensionBlocks, shape
 from orama.sfu.keyframes import Wishes
-from orama.sfu.layers import ceiling, choose
-from orama.sfu.outbox import MAX_HEADER, Outbox
+from orama.sfu.outbox import Outbox
 from orama.sfu.packet import Packet
-from orama.sfu.projection import Projection
 from orama.sfu.qualities import Quality
 from orama.sfu.red import Adapter, adapter
-from orama.sfu.renumbering import Numbers, follows, numbers
+from orama.sfu.repairs import Repairs
 from orama.sfu.reports import RoundTrip
-from orama.sfu.retransmission import Resends
-from orama.sfu.selection import ALL
 from orama.sfu.sequence import Numbering, Span
 from orama.sfu.shaping import LEAST
 from orama.sfu.srtp import Seal
-from orama.sfu.stream import NEWEST, Stream
+from orama.sfu.stream import Stream
+from orama.sfu.succession import RandomBits, Succession
 from orama.sfu.tally import Forwarded
 from orama.sfu.track import Track
 from orama.sfu.values import Downlinked
 from orama.wire.rtcp import ReportBlock, SenderReport, SourceDescription, serialize
-from orama.wire.rtp import nearest, wrap_rtx
 
 #: Packets that may come late: half of the replay window of libsrtp in browsers, which refuses older ones.
 LATEST = 512
 #: A hole of more packets is no loss to be repaired: what follows it begins anew. Without that bound the subscriber's
 #: rollover counter (RFC 3711, 3.3.1) would go wrong for good after a hole of half a round.
 FARTHEST = 1024
-#: Seconds by which a keyframe may come after what followed it and still be switched to.
-OVERTAKEN = 0.3
-#: Largest believable step of the RTP clock when another layer takes over, seconds.
-MOST_SKEW = 5.0
 #: Bytes of one frame that may be under way beside the bound: a screen in full.
 MOST_GRANTED = 400_000
-#: Packets of padding at once, and the payload of one that is nothing else (RFC 3550, 5.1).
-MOST_PADDING, PADDING = 64, bytes(254) + b"\xff"
-
-
-class RandomBits(Protocol):
-    """``random.SystemRandom()`` in service, ``random.Random(seed)`` in tests."""
-
-    def getrandbits(self, k: int, /) -> int: ...
 
 
 class Downlink:
@@ -77,38 +61,29 @@ class Downlink:
         ended: Callable[[Downlink], None],
     ) -> None:
         self.track = track
-        self.layer = "auto"
-        self.priority = 0
         self.packets_sent = 0
         self.packets_lost = 0
         self._octets = 0
         self._outbox = outbox
         self.numbering = numbering
-        self.repair_numbering = repair_numbering
-        self._random = random
         self._round_trip = round_trip
         self._counters = counters
         self._ended = ended
-        self._resends = Resends()
         self.tally = Forwarded(counters.dropped)
+        self.choice = Choice(track)
+        self.repairs = Repairs(numbering, repair_numbering, outbox, round_trip, counters, self.tally)
+        self._succession = Succession(numbering, random)
         self._wishes = Wishes()
         #: When it could begin; None for audio, and when its first frame is there or was held up by mute.
         self._started: float | None = None
         self._seal: Seal | None = None
-        self._repair_seal: Seal | None = None
         #: What is forwarded now and where its numbers lie; None before the first packet and during a pause.
         self._span: Span | None = None
-        #: What was forwarded before a pause or a loss of the stream.
-        self._before: Span | None = None
-        #: The numbers inside the last packet before that pause.
-        self._said: Numbers | None = None
+        #: The stream that is forwarded, or will be from its next keyframe on.
         self._target: Stream | None = None
-        #: What :meth:`allow` said: whether anything is forwarded, and up to which layers.
+        #: What :meth:`allow` said: whether anything is forwarded.
         self._paused = False
-        self._allowed: Quality | None = None
         self._adapt: Adapter | None = None
-        self._last_timestamp = 0
-        self._last_time = 0.0
         #: Whether the last packet ended a frame.
         self._whole = True
         #: Bytes of the frame that is being sent; and of one that was large, which may be under way beside the bound:
@@ -125,7 +100,12 @@ class Downlink:
         self._cname = downlinked.cname
         self._accepted = downlinked.codecs
         self._extensions = ExtensionBlocks(downlinked)
+        self.repairs.configure(self.rtx_ssrc, self._extensions)
         self.match()
+
+    @property
+    def priority(self) -> int:
+        return self.choice.priority
 
     @property
     def kind(self) -> str:
@@ -135,6 +115,10 @@ class Downlink:
     def rank(self) -> int:
         return self.track.rank
 
+    def qualities(self, now: float) -> tuple[Quality, ...]:
+        """What the client wants of what the track can be had in."""
+        return self.choice.qualities(now)
+
     @property
     def octets_sent(self) -> int:
         """Bytes of payload that were sent, first sends alone."""
@@ -142,9 +126,10 @@ class Downlink:
 
     def match(self) -> None:
         """Find the subscriber's payload type for each of the publisher's."""
-        self._codecs = payload_types(self.track.codecs, self._accepted)
-        self._types = {theirs: codec.payload_type for theirs, codec in self._codecs.items()}
-        adapt = adapter(self.track.codecs, self._codecs)
+        codecs = payload_types(self.track.codecs, self._accepted)
+        self._types = {theirs: codec.payload_type for theirs, codec in codecs.items()}
+        self.repairs.match(codecs)
+        adapt = adapter(self.track.codecs, codecs)
         if adapt != self._adapt:
             # A packet that comes late, as it is now, could follow what was made for its number before.
             self.pause()
@@ -158,7 +143,7 @@ class Downlink:
         if sender is None or self.closed:
             return
         self._seal = sender.stream(self.ssrc)
-        self._repair_seal = sender.stream(self.rtx_ssrc) if self.rtx_ssrc is not None else None
+        self.repairs.start()
         self._target = None
         if self.track.kind == "video" and not self.track.muted:
             self._started = now
@@ -168,8 +153,9 @@ class Downlink:
         """Choose the stream to forward; it begins with its next keyframe."""
         if self._seal is None or self._paused:
             return
-        self._fit()
-        chosen = choose(self.track.places(), self._limit())
+        if self._span is not None:
+            self.choice.fit(self._span)
+        chosen = self.choice.stream()
         if chosen is None or chosen is self._target:
             return
         current = self._span.stream if self._span is not None else None
@@ -180,45 +166,10 @@ class Downlink:
         if self.waiting:
             chosen.request_keyframe(now)
 
-    def _limit(self) -> int:
-        """The highest simulcast layer, counted from 0, that the client and the allocator leave."""
-        count = len(self.track.rids)
-        asked = ceiling(self.layer, count)
-        return asked if self._allowed is None or count == 1 else min(asked, self._allowed.spatial)
-
-    def _wanted(self, stream: Stream) -> tuple[int, int]:
-        """The highest layers within *stream*, spatial and temporal, that the client and the allocator leave."""
-        allowed = self._allowed
-        if len(self.track.rids) > 1:
-            streams = self.track.places()
-            if allowed is None or stream not in streams or streams.index(stream) < allowed.spatial:
-                return ALL, ALL
-            return self.track.spatial_layers(stream) - 1, allowed.temporal
-        count = self.track.spatial_layers(stream)
-        asked = ceiling(self.layer, count)
-        spatial = asked if asked < count - 1 or self.layer == "low" else ALL
-        if allowed is None or spatial < allowed.spatial:
-            return spatial, ALL
-        return allowed.spatial, allowed.temporal
-
-    def _fit(self) -> None:
-        """Leave out of the stream what is not wanted of it."""
-        span = self._span
-        if span is None or span.stream.layering is None:
-            return
-        wanted = self._wanted(span.stream)
-        if span.projection is None:
-            if not span.stream.layering.reduces(*wanted):
-                return
-            span.projection = Projection(span.stream, *wanted, None, None)
-        span.projection.want(*wanted)
-        span.projection.look()
-
-    def qualities(self, now: float) -> tuple[Quality, ...]:
-        """What of :meth:`Track.qualities` the client wants: nothing above the layer that it has asked for."""
-        found = self.track.qualities(now)
-        limit = ceiling(self.layer, max(len(self.track.rids), 1 + max((each.spatial for each in found), default=0)))
-        return tuple(each for each in found if each.spatial <= limit) or found[:1]
+    def ask(self, layer: str, priority: int, now: float) -> None:
+        """The client asks for *layer*, one of ``LAYERS``, before what has less priority."""
+        self.choice.layer, self.choice.priority = layer, priority
+        self.aim(now)
 
     def allow(self, quality: Quality | None, now: float) -> None:
         """What the subscriber's bandwidth is enough for; without a word everything is.
@@ -228,7 +179,7 @@ class Downlink:
         """
         self._paused = quality is None
         if quality is not None:
-            self._allowed = quality
+            self.choice.allowed = quality
             self.aim(now)
         elif self._whole or self._span is None:
             self._stop()
@@ -258,7 +209,7 @@ class Downlink:
         self.track.part(self)
         self.pause()
         self._target = None
-        self.track = track
+        self.track = self.choice.track = track
         self.match()
         track.join(self)
         self.aim(now)
@@ -267,9 +218,8 @@ class Downlink:
         """What comes next begins a new span, with a keyframe."""
         self._started = None
         if self._span is not None:
-            self._said = self._last_numbers(self._span)
-            self._span.left = self._span.stream.highest
-            self._before, self._span = self._span, None
+            self._succession.end(self._span)
+            self._span = None
 
     @property
     def forwarded(self) -> Stream | None:
@@ -279,23 +229,12 @@ class Downlink:
     @property
     def shown(self) -> str | None:
         """The layer that goes to the subscriber now: ``low``, ``mid`` or ``high``; None without layers or packets."""
-        span, layers, rids = self._span, self.track.layers, self.track.rids
-        if span is None or not layers:
-            return None
-        if len(rids) > 1:
-            return layers[rids.index(span.stream.rid)] if span.stream.rid in rids else None
-        place = len(layers) - 1 if span.projection is None else span.projection.spatial
-        return layers[min(place, len(layers) - 1)]
+        return None if self._span is None else self.choice.shown(self._span)
 
     @property
     def paused(self) -> bool:
         """Whether the subscriber's bandwidth is not enough for it."""
         return self._paused
-
-    @property
-    def allowed(self) -> Quality | None:
-        """What the subscriber's bandwidth is enough for; None while nobody has said."""
-        return self._allowed
 
     @property
     def waiting(self) -> bool:
@@ -319,77 +258,22 @@ class Downlink:
                 reason = "no_keyframe_yet" if packets[0].payload_type in types else "codec"
                 self.tally.drop(reason, at)
             return ()
-        if video and packets[at].index <= self.numbering.left(stream):
-            return ()  # a keyframe that was lost, and comes after the stretch that began with a later one
-        before, missed = self._span or self._before, []
-        if video and stream.highest - packets[at].index >= len(packets) - at:
-            # Its first packet came late, and what follows it is here: else the first picture takes a round trip more.
-            kept = [stream.store.get(index) for index in range(packets[at].index + 1, stream.highest + 1)]
-            missed = [packet for packet in kept if packet is not None and packet.time < now]
-            if self.track.gate is not None:
-                missed = list(self.track.gate(stream, missed, now))
-            if self._span is not None and any(packet.time < now - OVERTAKEN for packet in missed):
-                return ()  # a step back in time, while the other layer goes on: there will be another keyframe
+        before, layers = self._span or self._succession.before, self.choice.within(stream)
+        begun = self._succession.begin(self._span, stream, packets[at:], layers, now)
+        if begun is None:
+            return ()
+        self._span, packets = begun
         if before is not None and before.stream is not stream:
             before.stream.ignore(self)
-            before.left = before.stream.highest
             if before.stream.track is stream.track:
                 self.tally.switches += 1
                 self._counters.switches += 1
-        turn = self._turn(before, stream, packets[at], now)
-        projection = self._projection(before, stream, packets[at]) if video else None
-        self._span, self._before = self.numbering.begin(stream, packets[at].index, turn), None
-        self._span.projection = projection
         if self._started is not None:
             self._counters.first_frame(now - self._started)
             self._started = None
         if stream.clock is not None:
-            self._last_timestamp = (packets[at].timestamp + turn) & 0xFFFFFFFF
             self.report(stream, now)
-        return sorted([*packets[at:], *missed], key=lambda packet: packet.index) if missed else packets[at:]
-
-    def _last_numbers(self, span: Span) -> Numbers | None:
-        """What the last packet of *span* says inside, None when it has gone."""
-        if span.projection is not None:
-            return span.projection.last
-        for index in range(self.numbering.highest, self.numbering.highest - NEWEST, -1):
-            packet = span.packet(index)
-            if packet is not None and packet.payload:
-                return numbers(packet, span.stream.mimes.get(packet.payload_type, ""))
-        return None
-
-    def _projection(self, before: Span | None, stream: Stream, first: Packet) -> Projection | None:
-        """What has to stand between *stream* and the subscriber from *first* on; None where nothing has to."""
-        said = self._said if before is None or before is not self._span else self._last_numbers(before)
-        here = numbers(first, stream.mimes.get(first.payload_type, ""))
-        if before is None or said is None:
-            said = None
-        elif (before.stream is stream and before.projection is None) or said.picture is here.picture is None:
-            # A decoder takes a step forward as it is: of the same stream after a pause, and of frame numbers always,
-            # which the simulcast layers of a browser share.
-            said = None if follows(here, said) else said
-        wanted = self._wanted(stream)
-        projection = Projection(stream, *wanted, first, said)
-        if projection.renumbering.moves or (stream.layering is not None and stream.layering.reduces(*wanted)):
-            return projection
-        return None
-
-    def _turn(self, before: Span | None, stream: Stream, packet: Packet, now: float) -> int:
-        """What to add to the timestamps of *stream* so that time goes on where it is."""
-        if before is None:
-            return self._random.getrandbits(32)
-        if before.stream is stream:
-            return before.turn
-        timestamp = (self._last_timestamp + int(max(0.0, now - self._last_time) * stream.rate)) & 0xFFFFFFFF
-        ours, theirs = before.stream.clock, stream.clock
-        if ours is not None and theirs is not None and before.stream.track is stream.track:
-            # Both layers' clocks are known: the same wall-clock time gets the same timestamp.
-            exact = ours.rtp_at(theirs.ntp_at(packet.timestamp, stream.rate), stream.rate) + before.turn
-            if abs(nearest(exact & 0xFFFFFFFF, timestamp, 32) - timestamp) < MOST_SKEW * stream.rate:
-                timestamp = exact & 0xFFFFFFFF
-        if nearest(timestamp, self._last_timestamp, 32) <= self._last_timestamp:
-            timestamp = self._last_timestamp + 1
-        return (timestamp - packet.timestamp) & 0xFFFFFFFF
+        return packets
 
     # -- the way of a packet ----------------------------------------------------------------------
 
@@ -422,7 +306,7 @@ class Downlink:
         queue, slots, transport, step = outbox.queue, outbox.slots, outbox.transport_sequence, extensions.step
         highest, shift, turn, origin = numbering.highest, span.shift, span.turn, span.origin
         ssrc, types, varies, block = self.ssrc, self._types, extensions.varies, extensions.plain
-        (first, pack, head), octets = _shape(block), 0
+        (first, pack, head), octets = shape(block), 0
         rest: Sequence[Packet] = ()
         for packet in packets:
             second = types.get(packet.payload_type)
@@ -442,7 +326,7 @@ class Downlink:
                 own = extensions.of(packet) if packet.extended else extensions.plain
                 if own is not block:
                     block = own
-                    first, pack, head = _shape(block)
+                    first, pack, head = shape(block)
             transport = (transport + step) & 0xFFFF
             slot, payload, timestamp = slots[used], packet.payload, (packet.timestamp + turn) & 0xFFFFFFFF
             pack(slot, 0, first, second | packet.marker, index & 0xFFFF, timestamp, ssrc, block, transport)
@@ -455,7 +339,7 @@ class Downlink:
             used += 1
         if highest > numbering.highest:
             numbering.highest = highest
-            self._last_timestamp, self._last_time = (packets[-1].timestamp + turn) & 0xFFFFFFFF, now
+            numbering.timestamp, numbering.time = (packets[-1].timestamp + turn) & 0xFFFFFFFF, now
         if departures is not None and transport != outbox.transport_sequence:
             count = (transport - outbox.transport_sequence) & 0xFFFF
             departures.left((transport - count + 1) & 0xFFFF, count, octets, now)
@@ -510,114 +394,13 @@ class Downlink:
         else:
             self.pause()
 
-    def _gate(self) -> tuple[Stream | None, int]:
-        """The stream that goes out, or went last, and the index of its newest keyframe that has gone."""
-        span = self._span or self._before
-        if span is None or self.track.kind != "video":
-            return None, 0
-        # One that came during a pause was not sent; a span begins with a keyframe.
-        last = span.place(self.numbering.highest) or 0
-        newest = next((index for index in reversed(span.stream.keyframes) if index <= last), 0)
-        return span.stream, max(newest, span.origin)
+    # -- reports and wishes -----------------------------------------------------------------------
 
     def nack(self, numbers: Sequence[int], now: float) -> None:
         """The subscriber misses these: send them again by RTX, or not at all."""
-        self._counters.nacks_received += len(numbers)
-        self.tally.nacks += len(numbers)
-        drop = self.tally.drop
-        outbox = self._outbox
-        if self.kind == "video" and outbox.crowded:
-            # Most of it waits in the queue, and the rest would make that longer: the subscriber will ask again.
-            drop("congested", len(numbers))
-            return
-        gated, gate = self._gate()
-        for number in numbers:
-            index = nearest(number, self.numbering.highest)
-            span = self.numbering.find(index)
-            place = None if span is None else span.place(index)
-            packet = None if span is None else span.packet(index)
-            if span is None or place is None or packet is None or place < span.origin:
-                drop("resend_gone")
-                continue
-            if span.stream is gated and place < gate:
-                # The subscriber has a keyframe since, with which its decoder begins anew.
-                drop("resend_before_keyframe")
-                continue
-            codec = self._codecs.get(packet.payload_type)
-            if codec is None or codec.rtx_payload_type is None or self._repair_seal is None:
-                # The same number again would be a replay to SRTP, and under GCM a nonce used twice.
-                drop("resend_without_rtx")
-            elif outbox.repairs <= 0:
-                drop("resend_budget")
-            elif self._resends.allows(index, now, self._round_trip.value):
-                number, seal = index & 0xFFFF, self._repair_seal
-                sent = self._resend(packet, codec.rtx_payload_type, number, span.turn, seal, now)
-                self._counters.retransmitted += sent
-                self.tally.resends += sent
-                outbox.repairs -= len(packet.payload)
-                outbox.repaired += len(packet.payload)
-            else:
-                drop("resend_limit")
-
-    def _resend(self, packet: Packet, payload_type: int, number: int, turn: int, seal: Seal, now: float) -> bool:
-        timestamp, block = (packet.timestamp + turn) & 0xFFFFFFFF, self._extensions.of(packet)
-        payload, second = wrap_rtx(packet.payload, number), payload_type | packet.marker
-        return self._repair(payload, second, timestamp, block, 0, seal, now)
-
-    def _repair(
-        self, payload: bytes, second: int, timestamp: int, block: bytes, flag: int, seal: Seal, now: float
-    ) -> bool:
-        """Send a packet under the SSRC of RTX; *flag* is 0x20 when padding ends it. False when it is too long."""
-        outbox, numbering = self._outbox, self.repair_numbering
-        numbering.highest += 1
-        slot = outbox.slots[outbox.room(1)]
-        transport = (outbox.transport_sequence + self._extensions.step) & 0xFFFF
-        first, pack, head = _shape(block)
-        number = numbering.highest & 0xFFFF
-        pack(slot, 0, first | flag, second, number, timestamp, self.rtx_ssrc, block, transport)
-        protected = seal(slot, head, payload, numbering.highest)
-        if protected is None:
-            self.tally.drop("too_long")
-            return False
-        outbox.queue.append(protected)
-        if outbox.departures is not None and self._extensions.step:
-            outbox.departures.left(transport, 1, len(payload), now)
-        outbox.transport_sequence = transport
-        return True
-
-    @property
-    def can_pad(self) -> bool:
-        """Whether :meth:`pad` can send anything that feedback will speak of."""
-        known = any(each.rtx_payload_type is not None for each in self._codecs.values())
-        return known and self._repair_seal is not None and self._extensions.step > 0
-
-    def pad(self, octets: int, now: float) -> int:
-        """Send about *octets* that only count, under the SSRC of RTX: once more what went out last, else padding alone.
-
-        0 where there is no RTX or no transport-wide number; else the bytes of payload that went.
-        """
-        seal, types = self._repair_seal, [each.rtx_payload_type for each in self._codecs.values()]
-        payload_type = next((each for each in types if each is not None), None)
-        if seal is None or payload_type is None or not self._extensions.step or octets <= 0:
-            return 0
-        sent, packets, index = 0, 0, self.numbering.highest
-        while sent < octets and packets < MOST_PADDING:
-            packets += 1
-            span = self.numbering.find(index)
-            packet = None if span is None else span.packet(index)
-            codec = None if packet is None else self._codecs.get(packet.payload_type)
-            if span is None or packet is None or codec is None or codec.rtx_payload_type is None:
-                timestamp, block = self._last_timestamp, self._extensions.plain
-                self._repair(PADDING, payload_type, timestamp, block, 0x20, seal, now)
-                sent += len(PADDING)
-            else:
-                self._resend(packet, codec.rtx_payload_type, index & 0xFFFF, span.turn, seal, now)
-                sent += len(packet.payload)
-            index -= 1
-        self._counters.padding += packets
-        return sent
-
-    # -- reports and wishes -----------------------------------------------------------------------
+        video = self.track.kind == "video"
+        gated = self._succession.newest_keyframe(self._span) if video else (None, 0)
+        self.repairs.answer(numbers, video, gated, now)
 
     def wish(self, now: float) -> None:
         """The subscriber sent PLI or FIR."""
@@ -653,7 +436,8 @@ class Downlink:
 
     def tick(self, now: float) -> None:
         """Until a keyframe has come, go on asking for one, unless it would be held back."""
-        self._fit()
+        if self._span is not None:
+            self.choice.fit(self._span)
         if self._grant and not self._outbox.crowded:
             self._grant = 0
         if self.waiting and self._target is not None and not self._outbox.crowded:
@@ -665,16 +449,5 @@ class Downlink:
             return
         self.closed = True
         self.track.part(self)
-        self._span = self._before = self._target = None
+        self._span = self._succession.before = self._target = None
         self._ended(self)
-
-
-#: Writers of a whole header, by length of the extension block; the shortest is none.
-_packers = [Struct(f"!BBHII{length}sH").pack_into for length in range(MAX_HEADER - 12)]
-
-
-def _shape(block: bytes) -> tuple[int, Callable[..., None], int]:
-    """First byte, writer and length of a header with this block. Without one the writer's two bytes of
-    transport number lie where the payload begins, and are written over."""
-    length = len(block)
-    return (0x90, _packers[length], 14 + length) if length else (0x80, _packers[0], 12)

@@ -6,6 +6,10 @@ the subscriber's numbers; the transport-wide sequence number is ours.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from struct import Struct
+
+from orama.sfu.outbox import MAX_HEADER
 from orama.sfu.packet import Packet
 from orama.sfu.values import AUDIO_LEVEL, DEPENDENCY_DESCRIPTOR, MID, TRANSPORT_CC, VIDEO_ORIENTATION, Downlinked
 from orama.wire.rtp import ONE_BYTE, TWO_BYTE
@@ -93,3 +97,14 @@ class ExtensionBlocks:
         padding = -(len(body) + len(last) + 2) % 4
         words = (len(body) + padding + len(last) + 2) // 4
         return profile.to_bytes(2, "big") + words.to_bytes(2, "big") + body, bytes(padding) + last
+
+
+#: Writers of a whole header, by length of the extension block; the shortest is none.
+_packers = [Struct(f"!BBHII{length}sH").pack_into for length in range(MAX_HEADER - 12)]
+
+
+def shape(block: bytes) -> tuple[int, Callable[..., None], int]:
+    """First byte, writer and length of a header with this block. Without one the writer's two bytes of
+    transport number lie where the payload begins, and are written over."""
+    length = len(block)
+    return (0x90, _packers[length], 14 + length) if length else (0x80, _packers[0], 12)

@@ -17,12 +17,13 @@ from orama.sfu import srtp
 from orama.sfu.allocator import Share
 from orama.sfu.allowance import Allowance
 from orama.sfu.counters import MediaCounters
-from orama.sfu.downlink import Downlink, RandomBits
+from orama.sfu.downlink import Downlink
 from orama.sfu.layers import LAYERS
 from orama.sfu.outbox import Outbox
 from orama.sfu.reports import RoundTrip
 from orama.sfu.sequence import Numbering
 from orama.sfu.sharing import Sharing
+from orama.sfu.succession import RandomBits
 from orama.sfu.tally import READING
 from orama.sfu.track import Track
 from orama.sfu.uplink import Uplink
@@ -177,8 +178,7 @@ class PeerMedia:
             raise BadRequest("invalid_layer", f"layer is one of {', '.join(LAYERS)}")
         downlink = self._downlinks.get(track_id)
         if downlink is not None:
-            downlink.layer, downlink.priority = layer, priority
-            downlink.aim(self._clock.seconds())
+            downlink.ask(layer, priority, self._clock.seconds())
 
     def close(self) -> None:
         """End every subscription from and to this client; later calls do nothing."""
@@ -301,7 +301,7 @@ class PeerMedia:
         self._packets_sent += downlink.packets_sent
         self._used[downlink.ssrc] = downlink.numbering.highest
         if downlink.rtx_ssrc is not None:
-            self._used[downlink.rtx_ssrc] = downlink.repair_numbering.highest
+            self._used[downlink.rtx_ssrc] = downlink.repairs.numbering.highest
         if self._by_ssrc.get(downlink.ssrc) is downlink:
             del self._by_ssrc[downlink.ssrc]
         for track_id, each in list(self._downlinks.items()):

@@ -1,7 +1,7 @@
 """Packets kept for a second sending: one store per stream of a publisher, and who got what how often.
 
 The store holds each payload once, however many subscribers there are; a subscriber keeps nothing but
-the tries of what it asked for (RFC 4585 NACK, answered by RFC 4588 RTX in ``sfu.downlink``).
+the tries of what it asked for (RFC 4585 NACK, answered by RFC 4588 RTX in ``sfu.repairs``).
 """
 
 from __future__ import annotations

@@ -53,12 +53,15 @@ class Numbering:
 
     :ivar highest: the highest index given out in this SSRC's space; the SRTP packet index too (RFC 3711, 3.3.1). An
         SSRC that is used again must go on from here, because one index never protects two packets.
+    :ivar timestamp: of the newest packets, and :ivar:`time` when they went.
     """
 
-    __slots__ = ("_spans", "highest")
+    __slots__ = ("_spans", "highest", "time", "timestamp")
 
     def __init__(self, highest: int) -> None:
         self.highest = highest
+        self.timestamp = 0
+        self.time = 0.0
         self._spans: deque[Span] = deque(maxlen=SPANS)
 
     def begin(self, stream: Stream, origin: int, turn: int) -> Span:

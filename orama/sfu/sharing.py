@@ -136,11 +136,11 @@ class Sharing:
         # Without feedback nothing would ever end what is under way.
         most = bound(estimate, estimator.throughput, self._round_trip.value, limited)
         departures.most = most if estimator.told else float("inf")
-        padded = next((each for each in videos if each.can_pad), None)
+        padded = next((each for each in videos if each.repairs.can_pad), None)
         bandwidth.wanted = 0.0 if padded is None else allocator.wanted / share
         padding = bandwidth.padding(now)
         if padding and padded is not None:
-            padded.pad(padding, now)
+            padded.repairs.pad(padding, now)
 
     def renew(self) -> None:
         """Share out anew with the next tick: something else is forwarded under an old name."""

@@ -156,7 +156,7 @@ class Track:
     def _watched(self, count: int) -> int:
         """How many of *count* layers, from the lowest on, those want who asked for most: whoever wants a high one may
         have to do with a lower one at any time."""
-        return max((ceiling(each.layer, count) + 1 for each in self._downlinks), default=0)
+        return max((ceiling(each.choice.layer, count) + 1 for each in self._downlinks), default=0)
 
     def places(self) -> list[Stream | None]:
         """A place for each layer, lowest first; None where no stream has begun."""

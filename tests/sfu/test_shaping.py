@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from orama.sfu.departures import OVERHEAD, Departures
-from orama.sfu.downlink import MOST_PADDING, PADDING
+from orama.sfu.repairs import MOST_PADDING, PADDING
 from orama.sfu.shaping import LEAST, bound
 from orama.sfu.values import MID, TRANSPORT_CC
 from orama.wire.rtcp import Nack, PictureLoss
@@ -154,7 +154,7 @@ class ShedTests(ShapingTestCase):
 class PaddingTests(ShapingTestCase):
     def pad(self, octets: int) -> int:
         self.room.fabric.begin()
-        sent = self.bob.media._downlinks["camera"].pad(octets, self.room.now)
+        sent = self.bob.media._downlinks["camera"].repairs.pad(octets, self.room.now)
         self.room.fabric.end()
         return sent
 
@@ -186,7 +186,7 @@ class PaddingTests(ShapingTestCase):
         for values in ({"rtx_ssrc": None, "extensions": EXTENSIONS}, {"extensions": {MID: 9}}):
             self.bob.media.unsubscribe("camera")
             self.bob.media.subscribe(self.alice.media.tracks["camera"], downlinked(camera(), **values))  # type: ignore[arg-type]
-            self.assertFalse(self.bob.media._downlinks["camera"].can_pad)
+            self.assertFalse(self.bob.media._downlinks["camera"].repairs.can_pad)
             self.assertEqual((self.pad(1000), self.bob.of(5001)), (0, []))
 
 

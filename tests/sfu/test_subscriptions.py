@@ -149,7 +149,7 @@ class LastTests(SlotsCase):
         self.wait()
         self.assertEqual(set(self.shown(self.viewer).values()), {"video0"})
         (downlink,) = self.viewer.peer.connection.media._downlinks.values()
-        self.assertEqual((downlink.track.track_id, downlink.layer, downlink.priority), ("video0", "low", 3))
+        self.assertEqual((downlink.track.track_id, downlink.choice.layer, downlink.priority), ("video0", "low", 3))
 
     def test_leaving(self) -> None:
         """The slot of somebody who leaves goes to the next; nobody's own camera is on a slot."""
