@@ -10,11 +10,10 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from urllib.request import Request, urlopen
 from twisted.trial.unittest import SkipTest
 
 from orama.store.tables import metadata
+from tests.ports import free_ports
 
 #: Seconds within which a server is up and has a leader.
 PATIENCE = 30.0
@@ -51,11 +51,7 @@ class RqliteServer:
     ) -> None:
         self._program = find_program("rqlited")
         self.directory = directory
-        with ExitStack() as taken:
-            sockets = [taken.enter_context(socket.socket()) for _ in range(2)]
-            for one in sockets:
-                one.bind(("127.0.0.1", 0))
-            self.port, self.raft_port = (one.getsockname()[1] for one in sockets)
+        self.port, self.raft_port = free_ports(2)
         self._options = [*QUICK, *options, *(["-fk"] if foreign_keys else [])]
         if join is not None:
             self._options += ["-join", f"127.0.0.1:{join.raft_port}", "-join-interval", "200ms", "-join-attempts", "50"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.browser.page import SCRIPT_TIMEOUT, Page
-from tests.browser.ports import free_port
+from tests.ports import free_port
 
 BINARY = shutil.which("firefox-esr")
 CERTUTIL = shutil.which("certutil")

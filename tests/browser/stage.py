@@ -21,8 +21,8 @@ from tests.browser.certificates import Certificates, issue
 from tests.browser.chromium import MISSING, Chromium
 from tests.browser.files import Files
 from tests.browser.page import Page
-from tests.browser.ports import free_port
 from tests.node import NodeProcess
+from tests.ports import free_port
 
 _rooms = count(1)
 

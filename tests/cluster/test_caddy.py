@@ -35,6 +35,7 @@ from orama.turn.listeners import TurnService
 from orama.turn.tenants import Tenants
 from tests.browser.certificates import issue
 from tests.cluster.caddies import MemoryCaddy
+from tests.ports import free_ports
 
 DOMAIN = "example.org"
 HOSTS = tuple(f"turn.ns-{letter}.{DOMAIN}" for letter in "abc")
@@ -357,16 +358,6 @@ class NameServer:
 
     def close(self) -> Any:
         return self._port.stopListening()
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def listens(port: int) -> bool:

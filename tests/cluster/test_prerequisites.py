@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,17 +22,11 @@ from orama.errors import PreconditionFailed
 from orama.net.tls import ServerCertificates
 from orama.settings import ClusterSettings, Settings
 from orama.store.database import Database
+from tests.ports import free_port
 from tests.rqlite import RqliteServer, find_program
 
 reactor: Any = _reactor
 PATIENCE = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 class Script(Protocol):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import atexit
-import random
 import shutil
 import signal
-import socket
 import tempfile
 from functools import cache
 from pathlib import Path
 
 from tests.node import NodeProcess
+from tests.ports import free_port
 
-#: Ports below what the kernel gives to clients, and beside the ranges of media, relays and signalling.
-_PORTS = range(14100, 14200)
 #: The internal address of :func:`apart`.
 INTERNAL = "127.0.0.2"
 #: What every node of these tests is told, by table. A hundred tests from one address do not meet the limits, which have
@@ -35,19 +32,6 @@ def toml(**tables: str) -> str:
         for table, lines in source.items():
             said.setdefault(table, {}).update((line.partition(" = ")[0], line) for line in lines.splitlines())
     return "".join(f"[{table}]\n" + "".join(f"{line}\n" for line in lines.values()) for table, lines in said.items())
-
-
-def free_port() -> int:
-    """A port on loopback that nobody has, neither for TCP nor for UDP."""
-    for port in random.sample(_PORTS, len(_PORTS)):
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            try:
-                tcp.bind(("127.0.0.1", port))
-                udp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("no port is free")
 
 
 def directory() -> Path:

@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 from twisted.names import dns
 from twisted.trial.unittest import SkipTest
 
-from tests.contract.cluster import BASE, DISABLE, HEARTBEAT, INTERNAL, ClusterTestCase, Node, until
+from tests.contract.cluster import BASE, DISABLE, HEARTBEAT, INTERNAL, SLACK, ClusterTestCase, Node, until
 from tests.contract.rest import Answer
 
 PRESENT, CLEANUP = "/v1/internal/acme/present", "/v1/internal/acme/cleanup"
@@ -47,19 +47,25 @@ class NameTests(ClusterTestCase):
         before = self.cluster.rows(statement)
         self.assertEqual(len(before), 5)
         database.execute("DELETE FROM dns_records WHERE namespace = 'default'")
-        until("they are back", lambda: self.cluster.rows(statement) == before, 5 * HEARTBEAT)
+        until("they are back", lambda: self.cluster.rows(statement) == before, 5 * HEARTBEAT + SLACK)
         for node in self.nodes:
-            until(f"{node.public} has them", lambda node=node: len(node.names("turn.ns-default")) == 2, 2 * HEARTBEAT)  # type: ignore[misc]
-            until(f"{node.public} has them", lambda node=node: len(node.names("ns-default")) == 3, 2 * HEARTBEAT)  # type: ignore[misc]
+            until(
+                f"{node.public} has them",
+                lambda node=node: len(node.names("turn.ns-default")) == 2,
+                2 * HEARTBEAT + SLACK,
+            )  # type: ignore[misc]
+            until(
+                f"{node.public} has them", lambda node=node: len(node.names("ns-default")) == 3, 2 * HEARTBEAT + SLACK
+            )  # type: ignore[misc]
 
     def test_gone_when_disabled(self) -> None:
         """A TURN host has its name from ``enable`` to ``disable``, give or take two heartbeats, on every node."""
         name, key = self.namespace()
         for node in self.nodes:
-            until("it has a name", lambda node=node: len(node.names(f"turn.ns-{name}")) == 2, 2 * HEARTBEAT)  # type: ignore[misc]
+            until("it has a name", lambda node=node: len(node.names(f"turn.ns-{name}")) == 2, 2 * HEARTBEAT + SLACK)  # type: ignore[misc]
         self.assertEqual(self.nodes[1].ask("POST", DISABLE, key).status, 200)
         for node in self.nodes:
-            until("the name is gone", lambda node=node: node.resolve(f"turn.ns-{name}") is None, 2 * HEARTBEAT)  # type: ignore[misc]
+            until("the name is gone", lambda node=node: node.resolve(f"turn.ns-{name}") is None, 2 * HEARTBEAT + SLACK)  # type: ignore[misc]
 
 
 class ChallengeTests(ClusterTestCase):
@@ -89,10 +95,10 @@ class ChallengeTests(ClusterTestCase):
             self.assertEqual(self.values(each), [first, second])
         self.assertEqual(self.post(node, CLEANUP, self.FQDN, first).status, 200)
         for each in self.nodes:
-            until("one is left", lambda each=each: self.values(each) == [second], 3 * HEARTBEAT)  # type: ignore[misc]
+            until("one is left", lambda each=each: self.values(each) == [second], 3 * HEARTBEAT + SLACK)  # type: ignore[misc]
         self.assertEqual(self.post(node, CLEANUP, self.FQDN, second).status, 200)
         for each in self.nodes:
-            until("none is left", lambda each=each: self.values(each) == [], 3 * HEARTBEAT)  # type: ignore[misc]
+            until("none is left", lambda each=each: self.values(each) == [], 3 * HEARTBEAT + SLACK)  # type: ignore[misc]
         self.assertEqual(self.post(node, CLEANUP, self.FQDN, second).status, 200)
 
     def test_refused(self) -> None:

@@ -16,6 +16,7 @@ from tests.contract.cluster import (
     ENABLE,
     HEARTBEAT,
     ROOMS,
+    SLACK,
     STATUS,
     ClusterTestCase,
     Node,
@@ -49,11 +50,11 @@ class KilledTests(CommandsTestCase):
         self.assertIs(self.cluster.owner(room, self.key), owner)
         began = time.monotonic()
         owner.kill()
-        self.assertEqual((here.until_closed(5), through.until_closed(5)), (1006, 1012))
+        self.assertEqual((here.until_closed(), through.until_closed()), (1006, 1012))
         again = [self.join(node, room, userId=node.public) for node in others]
         took = time.monotonic() - began
         self.assertEqual(again[0].until("peer-joined")["userId"], others[1].public)
-        self.assertLess(took, 5.0)
+        self.assertLess(took, 5.0 + SLACK)
         print(f"the room is elsewhere {took:.2f} s after its node was killed")
         rooms = others[0].ask("GET", ROOMS, self.key).json["rooms"]
         (heir,) = (each["node_id"] for each in rooms if each["room_id"] == room)
@@ -72,11 +73,11 @@ class KilledTests(CommandsTestCase):
         began = time.monotonic()
         for name in ("turn.ns-default", "ns-default"):
             for each in others:
-                until(f"{name} is without it", lambda: node.public not in each.names(name), 4 * HEARTBEAT)  # noqa: B023
-        # The record goes at the end of the second heartbeat at most; what is more is how long asking takes.
+                until(f"{name} is without it", lambda: node.public not in each.names(name), 2 * HEARTBEAT + SLACK)  # noqa: B023
         took = time.monotonic() - began
         print(f"its names are gone {took:.2f} s after it was killed")
-        self.assertLess(took, 2 * HEARTBEAT + 0.3)
+        # The record goes at the end of the second heartbeat at most.
+        self.assertLess(took, 2 * HEARTBEAT + SLACK)
         answer = others[0].ask("POST", ENABLE, idle)
         self.assertEqual((answer.status, answer.code), (412, "not_enough_nodes"))
         done = others[0].orama("inspector", "--env", "devnet", "--environments", environments, "--json")

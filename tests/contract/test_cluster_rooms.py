@@ -6,7 +6,7 @@ import signal
 from itertools import count
 from typing import Any
 
-from tests.contract.cluster import HEARTBEAT, ROOMS, ClusterTestCase, Node, until
+from tests.contract.cluster import HEARTBEAT, ROOMS, SLACK, ClusterTestCase, Node, until
 from tests.contract.signalling import Client, connect, join
 
 _rooms = count(1)
@@ -36,7 +36,7 @@ class RoomsTestCase(ClusterTestCase):
             until(
                 f"{node.public} counts {number}",
                 lambda node=node: (self.listed(node) or {}).get("participants") == number,  # type: ignore[misc]
-                5 * HEARTBEAT,
+                5 * HEARTBEAT + SLACK,
             )
 
 
@@ -162,7 +162,7 @@ class DrainTests(RoomsTestCase):
         self.assertIn(answer["state"], ("draining", "drained"))
         places = {f"ws://{node.authority}/v1/webrtc/signal" for node in others}
         for client in (here, through):
-            told = client.until("server-draining", 5)
+            told = client.until("server-draining")
             self.assertGreater(told["deadlineMs"], 0)
             self.assertIn(told["reconnectUrl"], places)
         again = [self.rejoin(client, user) for client, user in ((here, "here"), (through, "through"))]
@@ -202,9 +202,9 @@ class DrainTests(RoomsTestCase):
         self.addCleanup(self.cluster.settle)
         here = self.join(node)
         node.signal(signal.SIGTERM)
-        told = here.until("server-draining", 5)
+        told = here.until("server-draining")
         self.assertIn("reconnectUrl", told)
         self.assertNotIn(node.public, told["reconnectUrl"])
         self.rejoin(here, "here")
         self.assertEqual(node.wait(), 0)
-        until("DNS does not name it", lambda: node.public not in other.names("ns-default"), 2 * HEARTBEAT)
+        until("DNS does not name it", lambda: node.public not in other.names("ns-default"), 2 * HEARTBEAT + SLACK)

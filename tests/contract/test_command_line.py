@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from tests.contract import turn
 from tests.contract.commands import data, orama, run, temporary
 from tests.contract.rest import ask
-from tests.contract.stage import directory, end, free_port, shared, started, toml
+from tests.contract.stage import directory, end, shared, started, toml
+from tests.ports import free_port
 
 ROOMS = "/v1/webrtc/rooms"
 

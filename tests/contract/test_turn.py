@@ -18,8 +18,9 @@ from tests.contract import sdp, turn
 from tests.contract.commands import OTHER, data, key, secret
 from tests.contract.rest import ask, gauges
 from tests.contract.signalling import connect, join
-from tests.contract.stage import apart, directory, end, free_port, shared, started, strict, toml
+from tests.contract.stage import apart, directory, end, shared, started, strict, toml
 from tests.node import NodeProcess
+from tests.ports import free_port
 
 TRANSPORTS = ("udp", "tcp", "tls")
 FIRST_RELAY, LAST_RELAY = 49152, 65535

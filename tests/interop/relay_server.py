@@ -138,13 +138,6 @@ class EchoStream(Protocol):
         self.transport.write(data)
 
 
-def free_port(kind: int) -> int:
-    """A port of 127.0.0.1 that nobody has just now."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
-
-
 def has_ipv6() -> bool:
     """Whether there is ::1 on this machine."""
     try:

@@ -15,7 +15,8 @@ from twisted.trial.unittest import TestCase
 
 from orama.turn import credentials
 from tests.interop.program import PATIENCE, Finished, run
-from tests.interop.relay_server import HOST, SECRET, free_port
+from tests.interop.relay_server import HOST, SECRET
+from tests.ports import free_port
 
 MESSAGES = 40
 
@@ -52,9 +53,9 @@ class CoturnTests(TestCase):
 
     async def test_server(self) -> None:
         """A real coturn with the same secret takes the credentials that we issue, and refuses others."""
-        port = str(free_port(socket.SOCK_STREAM))
+        port = str(free_port())
         self.process("turnserver", "-c", str(self.configuration(port)))
-        peer = str(free_port(socket.SOCK_DGRAM))
+        peer = str(free_port())
         self.process("turnutils_peer", "-L", HOST, "-p", peer)
         await deferToThread(listening, int(port))
         common = ("turnutils_uclient", "-e", HOST, "-r", peer, "-p", port, "-c", "-n", str(MESSAGES), "-z", "5")

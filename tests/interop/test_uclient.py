@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -29,10 +28,10 @@ from tests.interop.relay_server import (
     SECRET,
     EchoPeer,
     RelayServer,
-    free_port,
     has_ipv6,
 )
 from tests.node import NodeProcess
+from tests.ports import free_port
 
 MESSAGES = 40
 CROWD = 100
@@ -95,7 +94,7 @@ class UclientTestCase(TestCase):
 
     def echo(self) -> str:
         """Start coturn's echoing peer; its port."""
-        port = str(free_port(socket.SOCK_DGRAM))
+        port = str(free_port())
         command = ["turnutils_peer", "-p", port, "-L", HOST, *(("-L", "::1") if has_ipv6() else ())]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.addCleanup(process.wait)

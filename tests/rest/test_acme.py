@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import tempfile
 from base64 import b64encode
 from pathlib import Path
@@ -34,6 +33,7 @@ from orama.rest.acme import CHALLENGE, USER, AcmeResource, acme_routes, is_autho
 from orama.rest.internal import Gate, internal_site
 from orama.settings import DnsSettings, Settings
 from tests.cluster.test_zone import Node
+from tests.ports import free_ports
 from tests.rest.service import Answer, Listener, ask
 from tests.store.databases import DatabaseCase, OnSQLite
 
@@ -173,14 +173,6 @@ class Pebble(ProcessProtocol):
         if not self.ready.called:
             self.ready.errback(AssertionError(self.output.decode(errors="replace")))
         self.ended.callback(None)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class LegoTests(OnSQLite, DatabaseCase):

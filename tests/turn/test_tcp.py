@@ -16,15 +16,10 @@ from orama.net.fabric import Address, Fabric
 from orama.net.poll import Poll
 from orama.turn.connections import PeerStream, Pipe
 from orama.turn.tcp import KernelTcp
+from tests.ports import free_port
 from tests.turn.tcp_peer import Peer
 
 HOST = "127.0.0.1"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def turn() -> Deferred[None]:

@@ -43,6 +43,7 @@ from orama.turn.tenants import Tenant, Tenants
 from orama.units import Units
 from tests.contract.signalling import Client
 from tests.node import environment
+from tests.ports import free_ports
 from tests.units.systemctl import Systemctl
 
 HOST = "127.0.0.1"
@@ -53,12 +54,6 @@ SECRET = "c2VjcmV0IG9mIHRoZSBob3VzZQ=="
 VISITOR_OF = ForwardedVisitor("demo", "owner", None, None, frozenset({"publish", "subscribe", "data"}))
 
 reactor: Any = _reactor
-
-
-def free_port(kind: int) -> int:
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 class Directory:
@@ -94,7 +89,7 @@ class Host:
         )
         self.systemctl = Systemctl()
         self.reconnect_url: str | None = "ws://n2.example"
-        self.signaling, self.media = free_port(socket.SOCK_STREAM), free_port(socket.SOCK_DGRAM)
+        self.signaling, self.media = free_ports(2)
         self.config: WebRtcConfig | None = WebRtcConfig(
             "demo",
             (SECRET,),

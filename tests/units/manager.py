@@ -24,8 +24,9 @@ from threading import Condition, Thread
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.contract.stage import free_port, toml
+from tests.contract.stage import toml
 from tests.node import NodeProcess, environment
+from tests.ports import free_port
 from tests.units.files import INSTALLED, NAMES, UnitFile
 
 NODE = NAMES[0]

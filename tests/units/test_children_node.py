@@ -16,9 +16,10 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from tests.contract.commands import run
-from tests.contract.stage import free_port, toml
+from tests.contract.stage import toml
 from tests.interop.caller import Caller, Tone
 from tests.node import NodeProcess
+from tests.ports import free_port
 from tests.units.manager import until
 from tests.webhooks.receiver import SECRET, ReceiverThread
 

@@ -20,8 +20,8 @@ from twisted.trial.unittest import TestCase
 from orama.cluster.desired import RELAY, SIGNALING
 from tests.contract.commands import data, run
 from tests.contract.signalling import Client, connect, join
-from tests.contract.stage import free_port
 from tests.interop.caller import Caller, Tone
+from tests.ports import free_port
 from tests.units.manager import Unit, UnitNode, until
 from tests.webhooks.receiver import SECRET, ReceiverThread
 
