@@ -407,7 +407,10 @@ class Downlink:
         self._counters.keyframe_requests_received += 1
         self.tally.keyframe_requests += 1
         source = self._span.stream if self._span is not None else self._target
-        if source is not None and self._wishes.allows(now, self.track.subscribers > 1):
+        if source is None:
+            return
+        # A browser repeats its wish until the keyframe is there: that is one wish, however long the keyframe takes.
+        if source.requests.waiting or self._wishes.allows(now, self.track.subscribers > 1):
             source.request_keyframe(now)
 
     def report(self, stream: Stream, now: float) -> None:

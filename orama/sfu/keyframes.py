@@ -73,6 +73,11 @@ class KeyframeRequests:
         """It takes *round_trip* seconds to the publisher and back."""
         self._retry = min(LATEST, max(SOONEST, 2 * round_trip))
 
+    @property
+    def waiting(self) -> bool:
+        """Whether one is asked for already: a further wish joins that, and costs nobody anything."""
+        return self._left > 0
+
     def ask(self, now: float) -> bool:
         """Somebody wants a keyframe. True: send a request now; otherwise :meth:`due` will say when."""
         self._left = TRIES

@@ -86,7 +86,9 @@ class Uplink:
         self._mid_id = identifiers.get(MID, 0)
         self._rid_id = identifiers.get(RID, 0)
         self._repaired_rid_id = identifiers.get(REPAIRED_RID, 0)
-        self._transport_id = identifiers.get(TRANSPORT_CC, 0)
+        # Who numbers its packets and reads no feedback of that kind gets REMB.
+        read = any("transport-cc" in codec.feedback for each in published for codec in each.codecs)
+        self._transport_id = identifiers.get(TRANSPORT_CC, 0) if read else 0
 
     def receive(self, plain: Sequence[tuple[bytes, bytes]], now: float) -> None:
         """Take a burst of (header, payload), in order."""

@@ -54,11 +54,14 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual([requests.due(10.0 + number) for number in range(1, 6)], [True] * 3 + [False] * 2)
 
     def test_a_keyframe_answers_them(self) -> None:
-        """Once a keyframe has come, an open wish is not sent any more."""
+        """Once a keyframe has come, an open wish is not sent any more, and further ones do not join it."""
         requests = KeyframeRequests()
+        self.assertFalse(requests.waiting)
         requests.ask(10.0)
         requests.ask(10.1)
+        self.assertTrue(requests.waiting)
         requests.satisfied()
+        self.assertFalse(requests.waiting)
         self.assertFalse(requests.due(11.0))
         self.assertTrue(requests.ask(11.0))
 

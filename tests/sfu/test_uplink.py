@@ -285,7 +285,8 @@ class FeedbackTests(UplinkTestCase):
     def test_estimates_where_transport_feedback_is_not_known(self) -> None:
         """A client that knows REMB alone gets one a second, for its own SSRCs."""
         codec = Codec(96, "video/VP8", 90000, feedback=frozenset({"nack", "goog-remb"}))
-        self.alice.publish(Uplinked("camera", "0", "video", (codec,), {MID: 4}))
+        # That it numbers its packets all the same changes nothing.
+        self.alice.publish(Uplinked("camera", "0", "video", (codec,), EXTENSIONS))
         source = Source(self.alice, 1)
         bitrates = []
         for number in range(60):
