@@ -57,6 +57,10 @@ class DtlsClient:
             send(datagram)
         return True
 
+    def export(self, length: int) -> bytes:
+        """Keying material for SRTP (RFC 5764, 4.2)."""
+        return self._connection.export_keying_material(b"EXTRACTOR-dtls_srtp", length)
+
     def _step(self) -> bool:
         try:
             self._connection.do_handshake()
