@@ -102,10 +102,14 @@ class PeerMedia:
 
     def secure(self, keys: SrtpKeys) -> None:
         """DTLS is up: from now on packets can be read and written, and subscriptions begin."""
+        self.protect(srtp.receiver(keys, self._counters.dropped), srtp.sender(keys))
+
+    def protect(self, receiver: srtp.Receiver, sender: srtp.Sender) -> None:
+        """The same with what reads and writes packets."""
         if self._closed:
             return
-        self._receiver = srtp.receiver(keys, self._counters.dropped)
-        self._outbox.sender = srtp.sender(keys)
+        self._receiver = receiver
+        self._outbox.sender = sender
         now = self._clock.seconds()
         for downlink in self._downlinks.values():
             downlink.start(now)

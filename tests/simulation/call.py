@@ -14,13 +14,13 @@ from orama.sfu.loss import MOST as MOST_MISSING
 from orama.sfu.outbox import MOST as MOST_WAITING
 from orama.sfu.track import Track
 from tests.sfu.clients import PROFILES
+from tests.simulation.ciphers import Clear, Sealed
 from tests.simulation.endpoint import Endpoint
+from tests.simulation.forms import Form, command, form, path, shape
 from tests.simulation.sources import Shape
 from tests.simulation.watch import Watch
-from tests.simulation.world import Path, World
+from tests.simulation.world import World
 
-#: Seconds of trouble, and of good lines after it, at the end of which everything has to be well.
-TROUBLE, CALM = 2.5, 2.5
 #: How old the newest picture, and what was said, may be then.
 PICTURE_AGE, SOUND_AGE = 0.8, 0.6
 
@@ -34,6 +34,8 @@ class Outcome:
     """What a run was like, for figures."""
 
     seed: int
+    #: Seconds of virtual time.
+    seconds: float = 0.0
     packets: int = 0
     forwarded: int = 0
     retransmitted: int = 0
@@ -41,51 +43,26 @@ class Outcome:
     keyframe_requests: int = 0
 
 
-def path(random: Random) -> Path:
-    """A line as people have them: good, far, lossy, bursty, thin, or some of it at once."""
-    found = Path(delay=random.choice((0.001, 0.02, 0.05, 0.15)))
-    if random.random() < 0.4:
-        found.loss = random.choice((0.01, 0.05, 0.1, 0.2))
-    if random.random() < 0.2:
-        found.bursts = random.choice((0.005, 0.02))
-        found.burst_end = random.choice((0.1, 0.5))
-    if random.random() < 0.4:
-        found.jitter = random.choice((0.005, 0.03, 0.08))
-    if random.random() < 0.2:
-        found.rate = random.choice((200_000.0, 500_000.0, 1_500_000.0))
-        found.queue = random.choice((0.1, 0.5))
-    if random.random() < 0.1:
-        found.duplicates = 0.05
-    return found
-
-
-def shape(random: Random) -> Shape:
-    fps = random.choice((10, 15, 24))
-    temporal = random.choice((1, 1, 2, 3))
-    chained = random.random() < 0.3
-    kind = random.random()
-    if kind < 0.35:
-        return Shape(
-            random.choice(("vp8", "vp9")), (random.choice((100_000, 300_000)),), temporal, fps=fps, chained=chained
-        )
-    rates = (40_000, 120_000, 300_000)[: random.choice((2, 3))]
-    if kind < 0.75:
-        return Shape("vp8", rates, temporal, fps=fps, chained=chained)
-    return Shape("vp9", rates, temporal, True, random.random() < 0.5, chained, fps)
-
-
 class Call:
     """One run."""
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    def __init__(self, seed: int, form: Form) -> None:
+        self.seed, self.form = seed, form
         self.world = World(seed)
         self.watch = Watch(self.world)
         self.random = random = Random(seed ^ 0x5EED)
         self.tracks: dict[str, tuple[Endpoint, Track]] = {}
         self.endpoints = [
-            Endpoint(self.world, self.watch, f"peer{number}", random.choice(PROFILES), path(random), path(random))
-            for number in range(random.choice((2, 2, 3)))
+            Endpoint(
+                self.world,
+                self.watch,
+                f"peer{number}",
+                Sealed(random.choice(PROFILES)) if form.sealed else Clear(),
+                path(random),
+                path(random),
+                form.work,
+            )
+            for number in range(random.choice(form.clients))
         ]
         #: Who has transport-wide numbers on what it receives; the others send REMB.
         self.acknowledging = {endpoint for endpoint in self.endpoints if random.random() < 0.6}
@@ -98,19 +75,20 @@ class Call:
         globalLogPublisher.addObserver(self._logged)
         try:
             self._join()
-            self.world.run(1000 + TROUBLE)
+            self.world.run(1000 + self.form.trouble)
             self._calm()
-            self.world.run(1000 + TROUBLE + CALM)
+            self.world.run(1000 + self.form.trouble + self.form.calm)
             self._end()
         finally:
             globalLogPublisher.removeObserver(self._logged)
         wrong = [*self._failures, *self.watch.violations]
         if wrong:
             text = "\n  ".join(wrong)
-            raise Broken(f"seed {self.seed} (python -m tests.simulation --seed {self.seed}):\n  {text}")
+            raise Broken(f"seed {self.seed} ({command(self.seed, self.form)}):\n  {text}")
         counters = self.world.counters
         return Outcome(
             self.seed,
+            self.world.now - 1000,
             counters.received,
             counters.forwarded,
             counters.retransmitted,
@@ -126,18 +104,17 @@ class Call:
     # ---- what happens
 
     def _join(self) -> None:
-        random, world = self.random, self.world
+        random, world, form = self.random, self.world, self.form
         for number, endpoint in enumerate(self.endpoints):
-            world.after(random.random() * 0.3, endpoint.secure)
-            if number < 2:
-                self._publish(
-                    endpoint, f"camera{number}", shape(random) if number == 0 or random.random() < 0.3 else None
-                )
+            world.after(random.random() * form.joining, endpoint.secure)
+            if number < form.publishers:
+                films = number == 0 or random.random() < 0.3
+                self._publish(endpoint, f"camera{number}", shape(random, form) if films else None)
                 self._publish(endpoint, f"microphone{number}", None)
         for endpoint in self.endpoints:
             for track_id, (publisher, _) in self.tracks.items():
                 if publisher is not endpoint:
-                    self._subscribe(random.random(), endpoint, track_id)
+                    self._subscribe(random.random() * form.subscribing, endpoint, track_id)
         events: tuple[Callable[[], None], ...] = (
             self._mute,
             self._unsubscribe,
@@ -146,17 +123,17 @@ class Call:
             self._change_line,
             self._begin_anew,
         )
-        for _ in range(random.randrange(8)):
-            world.after(0.3 + random.random() * (TROUBLE - 0.4), random.choice(events))
+        for _ in range(random.randrange(form.events)):
+            world.after(0.3 + random.random() * (form.trouble - 0.4), random.choice(events))
 
-    def _publish(self, endpoint: Endpoint, track_id: str, form: Shape | None) -> None:
+    def _publish(self, endpoint: Endpoint, track_id: str, films: Shape | None) -> None:
         if track_id.startswith("camera"):
-            if form is None:
+            if films is None:
                 return
-            endpoint.camera(track_id, form)
+            endpoint.camera(track_id, films)
             ssrcs = [each.ssrc for each in endpoint.encodings[track_id]]
         else:
-            endpoint.microphone(track_id, self.random.random() < 0.4)
+            endpoint.microphone(track_id, self.random.random() < 0.4, self.form.sound)
             ssrcs = [endpoint.microphones[track_id].ssrc]
         self.watch.owners.update(dict.fromkeys(ssrcs, track_id))
         self.tracks[track_id] = endpoint, endpoint.media.tracks[track_id]
@@ -210,7 +187,7 @@ class Call:
             if (flow := each.flows.pop(track_id, None)) is not None:
                 each.receivers.pop(flow.ssrc)
         fresh = f"{track_id}+"
-        self._publish(endpoint, fresh, shape(self.random))
+        self._publish(endpoint, fresh, shape(self.random, self.form))
         for each in self.endpoints:
             if each is not endpoint:
                 self._subscribe(self.random.random() * 0.3, each, fresh)
@@ -248,8 +225,8 @@ class Call:
                     state = f"{len(receiver.missing)} missing, {len(receiver.waiting)} frames wait"
                     self.watch.wrong(f"{flow}: the newest picture is {now - receiver.newest:.3f} s old; {state}")
             else:
-                said = [each.time for each in self.watch.streams[publisher.microphones[flow.track_id].ssrc]]
-                recent = [time for time in said if time < now - SOUND_AGE]
+                said = self.watch.streams[publisher.microphones[flow.track_id].ssrc]
+                recent = [each.time for each in said if each.payload and each.time < now - SOUND_AGE]
                 if recent and receiver.newest < recent[-1]:
                     self.watch.wrong(f"{flow}: the newest sound is {now - receiver.newest:.3f} s old")
             old = [
@@ -261,8 +238,8 @@ class Call:
                 self.watch.wrong(f"{flow}: {old[:5]} stay missing")
 
 
-def run(seed: int) -> Outcome:
+def run(seed: int, chosen: Form | None = None) -> Outcome:
     """
     :raises Broken: a rule was broken.
     """
-    return Call(seed).run()
+    return Call(seed, chosen or form(seed)).run()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 from attrs import define, field
 
@@ -24,10 +25,11 @@ from orama.sfu.values import (
 from orama.wire import rtcp, rtp
 from orama.wire.rtcp import Nack, PictureLoss, ReceiverEstimate, ReceiverReport, ReportBlock, RtcpPacket, SenderReport
 from orama.wire.transport_cc import TICK, TICKS_PER_REFERENCE, TransportFeedback
-from tests.sfu.clients import GCM_128, random_keys, session
+from tests.simulation.ciphers import Ciphers, Clear
+from tests.simulation.flow import Flow
 from tests.simulation.receiver import Receiver
 from tests.simulation.sources import Encoding, Microphone, Sent, Shape
-from tests.simulation.watch import Flow, Watch
+from tests.simulation.watch import TRANSPORT, Landing, Watch
 from tests.simulation.world import Link, Path, World
 
 EXTENSIONS = {AUDIO_LEVEL: 1, TRANSPORT_CC: 3, MID: 4, RID: 10, REPAIRED_RID: 11}
@@ -47,7 +49,12 @@ PADDED, PADDING = 0.01, bytes(99) + b"\x64"
 #: RTP packets that a publisher can send again.
 HISTORY = 600
 
-_fixed = struct.Struct("!BBHII")
+_header = struct.Struct("!BBHIIHH")
+
+#: What a client sends: a protected packet, what it carries where it is RTP, and its transport-wide number.
+Up: TypeAlias = tuple[bytes, Sent | None, int]
+#: What it gets, decrypted and parsed where the SFU let go of it.
+Down: TypeAlias = Landing | Sequence[RtcpPacket]
 
 
 @define(eq=False)
@@ -70,24 +77,26 @@ class Lane:
 
 
 class Endpoint:
-    """A client and the ``PeerMedia`` at the other end of its connection."""
+    """A client and the ``PeerMedia`` at the other end of its connection.
+
+    :param work: seconds between two looks at what is missing, and two transport-wide feedbacks.
+    """
 
     def __init__(
         self,
         world: World,
         watch: Watch,
         name: str,
-        profile: str = GCM_128,
+        ciphers: Ciphers | None = None,
         up: Path | None = None,
         down: Path | None = None,
+        work: float = WORK,
     ) -> None:
         self.world, self.watch, self.name = world, watch, name
         self.media = PeerMedia(world.clock, world.random, self._transmit, world.fabric.later, world.counters)
-        self.keys = random_keys(profile)
-        self._out = session(profile, self.keys.receive_key + self.keys.receive_salt, inbound=False)
-        self._in = session(profile, self.keys.send_key + self.keys.send_salt, inbound=True)
-        self.up = Link(world, up or Path(), self._at_sfu)
-        self.down = Link(world, down or Path(), self._arrived)
+        self.ciphers = Clear() if ciphers is None else ciphers
+        self.up: Link[Up] = Link(world, up or Path(), self._at_sfu)
+        self.down: Link[Down] = Link(world, down or Path(), self._arrived)
         self.uplinks: list[Uplinked] = []
         self.lanes: dict[int, Lane] = {}
         self.encodings: dict[str, list[Encoding]] = {}
@@ -109,7 +118,7 @@ class Endpoint:
         self._sent_at: dict[int, float] = {}
         self._smallest_delay = float("inf")
         world.every(0.05, self._tick, world.random.random() * 0.05)
-        world.every(WORK, self._work, world.random.random() * WORK)
+        world.every(work, self._work, world.random.random() * work)
         world.every(1.0, self._report, 0.1 + world.random.random() * 0.5)
 
     # ---- joining
@@ -118,12 +127,13 @@ class Endpoint:
         self.secured = True
         for flow in self.flows.values():
             flow.cuts.append(self.world.now)  # it begins now
-        self._locally(lambda: self.media.secure(self.keys))
+        self._locally(lambda: self.ciphers.secure(self.media))
 
     def _locally(self, action: Callable[[], None]) -> None:
         self.world.fabric.begin()
         action()
         self.world.fabric.end()
+        self.watch.look()
 
     def camera(self, track_id: str, shape: Shape) -> None:
         """Publish a camera and let it run."""
@@ -158,17 +168,17 @@ class Endpoint:
                 1 / shape.fps, lambda encoding=encoding: self._film(track_id, encoding), random.random() / shape.fps
             )  # type: ignore[misc]
 
-    def microphone(self, track_id: str, redundant: bool = False) -> None:
+    def microphone(self, track_id: str, redundant: bool = False, seconds: float = 0.02) -> None:
+        """Publish a microphone with frames of so many *seconds*, and let it run."""
         random, mid = self.world.random, self._new_mid()
         ssrc = random.getrandbits(32)
-        microphone = Microphone(
-            ssrc, random, random.choice((7, random.getrandbits(16), 65_400)), random.getrandbits(32), redundant
-        )
+        first = random.choice((7, random.getrandbits(16), 65_400))
+        microphone = Microphone(ssrc, random, first, random.getrandbits(32), redundant, round(seconds * 48000))
         self.microphones[track_id] = microphone
         self.lanes[ssrc] = Lane(ssrc, 0, 63 if redundant else 111, 0, _element(4, mid.encode()), b"", 0, 48000)
         codecs = (RED, OPUS) if redundant else (OPUS,)
         self._publish(Uplinked(track_id, mid, "audio", codecs, EXTENSIONS, ((ssrc, None),)))
-        self.world.every(0.02, lambda: self._speak(track_id, microphone), random.random() * 0.02)
+        self.world.every(seconds, lambda: self._speak(track_id, microphone), random.random() * seconds)
 
     def _new_mid(self) -> str:
         self._mids += 1
@@ -202,7 +212,7 @@ class Endpoint:
                 Codec(109, "audio/opus", 48000, 2),
                 *((Codec(61, "audio/red", 48000, 2, "109/109"),) if takes_red else ()),
             )
-        extensions = {MID: 9, AUDIO_LEVEL: 2, **({TRANSPORT_CC: 5} if transport else {})}
+        extensions = {MID: 9, AUDIO_LEVEL: 2, **({TRANSPORT_CC: TRANSPORT} if transport else {})}
         downlinked = Downlinked(
             track_id,
             f"s{len(self.flows)}",
@@ -216,9 +226,14 @@ class Endpoint:
         self._acknowledges |= transport
         flow = Flow(self.watch, self, track_id, track.kind, ssrc, downlinked.rtx_ssrc)
         self.flows[track_id] = flow
-        self.watch.add(flow)
         self.receivers[ssrc] = Receiver(flow, last_decoded=self.world.now)
-        self._locally(lambda: self.media.subscribe(track, downlinked))
+
+        def subscribe() -> None:
+            self.media.subscribe(track, downlinked)
+            flow.downlink = self.media._downlinks[track_id]
+            self.watch.add(flow)
+
+        self._locally(subscribe)
 
     def unsubscribe(self, track_id: str) -> None:
         flow = self.flows.pop(track_id, None)
@@ -247,8 +262,7 @@ class Endpoint:
             return
         encoding.scale = self.target
         lane = self.lanes[encoding.ssrc]
-        for sent in encoding.frame(self.world.now):
-            self._send(lane, sent, b"")
+        self._leave([self._send(lane, sent, b"") for sent in encoding.frame(self.world.now)])
 
     def _speak(self, track_id: str, microphone: Microphone) -> None:
         if not self.secured or self.closed or track_id not in self.microphones:
@@ -256,11 +270,14 @@ class Endpoint:
         own = bytes((0x10, microphone.level))
         sent = microphone.frame(self.world.now)
         if sent is not None:
-            self._send(self.lanes[microphone.ssrc], sent, own)
+            self._leave([self._send(self.lanes[microphone.ssrc], sent, own)])
         if self.world.random.random() < PADDED:
-            self._send(self.lanes[microphone.ssrc], microphone.padding(self.world.now), own)
+            self._leave([self._send(self.lanes[microphone.ssrc], microphone.padding(self.world.now), own)])
 
-    def _send(self, lane: Lane, sent: Sent, own: bytes) -> None:
+    def _leave(self, packets: Sequence[Up]) -> None:
+        self.up.send(packets, [len(packet) for packet, _, _ in packets])
+
+    def _send(self, lane: Lane, sent: Sent, own: bytes) -> Up:
         self.watch.publish(sent)
         lane.history[sent.index & 0xFFFF] = sent
         lane.history.pop(sent.index - HISTORY & 0xFFFF, None)
@@ -268,17 +285,17 @@ class Endpoint:
         lane.octets += len(sent.payload)
         lane.timestamp = sent.timestamp
         second = lane.payload_type | (0x80 if sent.marker else 0)
-        self._packet(second, sent.index, sent.timestamp, lane.ssrc, lane.elements + own, sent.payload, sent)
+        return self._packet(second, sent.index, sent.timestamp, lane.ssrc, lane.elements + own, sent.payload, sent)
 
-    def _again(self, lane: Lane, sent: Sent) -> None:
+    def _again(self, lane: Lane, sent: Sent) -> Up:
         lane.rtx_index += 1
         second = lane.rtx_payload_type | (0x80 if sent.marker else 0)
         payload = (sent.index & 0xFFFF).to_bytes(2, "big") + sent.payload
-        self._packet(second, lane.rtx_index, sent.timestamp, lane.rtx_ssrc, lane.rtx_elements, payload, sent)
+        return self._packet(second, lane.rtx_index, sent.timestamp, lane.rtx_ssrc, lane.rtx_elements, payload, sent)
 
     def _packet(
         self, second: int, index: int, timestamp: int, ssrc: int, elements: bytes, payload: bytes, sent: Sent
-    ) -> None:
+    ) -> Up:
         self._transport = (self._transport + 1) & 0xFFFF
         self._sent_at[self._transport] = self.world.now
         body = elements + b"\x31" + self._transport.to_bytes(2, "big")
@@ -286,25 +303,24 @@ class Endpoint:
         first = 0x90
         if not payload:
             first, payload = 0xB0, PADDING
-        head = _fixed.pack(first, second, index & 0xFFFF, timestamp, ssrc) + struct.pack("!HH", 0xBEDE, len(body) // 4)
-        protected = self._out.protect(head + body + payload)
-        self.watch.carried[protected] = sent, self._transport
-        self.up.send(protected)
+        head = _header.pack(first, second, index & 0xFFFF, timestamp, ssrc, 0xBEDE, len(body) // 4)
+        return self.ciphers.protect(head + body + payload), sent, self._transport
 
-    def _at_sfu(self, packets: list[bytes]) -> None:
+    def _at_sfu(self, packets: list[Up]) -> None:
         if self.closed:
             return
         self.world.fabric.begin()
         if self.secured:
             self.watch.reaching(self, packets)
-        self.media.receive([memoryview(packet) for packet in packets], self.world.now)
+        self.media.receive([memoryview(packet) for packet, _, _ in packets], self.world.now)
         self.world.fabric.end()
-        self._look()
+        self.watch.look()
 
     # ---- up: control
 
     def _control(self, packets: Sequence[RtcpPacket]) -> None:
-        self.up.send(self._out.protect_rtcp(rtcp.serialize(packets)))
+        protected = self.ciphers.protect_rtcp(rtcp.serialize(packets))
+        self.up.send([(protected, None, 0)], [len(protected)])
 
     def _report(self) -> None:
         """Reports, once a second."""
@@ -360,67 +376,59 @@ class Endpoint:
 
     # ---- down
 
-    def _look(self) -> None:
-        """See which subscriptions have been paused, or have begun anew: nothing outside says so."""
-        for flow in self.flows.values():
-            downlink = self.media._downlinks.get(flow.track_id)
-            flow.looked(None if downlink is None else downlink._span)
-
     def _tick(self) -> None:
         if not self.closed:
             self.ticking = True
             self._locally(lambda: self.media.tick(self.world.now))
             self.ticking = False
-            self._look()
-            self.round_trips.append(self.media.stats().round_trip or 0.1)
+            self.round_trips.append(self.media._round_trip.value or 0.1)
 
     def _transmit(self, packets: Burst) -> None:
         """The SFU has sent: look at each packet as it leaves, and put it on the link."""
-        self._look()
+        watch, ciphers = self.watch, self.ciphers
+        # What it is in now is what these packets are of.
+        watch.look()
+        found: list[Down] = []
+        sizes: list[int] = []
         for packet in packets:
             data = bytes(packet)
-            if 192 <= data[1] <= 223:
-                plain = self.watch.decrypt(self._in.unprotect_rtcp, data)
-                self.watch.control(self, plain)
-            else:
-                plain = self.watch.decrypt(self._in.unprotect, data)
-                self.watch.sending(self, plain)
-            self.down.send(plain)
+            control = 192 <= data[1] <= 223
+            plain = watch.decrypt(ciphers.unprotect_rtcp if control else ciphers.unprotect, data)
+            if plain is None:
+                continue
+            down = watch.control(self, plain) if control else watch.sending(self, plain)
+            if down is not None:
+                found.append(down)
+                sizes.append(len(plain))
+        self.down.send(found, sizes)
 
-    def _arrived(self, packets: list[bytes]) -> None:
+    def _arrived(self, packets: list[Down]) -> None:
         now = self.world.now
-        for data in packets:
-            if 192 <= data[1] <= 223:
-                for each in rtcp.parse(data):
-                    self._obey(each, now)
-                continue
-            first, _, number, _, ssrc = _fixed.unpack_from(data)
-            start = rtp.header_length(data)
-            if 5 in (found := rtp.elements(data[:start])):
-                place = found[5][0]
-                self._arrivals[data[place] << 8 | data[place + 1]] = now
-            payload = data[start:]
-            flow = self.watch.flows.get(ssrc)
-            if flow is None or first & 0x20:
-                continue
-            receiver = self.receivers.get(flow.ssrc)
-            if receiver is None:
-                continue
-            if ssrc != flow.ssrc:
-                number = payload[0] << 8 | payload[1]
-            index = rtp.nearest(number, receiver.highest) if receiver.first >= 0 else rtp.nearest(number, flow.highest)
-            if len(payload) < 10:
-                receiver.missing.pop(index, None)
+        for each in packets:
+            if isinstance(each, Landing):
+                self._landed(each, now)
             else:
-                receiver.take(index, self.watch.known(payload), now)
+                for packet in each:
+                    self._obey(packet, now)
+
+    def _landed(self, packet: Landing, now: float) -> None:
+        if packet.transport is not None:
+            self._arrivals[packet.transport] = now
+        receiver = self.receivers.get(packet.flow.ssrc)
+        if receiver is None or packet.padding:
+            return
+        index = rtp.nearest(packet.number, receiver.highest if receiver.first >= 0 else packet.flow.highest)
+        if packet.sent is None:
+            receiver.missing.pop(index, None)
+        else:
+            receiver.take(index, packet.sent, now)
 
     def _obey(self, packet: RtcpPacket, now: float) -> None:
         if isinstance(packet, Nack):
             lane = self.lanes.get(packet.media_ssrc)
             if lane is not None and lane.rtx_ssrc:
-                for number in packet.sequence_numbers:
-                    if number in lane.history:
-                        self._again(lane, lane.history[number])
+                kept = [lane.history[number] for number in packet.sequence_numbers if number in lane.history]
+                self._leave([self._again(lane, sent) for sent in kept])
         elif isinstance(packet, PictureLoss):
             for encoding in self._encodings():
                 if encoding.ssrc == packet.media_ssrc:

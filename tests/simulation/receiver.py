@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from attrs import define, field
 
+from tests.simulation.flow import Flow
 from tests.simulation.sources import Sent
-from tests.simulation.watch import Flow
 
 #: Seconds until the first NACK, and without a decoded picture until a keyframe is asked for.
 NACK_DELAY, STUCK = 0.01, 0.4

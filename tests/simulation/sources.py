@@ -173,13 +173,14 @@ class Encoding:
 
 @define(eq=False)
 class Microphone:
-    """Opus in 20 ms frames with DTX, and RED where asked for."""
+    """Opus with DTX, and RED where asked for; *samples* of 48 kHz are a frame."""
 
     ssrc: int
     random: Random
     index: int
     timestamp: int
     redundant: bool = False
+    samples: int = 960
     talking: bool = True
     #: RFC 6464 value byte of the last frame.
     level: int = 0x85
@@ -193,7 +194,7 @@ class Microphone:
 
     def frame(self, now: float) -> Sent | None:
         """The next packet; None where DTX sends nothing."""
-        self.timestamp = (self.timestamp + 960) & 0xFFFFFFFF
+        self.timestamp = (self.timestamp + self.samples) & 0xFFFFFFFF
         if self.random.random() < 0.01:
             self.talking = not self.talking
         self._silent = 0 if self.talking else self._silent + 1
