@@ -29,13 +29,16 @@ class Participant:
 
     :ivar client: its signalling. :ivar packets: what RTP came, with the time. :ivar controls: RTCP, likewise.
     :ivar heard: types of messages, with the time. :ivar connected: whether it has keys.
+    :ivar description: the one of the SFU that counts for ICE.
     """
 
     def __init__(self, node: NodeProcess, room: str, key: str = "", **fields: Any) -> None:
+        self._node, self._room, self._key = node, room, key
         self.client: Client = connect(node, room, key)
         self.client.say("join", **fields)
         self.welcome = self.client.until("welcome")
-        self.relay = turn.of(self.client.until("turn-credentials"))
+        self._credentials = self.client.until("turn-credentials")
+        self.relay = turn.of(self._credentials)
         self.packets: list[tuple[float, rtp.Packet]] = []
         self.controls: list[tuple[float, rtp.Control]] = []
         self.heard: list[tuple[float, str]] = []
@@ -43,7 +46,8 @@ class Participant:
         self._taken = 0
         self._dtls = DtlsClient()
         self._sections: dict[str, str] = {}
-        self._remote = ""
+        self.description = ""
+        self._ufrag = sdp.UFRAG
         self._checked = 0.0
         self.connected = False
 
@@ -67,21 +71,45 @@ class Participant:
         """Check and shake hands, unless that is done."""
         if self.connected:
             return
-        self._remote = description
+        self.description = description
         assert self.relay.nonce or self.relay.allocate().code == 0
         assert self.relay.bind(sdp.media_address(description)) == 0
-        for _ in range(_CHECKS):
-            request = self._check()
-            while (raw := self.relay.relayed(0.5)) is not None and raw[8:20] != request[8:20]:
-                pass
-            if raw is not None:
-                break
+        self._check_until_answered()
         assert self._dtls.handshake(self.relay.channel_data, lambda: self.relay.relayed(3.0)), "no DTLS"
         keys = self._dtls.export(56)
         ours, theirs = keys[0:16] + keys[32:44], keys[16:32] + keys[44:56]
         self._sealing = Session(_policy(ours, Policy.SSRC_ANY_OUTBOUND))
         self._opening = Session(_policy(theirs, Policy.SSRC_ANY_INBOUND))
         self.connected = True
+
+    def restart(self, text: str) -> None:
+        """Offer *text* with other ICE credentials (RFC 8445, 9)."""
+        self._ufrag = sdp.UFRAG[::-1]
+        text = text.replace(sdp.FINGERPRINT, self._dtls.fingerprint)
+        text = text.replace(f"ice-ufrag:{sdp.UFRAG}", f"ice-ufrag:{self._ufrag}")
+        self._sections = _sections(text.replace("a=setup:actpass", "a=setup:active"))
+        self.client.say("offer", sdp=text)
+        self.description = self.client.until("answer")["sdp"]
+
+    def move(self) -> None:
+        """Go on from another relay: it is checked, and nominated."""
+        self.relay = turn.of(self._credentials)
+        assert self.relay.allocate().code == 0
+        assert self.relay.bind(sdp.media_address(self.description)) == 0
+        self._check_until_answered()
+
+    def drop(self) -> None:
+        """Lose the socket."""
+        self.client.drop()
+        self.client.code = 1006
+
+    def resume(self) -> None:
+        """Take our place again, on another socket."""
+        self.client = connect(self._node, self._room, self._key)
+        self._taken = 0
+        self.client.say("join", resume=self.welcome["resume"])
+        self.welcome = self.client.until("welcome")
+        self.client.until("turn-credentials")
 
     def send(self, packet: rtp.Packet) -> None:
         self.relay.channel_data(self._sealing.protect(packet.serialize()))
@@ -109,7 +137,10 @@ class Participant:
         return [message for message in self.client.received if message["type"] == kind]
 
     def leave(self) -> None:
-        """Say so, and give everything back."""
+        """Say so, and give everything back; once."""
+        if self.relay.socket.fileno() < 0:
+            return
+        self.connected = False
         if self.client.code is None:
             try:
                 self.client.say("leave")
@@ -144,6 +175,7 @@ class Participant:
     def answer(self, offered: str) -> str:
         """Take everything, and send what we have always sent."""
         text = sdp.answer(offered).replace(sdp.FINGERPRINT, self._dtls.fingerprint)
+        text = text.replace(f"ice-ufrag:{sdp.UFRAG}", f"ice-ufrag:{self._ufrag}")
         sections = _sections(text)
         for mid, section in self._sections.items():
             if mid in sections:
@@ -154,11 +186,19 @@ class Participant:
         ready, _, _ = select.select([self.relay.socket], [], [], 0)
         return self.relay.relayed(0.01) if ready else None
 
+    def _check_until_answered(self) -> None:
+        for _ in range(_CHECKS):
+            request = self._check()
+            while (raw := self.relay.relayed(0.5)) is not None:
+                if raw[8:20] == request[8:20]:
+                    return
+        raise AssertionError("no check was answered")
+
     def _check(self) -> bytes:
         self._checked = time.monotonic()
-        ufrag, pwd = sdp.value(self._remote, "ice-ufrag"), sdp.value(self._remote, "ice-pwd")
+        ufrag, pwd = sdp.value(self.description, "ice-ufrag"), sdp.value(self.description, "ice-pwd")
         attributes = [
-            (turn.USERNAME, f"{ufrag}:{sdp.UFRAG}".encode()),
+            (turn.USERNAME, f"{ufrag}:{self._ufrag}".encode()),
             (turn.PRIORITY, struct.pack("!I", 1)),
             (turn.ICE_CONTROLLING, bytes(8)),
             (turn.USE_CANDIDATE, b""),
@@ -179,7 +219,8 @@ def attend(
                 return
             raise AssertionError([each.client.received for each in participants])
         sockets = [each.relay.socket for each in participants] + [each.client.socket.sock for each in participants]
-        select.select([each for each in sockets if each is not None], [], [], 0.005)
+        # Without those that were closed.
+        select.select([each for each in sockets if each is not None and each.fileno() >= 0], [], [], 0.005)
         for each in participants:
             each.look()
 

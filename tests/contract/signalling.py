@@ -54,7 +54,7 @@ class Client:
             suppress_origin=True,
         )
 
-    def say(self, kind: str, **fields: Any) -> None:
+    def say(self, kind: str, /, **fields: Any) -> None:
         self.text(json.dumps({"type": kind, **fields}))
 
     def text(self, text: str) -> None:
