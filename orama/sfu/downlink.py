@@ -18,7 +18,7 @@ from orama.sfu.keyframes import Wishes
 from orama.sfu.outbox import Outbox
 from orama.sfu.packet import Packet
 from orama.sfu.qualities import Quality
-from orama.sfu.red import Adapter, adapter
+from orama.sfu.red import REPEATED, Adapter, adapter, repeating
 from orama.sfu.repairs import Repairs
 from orama.sfu.reports import RoundTrip
 from orama.sfu.sequence import Numbering, Span
@@ -83,7 +83,10 @@ class Downlink:
         self._target: Stream | None = None
         #: What :meth:`allow` said: whether anything is forwarded.
         self._paused = False
+        #: What the codecs of both ends make necessary, and what is done: that, or more where the line loses packets.
+        self._fitting: Adapter | None = None
         self._adapt: Adapter | None = None
+        self._repeats = False
         #: Whether the last packet ended a frame.
         self._whole = True
         #: Bytes of the frame that is being sent; and of one that was large, which may be under way beside the bound:
@@ -129,11 +132,21 @@ class Downlink:
         codecs = payload_types(self.track.codecs, self._accepted)
         self._types = {theirs: codec.payload_type for theirs, codec in codecs.items()}
         self.repairs.match(codecs)
-        adapt = adapter(self.track.codecs, codecs)
-        if adapt != self._adapt:
+        fitting = adapter(self.track.codecs, codecs)
+        if fitting != self._fitting:
             # A packet that comes late, as it is now, could follow what was made for its number before.
             self.pause()
-            self._adapt = adapt
+            self._fitting = fitting
+        again = repeating(self.track.codecs, codecs, fitting) if self._repeats else None
+        if again is not None:
+            self._types[REPEATED] = again.carrier
+        self._adapt = fitting if again is None else again
+
+    def repeat(self, repeats: bool) -> None:
+        """Whether sound goes out twice from now on, to a subscriber that takes RED."""
+        if repeats is not self._repeats:
+            self._repeats = repeats
+            self.match()
 
     # -- which stream ------------------------------------------------------------------------------
 

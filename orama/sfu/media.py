@@ -20,6 +20,7 @@ from orama.sfu.counters import MediaCounters
 from orama.sfu.downlink import Downlink
 from orama.sfu.layers import LAYERS
 from orama.sfu.outbox import Outbox
+from orama.sfu.red import Losses
 from orama.sfu.reports import RoundTrip
 from orama.sfu.sequence import Numbering
 from orama.sfu.sharing import Sharing
@@ -87,6 +88,7 @@ class PeerMedia:
         # SSRC → the last index that it was used with, of subscriptions that have ended: see Numbering.highest.
         self._used: dict[int, int] = {}
         self._round_trip = RoundTrip()
+        self._losses = Losses()
         now = clock.seconds()
         self._sharing = (
             Sharing(self._outbox, self._downlinks, self._round_trip, counters, now, max_estimate) if estimates else None
@@ -149,6 +151,7 @@ class PeerMedia:
         )
         self._downlinks[downlinked.track_id] = downlink
         self._by_ssrc[downlink.ssrc] = downlink
+        downlink.repeat(self._losses.many)
         downlink.start(self._clock.seconds())
 
     def show(self, track_id: str, track: Track) -> None:
@@ -259,6 +262,10 @@ class PeerMedia:
         for block in blocks:
             if (downlink := self._by_ssrc.get(block.ssrc)) is not None:
                 downlink.reported(block, now)
+                # Of pictures too: they share the line, and reports of them come oftener.
+                if self._losses.reported(block.fraction_lost / 256, now):
+                    for each in self._downlinks.values():
+                        each.repeat(self._losses.many)
         if self._sharing is not None and blocks:
             self._sharing.reported(blocks, self._by_ssrc)
 

@@ -127,10 +127,14 @@ def offered(kind: str, media: sdp.Media) -> tuple[Codec, ...]:
 
 
 def first(codecs: Sequence[Codec]) -> tuple[Codec, ...]:
-    """What is taken of an m-line's codecs: the first, and with RED what it carries. One, so that what is sent is
-    known and descriptions of large rooms stay small."""
-    inner = carried(codecs[0], codecs) if codecs and is_red(codecs[0]) else None
-    return (codecs[0], inner) if inner is not None else tuple(codecs[:1])
+    """What is taken of an m-line's codecs: the first. One, so that what is sent is known and descriptions of large
+    rooms stay small; and with sound RED and what it carries, in the client's order: it may change between the two."""
+    for one in codecs[:1]:
+        if is_red(one):
+            inner = carried(one, codecs)
+            return (one,) if inner is None else (one, inner)
+        return (one, *[each for each in codecs if is_red(each) and carried(each, codecs) is one][:1])
+    return ()
 
 
 def _repairs(formats: Iterable[sdp.Format]) -> dict[int, int]:

@@ -35,6 +35,7 @@ from orama.sfu.events import (
 from orama.sfu.lines import Wanted
 from orama.sfu.negotiation import Agreement
 from orama.sfu.ranking import SOURCES
+from orama.sfu.red import is_red
 from orama.sfu.subscriptions import KINDS, Subscriptions
 from orama.sfu.track import Track
 from orama.sfu.values import Uplinked
@@ -83,11 +84,10 @@ class Publication:
 
     @property
     def wanted(self) -> Wanted:
-        """What a subscriber is offered."""
+        """What a subscriber is offered. RED last, so that nothing is offered anew when the publisher turns to it."""
         uplinked = self.uplinked
-        return Wanted(
-            uplinked.track_id, self.peer.peer_id, uplinked.kind, uplinked.codecs, frozenset(uplinked.extensions)
-        )
+        codecs = tuple(sorted(uplinked.codecs, key=is_red))
+        return Wanted(uplinked.track_id, self.peer.peer_id, uplinked.kind, codecs, frozenset(uplinked.extensions))
 
 
 class Peer:

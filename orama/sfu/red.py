@@ -2,6 +2,7 @@
 
 Who takes RED gets it with the inner payload types that he knows. Who does not gets the primary block of each packet,
 and one that was lost on the way up from its copy in the next. What one of these gets is made once for all of them.
+Whose line loses packets, and who takes RED, gets it also of what comes without.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from orama.sfu.stream import Stream
 
 MIME = "audio/red"
+#: Stands for the payload type of RED that is made here: no publisher's number.
+REPEATED = 0x100
+#: Bytes of a frame and its copy together that fit into a packet.
+MOST = 1200
+#: The share of packets lost from which sound is sent twice, and seconds without such a report after which it is not.
+LOSSY, CALM = 0.02, 30.0
 
 
 def is_red(codec: Codec) -> bool:
@@ -174,6 +181,76 @@ class Renumbering:
             return _with(packet, self.carrier, red.renumber(packet.payload, {self.theirs: self.ours}))
         except red.RedError:
             return packet  # the subscriber's decoder will say the same
+
+
+class Repeating:
+    """For one whose line loses packets: each frame with a copy of the one before, where the publisher sends none.
+
+    That takes 32 kbit/s more of a usual microphone. Copies are of what this subscriber was sent alone: the store has
+    also what was said while the track was muted. 0.9 µs a packet, for these subscribers only.
+
+    :param inner: the publisher's payload type of the frames, *ours* the subscriber's.
+    :param base: what becomes of everything else.
+    :ivar carrier: the subscriber's payload type of RED.
+    """
+
+    __slots__ = ("_base", "_before", "_inner", "_ours", "carrier")
+
+    def __init__(self, inner: int, ours: int, carrier: int, base: Adapter | None) -> None:
+        self._inner, self._ours, self._base = inner, ours, base
+        self.carrier = carrier
+        self._before: Packet | None = None
+
+    def __call__(self, stream: Stream, packets: Sequence[Packet]) -> Sequence[Packet]:
+        if self._base is not None:
+            packets = self._base(stream, packets)
+        return [self._repeated(packet) if packet.payload_type == self._inner else packet for packet in packets]
+
+    def _repeated(self, packet: Packet) -> Packet:
+        before, blocks = self._before, [red.Block(self._ours, 0, packet.payload)]
+        if not packet.payload:
+            return packet  # padding
+        if before is None or packet.index > before.index:
+            self._before = packet
+        if before is not None and packet.index == before.index + 1:
+            offset = (packet.timestamp - before.timestamp) & 0xFFFFFFFF
+            size = len(before.payload)
+            if 0 < offset <= red.MAX_OFFSET and size <= red.MAX_LENGTH and size + len(packet.payload) <= MOST:
+                blocks.insert(0, red.Block(self._ours, offset, before.payload))
+        return _with(packet, REPEATED, red.serialize(blocks)) if len(blocks) > 1 else packet
+
+
+class Losses:
+    """Whether a client's line loses so much that sound should go twice, by its receiver reports."""
+
+    __slots__ = ("_last", "many")
+
+    def __init__(self) -> None:
+        self.many = False
+        self._last = float("-inf")
+
+    def reported(self, fraction: float, now: float) -> bool:
+        """Take a report's share of lost packets; whether :attr:`many` has changed."""
+        before = self.many
+        if fraction >= LOSSY:
+            self.many, self._last = True, now
+        elif now - self._last > CALM:
+            self.many = False
+        return self.many is not before
+
+
+def repeating(published: Sequence[Codec], chosen: Mapping[int, Codec], base: Adapter | None) -> Repeating | None:
+    """What sends *published* twice; None where publisher or subscriber do not know RED.
+
+    The publisher has to have named it too: frames that it encrypts end to end (``docs/sfu.rst``) must not be put
+    together, and only it knows.
+    """
+    carrier = next((codec for codec in published if is_red(codec)), None)
+    inner = None if carrier is None else carried(carrier, published)
+    if carrier is None or inner is None or carrier.payload_type not in chosen or inner.payload_type not in chosen:
+        return None
+    ours, carried_by = chosen[inner.payload_type].payload_type, chosen[carrier.payload_type].payload_type
+    return Repeating(inner.payload_type, ours, carried_by, base)
 
 
 def adapter(published: Sequence[Codec], chosen: Mapping[int, Codec]) -> Adapter | None:

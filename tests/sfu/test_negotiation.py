@@ -52,12 +52,12 @@ def publish(table: Negotiator, browser: Browser) -> None:
 
 class PublishingTests(SynchronousTestCase):
     def test_chromium(self) -> None:
-        """Chromium's offer of a microphone and a camera is answered with one codec each, its own numbers, and RTX."""
+        """Chromium's microphone and camera get one codec each, its own numbers, RED for sound, and RTX."""
         table, ice = negotiator()
         answered = table.remote_offer(recorded("chromium-offer"))
         microphone, camera = answered.agreement.uplinks
         self.assertEqual((microphone.mid, microphone.kind), ("0", "audio"))
-        self.assertEqual([codec.mime for codec in microphone.codecs], ["audio/opus"])
+        self.assertEqual([codec.mime for codec in microphone.codecs], ["audio/opus", "audio/red"])
         self.assertIn("useinbandfec=1", microphone.codecs[0].fmtp)
         (vp8,) = camera.codecs
         self.assertEqual((vp8.payload_type, vp8.mime, vp8.rtx_payload_type), (96, "video/VP8", 97))

@@ -7,9 +7,11 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from orama.sfu.codecs import payload_types
 from orama.sfu.lines import Wanted
+from orama.sfu.track import Track
 from orama.sfu.values import MID, Codec, Uplinked
 from orama.wire import sdp
 from orama.wire.red import Block, parse, serialize
+from orama.wire.rtcp import ReceiverReport, ReportBlock
 from orama.wire.rtp import RtpPacket
 from tests.sfu.clients import EXTENSIONS, Client, Room, Source, downlinked
 from tests.sfu.negotiators import negotiator, recorded
@@ -167,6 +169,137 @@ class RedTests(SynchronousTestCase):
         self.assertEqual([frame for _, frame in self.heard()], [b"frame0", b"frame2", b"frame3"])
 
 
+class RepeatingTests(SynchronousTestCase):
+    """A microphone that names RED and sends Opus, and subscribers on lines that lose."""
+
+    def setUp(self) -> None:
+        self.room = Room()
+        self.alice, self.bob = self.room.client(), self.room.client()
+        self.track = self.publish((OPUS, RED))
+        self.source = Source(self.alice, 2, 111, mid="1", timestamp=0)
+
+    def publish(self, codecs: tuple[Codec, ...]) -> Track:
+        self.alice.publish(evolve(MICROPHONE, codecs=codecs))
+        return self.alice.media.tracks["microphone"]
+
+    def subscribe(self, codecs: tuple[Codec, ...]) -> None:
+        self.bob.media.subscribe(self.track, downlinked(MICROPHONE, 7000, codecs=codecs))
+
+    def lose(self, share: float) -> None:
+        """Have the subscriber report so much loss."""
+        block = ReportBlock(7000, round(share * 256), 0, 0, 0, 0, 0)
+        self.bob.send_rtcp(ReceiverReport(1, (block,)))
+
+    def talk(self, *frames: bytes, samples: int = 960) -> None:
+        for frame in frames:
+            self.source.timestamp += samples
+            self.alice.send(self.source.packet(frame))
+
+    def heard(self) -> list[tuple[int, bytes | tuple[Block, ...]]]:
+        """Payload type and payload of what has come since the last time, RED taken apart."""
+        packets, self.bob.rtp = self.bob.of(7000), []
+        return [
+            (each.payload_type, parse(each.payload) if each.payload_type == 63 else each.payload) for each in packets
+        ]
+
+    def test_lossy_line(self) -> None:
+        """Who reports 2 % or more as lost gets each frame with a copy of the one before, in his own numbers."""
+        self.subscribe(RENUMBERED)
+        self.talk(b"one")
+        self.lose(0.01)
+        self.talk(b"two")
+        self.assertEqual(self.heard(), [(109, b"one"), (109, b"two")])
+        self.lose(0.05)
+        self.talk(b"three", b"four")
+        copied = (63, (Block(109, 960, b"three"), Block(109, 0, b"four")))
+        self.assertEqual(self.heard(), [(109, b"three"), copied])
+
+    def test_until_it_is_calm(self) -> None:
+        """It ends when for half a minute no report says so, not with the first good one; numbers go on."""
+        self.subscribe(TAKING)
+        self.lose(0.1)
+        self.talk(b"one", b"two")
+        self.room.wait(20)
+        self.lose(0.0)
+        self.talk(b"three", b"four")
+        self.room.wait(15)
+        self.lose(0.0)
+        self.talk(b"five")
+        packets = self.bob.of(7000)
+        self.assertEqual([each.payload_type for each in packets], [111, 62, 62, 62, 111])
+        numbers = [each.sequence_number - packets[0].sequence_number for each in packets]
+        self.assertEqual(numbers, [0, 1, 2, 3, 4])
+
+    def test_later_subscriptions(self) -> None:
+        """What is subscribed to on a line that is known to lose is repeated from the start."""
+        other = evolve(MICROPHONE, track_id="other", mid="2", codecs=(OPUS,), ssrcs=((3, None),))
+        self.alice.publish(evolve(MICROPHONE, codecs=(OPUS, RED)), other)
+        self.bob.media.subscribe(self.alice.media.tracks["other"], downlinked(other, 8000, codecs=STRIPPED))
+        self.bob.send_rtcp(ReceiverReport(1, (ReportBlock(8000, 25, 0, 0, 0, 0, 0),)))
+        self.subscribe(TAKING)
+        self.talk(b"one", b"two")
+        self.assertEqual([each.payload_type for each in self.bob.of(7000)], [111, 62])
+
+    def test_who_does_not_know_red(self) -> None:
+        """Where either end has not named RED frames go alone: encrypted ones must not be put together."""
+        self.subscribe(STRIPPED)
+        self.lose(0.1)
+        self.talk(b"one", b"two")
+        self.assertEqual(self.heard(), [(109, b"one"), (109, b"two")])
+        self.track = self.publish((OPUS,))
+        self.subscribe(TAKING)
+        self.talk(b"three", b"four")
+        self.assertEqual(self.heard(), [(111, b"three"), (111, b"four")])
+
+    def test_what_is_not_repeated(self) -> None:
+        """No copy goes of what the subscriber was not sent, of what is too old for RED, or too long; nor of padding."""
+        self.subscribe(RENUMBERED)
+        self.lose(0.1)
+        self.talk(b"one")
+        self.track.muted = True
+        self.talk(b"secret")
+        self.track.muted = False
+        self.talk(b"two")
+        self.talk(b"three", samples=0x4000)
+        self.alice.send(evolve(self.source.packet(b""), padding=200))
+        self.talk(b"long" * 300, b"four")
+        self.talk(b"five")
+        *plain, (number, last) = self.heard()
+        wanted = [b"one", b"two", b"three", b"", b"long" * 300, b"four"]
+        self.assertEqual(plain, [(109, payload) for payload in wanted])
+        self.assertEqual((number, last), (63, (Block(109, 960, b"four"), Block(109, 0, b"five"))))
+
+    def test_the_publisher_repeats(self) -> None:
+        """What comes as RED passes as it is; when it changes to plain frames nothing is lost or copied twice."""
+        self.subscribe(TAKING)
+        self.lose(0.1)
+        self.talk(b"one")
+        self.source.payload_type = 63
+        self.talk(serialize((Block(111, 960, b"one"), Block(111, 0, b"two"))))
+        self.source.payload_type = 111
+        self.talk(b"three", b"four")
+        payloads = [
+            packet.payload if packet.payload_type == 111 else parse(packet.payload) for packet in self.bob.of(7000)
+        ]
+        red = (Block(111, 960, b"one"), Block(111, 0, b"two"))
+        self.assertEqual(payloads, [b"one", red, b"three", (Block(111, 960, b"three"), Block(111, 0, b"four"))])
+
+    def test_late(self) -> None:
+        """A packet that comes late goes out once, under its own number, and those after it have the right copies."""
+        self.subscribe(RENUMBERED)
+        self.lose(0.1)
+        packets = []
+        for frame in (b"one", b"two", b"three", b"four"):
+            self.source.timestamp += 960
+            packets.append(self.source.packet(frame))
+        self.alice.send(packets[0])
+        self.alice.send(packets[2])
+        self.alice.send(packets[1])
+        self.alice.send(packets[3])
+        copied = (63, (Block(109, 960, b"three"), Block(109, 0, b"four")))
+        self.assertEqual(self.heard(), [(109, b"one"), (109, b"three"), (109, b"two"), copied])
+
+
 class NegotiationTests(SynchronousTestCase):
     def offer(self, first: str) -> str:
         text = recorded("chromium-offer")
@@ -176,15 +309,18 @@ class NegotiationTests(SynchronousTestCase):
         return text.replace(line + " ".join(media.formats), line + " ".join((first, *rest)))
 
     def test_published(self) -> None:
-        """A microphone that puts RED first is answered with RED and Opus; one that puts Opus first with Opus alone."""
-        for first, wanted in (("63", ["audio/red", "audio/opus"]), ("111", ["audio/opus"])):
+        """A microphone is answered with RED and Opus, the first of them first; without RED with Opus alone."""
+        for first, wanted in (("63", ["audio/red", "audio/opus"]), ("111", ["audio/opus", "audio/red"])):
             table, _ = negotiator()
             answered = table.remote_offer(self.offer(first))
             uplink = answered.agreement.uplinks[0]
             self.assertEqual([codec.mime for codec in uplink.codecs], wanted)
             media = sdp.parse(answered.sdp).media[0]
             self.assertEqual(media.formats[0], first)
-            self.assertEqual("63 111/111" in media.attributes.all("fmtp"), first == "63")
+            self.assertIn("63 111/111", media.attributes.all("fmtp"))
+        table, _ = negotiator()
+        answered = table.remote_offer(self.offer("111").replace("a=fmtp:63 111/111\r\n", ""))
+        self.assertEqual([codec.mime for codec in answered.agreement.uplinks[0].codecs], ["audio/opus"])
 
     def test_parameters_pass(self) -> None:
         """In-band FEC, DTX, stereo and a bitrate that a publisher wants stand in its answer and in others' offers."""

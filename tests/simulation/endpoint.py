@@ -176,7 +176,7 @@ class Endpoint:
         microphone = Microphone(ssrc, random, first, random.getrandbits(32), redundant, round(seconds * 48000))
         self.microphones[track_id] = microphone
         self.lanes[ssrc] = Lane(ssrc, 0, 63 if redundant else 111, 0, _element(4, mid.encode()), b"", 0, 48000)
-        codecs = (RED, OPUS) if redundant else (OPUS,)
+        codecs = (RED, OPUS) if redundant else (OPUS, RED)
         self._publish(Uplinked(track_id, mid, "audio", codecs, EXTENSIONS, ((ssrc, None),)))
         self.world.every(seconds, lambda: self._speak(track_id, microphone), random.random() * seconds)
 
