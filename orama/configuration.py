@@ -131,6 +131,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "sfu.max_estimate": (0, 1_000_000_000),
     "sfu.loudest": (0, 64),
     "sfu.max_tracks": (1, 64),
+    "sfu.workers": (0, 64),
     "signaling.max_frame": (1024, 16 << 20),
     "signaling.message_rate": (1, 100_000),
     "signaling.message_burst": (1, 100_000),
@@ -323,6 +324,10 @@ def _conflicts(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         size = ports[1] - ports[0] + 1
         if values[key] > size:
             yield key, f"{values[key]} is more than the {size} ports of its range"
+    if values["sfu.workers"] != 1 and values["cluster.runner"] != "processes":
+        yield "sfu.workers", f'{values["sfu.workers"]} is for cluster.runner = "processes" only'
+    if values["sfu.workers"] > values["sfu.media_block"]:
+        yield "sfu.workers", f"{values['sfu.workers']} is more than the ports of a media_block"
     if bool(values["turn.certificate"]) != bool(values["turn.private_key"]):
         missing = "turn.private_key" if values["turn.certificate"] else "turn.certificate"
         yield missing, "certificate and private_key go together"

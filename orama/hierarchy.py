@@ -34,6 +34,7 @@ from orama.cluster.processes import processes
 from orama.cluster.runner import InlineRunner
 from orama.cluster.turn_access import TurnAccess
 from orama.errors import OramaError, StartError, Unavailable
+from orama.fronts import Fronts
 from orama.listening import busy, listen, page_url, require_local, server_endpoints
 from orama.membership import INTERNAL_PORT, Membership, Monitoring, Parts
 from orama.metrics import LoopLag, Metrics
@@ -273,7 +274,10 @@ class Node:
         config, reconnect_url = self.membership.config_of, self.membership.reconnect_url
         if runner == "processes":
             inline = self._inline()
-            self.units = Children(self._reactor, self._settings_now, self.directory, inline, config, reconnect_url)
+            fronts = Fronts(self._reactor, self._settings_now, self._signal, self.namespaces.require_webrtc)
+            self.units = Children(
+                self._reactor, self._settings_now, self.directory, inline, config, reconnect_url, fronts
+            )
         else:
             self.units = Units(
                 self._reactor,
@@ -296,7 +300,15 @@ class Node:
     def _start_signaling(self) -> None:
         settings, reactor = self.settings, self._reactor
         self.access = TurnAccess(settings, self.membership, reactor, self.registry.alive, self.turn.learn)
-        trunks = Trunks(reactor, settings.signaling, self.membership.places, self.membership.sign, self.registry.alive)
+        processes = self.units.workers if isinstance(self.units, Children) and self.units.several else None
+        trunks = Trunks(
+            reactor,
+            settings.signaling,
+            self.membership.places,
+            self.membership.sign,
+            self.registry.alive,
+            processes,
+        )
         self.signaling = SignalingService(reactor, settings, self.rooms, self.directory, self.access, trunks=trunks)
         self.served = ServedNamespaces(
             reactor, settings, self.node_id, self.tenants, self.rooms, self._signal, self.namespaces.require_webrtc

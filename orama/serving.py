@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from attrs import define, evolve
+from attrs import define
 from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
@@ -22,12 +22,11 @@ from orama.cluster.placement import SFU, TURN
 from orama.cluster.rooms import RoomRecord
 from orama.errors import NotFound, OramaError, Unavailable
 from orama.listening import busy
-from orama.rest.internal import REQUEST_BURST, REQUEST_RATE
-from orama.rest.json_resource import JsonResource
 from orama.rest.origins import Origins
 from orama.rest.site import Site
 from orama.settings import NamespaceTurnSettings, Settings
 from orama.sfu.rooms import Rooms
+from orama.signaling.site import signaling_site
 from orama.turn.peers import read_network
 from orama.turn.tenants import Shut, Tenant, Tenants
 from orama.turn.workers import worker_count
@@ -161,23 +160,9 @@ class ServedNamespaces:
             await self._withdraw(namespace, 0.0)
 
     def _site(self, namespace: str) -> Site:
-        """What answers on the signalling port of *namespace*: its signalling and nothing else."""
-
-        async def require(asked: str) -> None:
-            if asked != namespace:
-                raise NotFound("namespace_not_found", "another namespace is served here")
-            await self._require(asked)
-
-        origins = Origins(self._settings.limits.origins)
-        root, version, webrtc = (JsonResource(origins) for _ in range(3))
-        root.putChild(b"v1", version)
-        version.putChild(b"webrtc", webrtc)
-        webrtc.putChild(b"signal", self._signal(self._settings, require))
-        # Who comes is a gateway, with all its clients: they were held to their limits there.
-        limits = evolve(self._settings.limits, request_rate=REQUEST_RATE, request_burst=REQUEST_BURST)
-        site = Site(root, evolve(self._settings, limits=limits), self._reactor)
-        site.noisy = False
-        return site
+        """What answers on the signalling port of *namespace*."""
+        signal = self._signal(self._settings, only(namespace, self._require))
+        return signaling_site(self._reactor, self._settings, Origins(self._settings.limits.origins), signal)
 
     async def _stop_sfu(self, namespace: str, grace: float = CLOSING) -> None:
         served = self._sfus.pop(namespace, None)
@@ -198,6 +183,17 @@ class ServedNamespaces:
         await self._stop_sfu(namespace, grace)
         self._tenants.remove(namespace)
         _log.info("{namespace} is served no more", namespace=namespace)
+
+
+def only(namespace: str, require: Require) -> Require:
+    """*require* for what is *namespace*'s alone."""
+
+    async def require_that(asked: str) -> None:
+        if asked != namespace:
+            raise NotFound("namespace_not_found", "another namespace is served here")
+        await require(asked)
+
+    return require_that
 
 
 def tenant_of(config: WebRtcConfig, settings: Settings, shut: Shut) -> Tenant:

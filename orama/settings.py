@@ -115,6 +115,8 @@ class SfuSettings:
     loudest: int = 4
     #: Tracks that one client may publish.
     max_tracks: int = 32
+    #: Processes that share the rooms of each namespace on a node; 0 is one for each core.
+    workers: int = 1
 
 
 @frozen

@@ -12,7 +12,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from attrs import evolve  # noqa: E402
 from twisted.application.internet import TimerService  # noqa: E402
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, maybeDeferred  # noqa: E402
 from twisted.internet.error import CannotListenError  # noqa: E402
+from twisted.internet.interfaces import IListeningPort  # noqa: E402
 from twisted.internet.protocol import Protocol, connectionDone  # noqa: E402
 from twisted.internet.stdio import StandardIO  # noqa: E402
 from twisted.internet.task import deferLater  # noqa: E402
@@ -45,8 +46,7 @@ from orama.logs import observer  # noqa: E402
 from orama.net.fabric import Fabric  # noqa: E402
 from orama.notify import Notifier  # noqa: E402
 from orama.outward import Outward  # noqa: E402
-from orama.rest.internal import REQUEST_BURST, REQUEST_RATE, Gate  # noqa: E402
-from orama.rest.json_resource import JsonResource  # noqa: E402
+from orama.rest.internal import Gate  # noqa: E402
 from orama.rest.origins import Origins  # noqa: E402
 from orama.rest.site import Site  # noqa: E402
 from orama.settings import Settings  # noqa: E402
@@ -54,12 +54,16 @@ from orama.sfu.rooms import Rooms  # noqa: E402
 from orama.sfu.transit import Transit  # noqa: E402
 from orama.signaling.resource import SignalResource  # noqa: E402
 from orama.signaling.service import SignalingService  # noqa: E402
+from orama.signaling.site import signaling_site  # noqa: E402
+from orama.worker_directory import WorkerDirectory  # noqa: E402
 
 #: Seconds between two looks for the node: the first pause, and the longest that it grows to.
 FIRST_PAUSE = 0.2
 LONGEST_PAUSE = 3.0
 #: Times of joins, and of first frames, that are kept for a report while the node is away.
 MAX_SECURED = 1000
+#: Clients that may wait at the door: a crowd comes at once when another process dies.
+BACKLOG = 1024
 #: Seconds that connections get to close when the namespace is not wanted any more.
 CLOSE_GRACE = 5.0
 
@@ -71,13 +75,20 @@ class Worker:
 
     :param attachment: the way to the node.
     :param key_file: the cluster's keys, with which other nodes sign; looked at again when it changes.
+    :param index: which of the SFUs of the namespace on this node, where there are several.
+    :param run: another one for each process.
     """
 
-    def __init__(self, reactor: Any, namespace: str, attachment: Attachment, key_file: Path) -> None:
+    def __init__(
+        self, reactor: Any, namespace: str, attachment: Attachment, key_file: Path, index: int = 0, run: str = ""
+    ) -> None:
         #: Why it takes no calls; empty when it does.
         self.unready = "waiting for the node"
         self._reactor = reactor
         self._namespace = namespace
+        #: Who we are, in what we say to the node.
+        self._me = {"namespace": namespace, "worker": index}
+        self._run = run
         self._attachment = attachment
         self._key_file = key_file
         self._keys_of = 0
@@ -146,7 +157,8 @@ class Worker:
         while True:
             began = self._reactor.seconds()
             try:
-                await self._attachment.follow("worker", {"namespace": self._namespace}, self._take)
+                me = {name: str(value) for name, value in self._me.items()}
+                await self._attachment.follow("worker", {**me, "run": self._run}, self._take)
                 why = "the node went away"
             except OramaError as error:
                 why = error.message
@@ -190,7 +202,7 @@ class Worker:
         found = None
         if self._held is not None:
             found = await self.rooms.stats(self._namespace, message["room_id"], message["peer_id"])
-        body = {"namespace": self._namespace, "question": message["serial"], "answer": found}
+        body = {**self._me, "question": message["serial"], "answer": found}
         try:
             await self._attachment.post("worker/answer", body)
         except OramaError as error:
@@ -225,7 +237,7 @@ class Worker:
     async def _say_taken(self, why: str) -> None:
         """Let the node know that somebody has our port: it gives us another."""
         try:
-            await self._attachment.post("worker/taken", {"namespace": self._namespace, "why": why})
+            await self._attachment.post("worker/taken", {**self._me, "why": why})
         except OramaError as error:
             _log.warn("the node is not told of a port that is taken: {why}", why=error.message)
 
@@ -247,7 +259,7 @@ class Worker:
     def _begin(self, assignment: Assignment) -> None:
         """What is there for as long as the process is."""
         settings, reactor = assignment.settings, self._reactor
-        self.directory = WorkerDirectory(reactor, self._attachment, assignment.node_id, self._live_room)
+        self.directory = WorkerDirectory(reactor, self._attachment, assignment.node_id, self._me, self._live_room)
         fabric = Fabric(reactor)
         fabric.transit = self._transit.note
         self.rooms = Rooms(reactor, settings, fabric)
@@ -273,12 +285,22 @@ class Worker:
         self.rooms.start_namespace(self._namespace, blocks.media, None, _relays(config))
         try:
             site = self._signal_site = self._site(settings)
-            port = self._reactor.listenTCP(blocks.signaling[0], site, interface=settings.internal_ip)
+            port = self._listen(site, blocks.signaling[0], settings)
         except BaseException:
             await self.rooms.stop_namespace(self._namespace)
             raise
         self._running.append(("signalling port", port.stopListening))
         self._serving = True
+
+    def _listen(self, site: Site, number: int, settings: Settings) -> IListeningPort:
+        """Take clients: on the signalling port, or where our node passes them on."""
+        if not self._assignment.door:
+            port: IListeningPort = self._reactor.listenTCP(number, site, interface=settings.internal_ip)
+            return port
+        door = Path(self._assignment.door)
+        door.unlink(missing_ok=True)  # a dead one's, if there is one
+        port = self._reactor.listenUNIX(str(door), site, backlog=BACKLOG, mode=0o600)
+        return port
 
     async def _withdraw(self) -> None:
         """Close the ports, to open others."""
@@ -291,16 +313,8 @@ class Worker:
         """What answers on the signalling port: signalling, for the nodes of the cluster, and nothing else."""
         self._keys_of = self._key_file.stat().st_mtime_ns if self._key_file.exists() else 0
         gate = Gate(Verifier(Keyring.load(self._key_file), self._reactor), self._assignment.node_id)
-        origins = Origins(())
-        root, version, webrtc = (JsonResource(origins) for _ in range(3))
-        root.putChild(b"v1", version)
-        version.putChild(b"webrtc", webrtc)
-        webrtc.putChild(b"signal", SignalResource(self.signaling, settings, _Nobody(), self._require, gate))
-        # Who comes is a gateway, with all its clients: they were held to their limits there.
-        limits = evolve(settings.limits, request_rate=REQUEST_RATE, request_burst=REQUEST_BURST)
-        site = Site(root, evolve(settings, limits=limits), self._reactor)
-        site.noisy = False
-        return site
+        signal = SignalResource(self.signaling, settings, _Nobody(), self._require, gate)
+        return signaling_site(self._reactor, settings, Origins(()), signal)
 
     async def _require(self, namespace: str) -> None:
         if namespace != self._namespace or self._unwanted:
@@ -366,7 +380,7 @@ class Worker:
             rooms = tuple(LiveRoom(room.room_id, room.participants, room.max_participants) for room in live)
             secured, first_frames = tuple(self._secured), tuple(self._first_frames)
             report = Report(rooms, self._samples(), self._heard, secured, first_frames)
-            await self._attachment.post("worker/report", {"namespace": self._namespace, "report": report.to_json()})
+            await self._attachment.post("worker/report", {**self._me, "report": report.to_json()})
             del self._secured[: len(secured)], self._first_frames[: len(first_frames)]
         except OramaError as error:
             _log.debug("the node takes no report: {why}", why=error.message)
@@ -383,49 +397,6 @@ class Worker:
             for source in (self.rooms.samples, self.signaling.samples, self._transit.samples)
             for name, labels, value in source()
         )
-
-
-class WorkerDirectory:
-    """The rooms of the cluster, asked of the node.
-
-    :param live: the record of a room that this process has.
-    """
-
-    def __init__(
-        self, clock: Any, attachment: Attachment, node_id: str, live: Callable[[str, str], RoomRecord | None]
-    ) -> None:
-        self.node_id = node_id
-        self._clock = clock
-        self._attachment = attachment
-        self._live = live
-        self._locks: dict[tuple[str, str], DeferredLock] = {}
-
-    async def claim(self, namespace: str, room_id: str, *, gone: Collection[str] = ()) -> RoomRecord:
-        """As ``cluster.rooms.RoomDirectory.claim``; a room that people are in is ours also while the node is away.
-
-        :param gone: makes no difference: who comes here was sent by a gateway, which knows better.
-        :raises OramaError: the node's.
-        """
-        async with self._locks.setdefault((namespace, room_id), DeferredLock()):
-            try:
-                found = await self._attachment.post("worker/claim", {"namespace": namespace, "room_id": room_id})
-            except Unavailable:
-                record = self._live(namespace, room_id)
-                if record is None:
-                    raise
-                return record
-        return RoomRecord(**found)
-
-    async def release(self, namespace: str, room_id: str) -> None:
-        """Give up an empty room, unless somebody has come into it."""
-        lock = self._locks.setdefault((namespace, room_id), DeferredLock())
-        async with lock:
-            # Whoever claimed it just now has its turn of the reactor first.
-            await deferLater(self._clock, 0)
-            if self._live(namespace, room_id) is None:
-                await self._attachment.post("worker/release", {"namespace": namespace, "room_id": room_id})
-        if not lock.locked and self._live(namespace, room_id) is None:
-            self._locks.pop((namespace, room_id), None)
 
 
 class _Nobody:
@@ -466,6 +437,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m orama.worker", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--namespace", required=True)
     parser.add_argument("--data-dir", required=True, type=Path, help="of the node of this host")
+    parser.add_argument("--index", type=int, default=0, help="which it is, where several share the namespace's rooms")
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
     parser.add_argument("--attached", action="store_true", help="end when standard input does: the node has gone")
     options = parser.parse_args(arguments)
@@ -477,7 +449,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         [observer(settings.log_format, sys.stdout)], redirectStandardIO=False, discardBuffer=True
     )
     attachment = Attachment(reactor, settings.data_dir)
-    worker = Worker(reactor, options.namespace, attachment, settings.data_dir / KEY_FILE)
+    key_file, run = settings.data_dir / KEY_FILE, str(os.getpid())
+    worker = Worker(reactor, options.namespace, attachment, key_file, options.index, run)
     notifier = Notifier.from_environment(os.environ, os.getpid())
     daemon = Daemon(reactor, settings, lambda: settings, node=worker, notifier=notifier, name="orama-worker")
     daemon.startService()

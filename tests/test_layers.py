@@ -38,6 +38,7 @@ ASSEMBLY = frozenset(
     {
         *("hierarchy", "membership", "serving", "attending", "reporting", "boot", "listening", "shut"),
         *("daemon", "tap", "attachment", "worker", "turn_worker", "lease", "units", "children", "outward", "garbage"),
+        *("fronts", "worker_directory"),
     }
 )
 #: Where asyncio may be spoken.

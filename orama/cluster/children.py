@@ -1,4 +1,4 @@
-"""SFUs as children of the node: one process for each namespace, on whatever core is free.
+"""SFUs as children of the node: one process for each namespace, or several, on whatever cores are free.
 
 For a machine without systemd's units (``cluster.runner = "processes"``). TURN of every namespace stays with the node,
 or with its ``turn.workers``. A child that ends is started again, and who ends soon waits longer for it; when the node
@@ -8,7 +8,7 @@ goes away in whatever manner, its children see the end of their standard input a
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, DeferredList
@@ -29,6 +29,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 SOUND = 60.0
 #: Seconds beyond its drain that a child gets to end.
 GRACE = 10.0
+#: Children of one namespace.
+MAX_PROCESSES = 64
 #: Bytes of a child's line that are logged; the rest of it is lost.
 MAX_LINE = 16_384
 
@@ -38,12 +40,14 @@ _log = Logger()
 class Child(ProcessProtocol):
     """One process of a namespace; what it writes goes to our log.
 
+    :param name: how a sentence about it begins; :param label: what stands before its lines in the log.
     :param arguments: of Python.
     :ivar wanted: whether it is to be started again when it ends.
     """
 
-    def __init__(self, reactor: Any, namespace: str, arguments: Sequence[str]) -> None:
-        self.namespace = namespace
+    def __init__(self, reactor: Any, name: str, label: str, arguments: Sequence[str]) -> None:
+        self._name = name
+        self._label = label
         self.wanted = True
         self.running = False
         #: Why it is not running, while it waits to be started again.
@@ -61,7 +65,7 @@ class Child(ProcessProtocol):
         """Start the process."""
         self._again = None
         self._began = self._reactor.seconds()
-        self._lines = [_Lines(self.namespace), _Lines(self.namespace)]
+        self._lines = [_Lines(self._label), _Lines(self._label)]
         self.running = True
         self._reactor.spawnProcess(self, sys.executable, [sys.executable, *self._arguments], environment())
 
@@ -97,8 +101,8 @@ class Child(ProcessProtocol):
         lived = self._reactor.seconds() - self._began
         self._pause = FIRST_PAUSE if lived >= SOUND else self._pause
         _log.error(
-            "the SFU of {namespace} {why}, and is started again in {pause} s",
-            namespace=self.namespace,
+            "{name} {why}, and is started again in {pause} s",
+            name=self._name,
             why=self.why,
             pause=self._pause,
         )
@@ -119,25 +123,29 @@ class Child(ProcessProtocol):
 class ChildRunner:
     """SFUs in processes, TURN in here.
 
-    :param arguments: of Python, for a namespace's SFU.
+    :param arguments: of Python, for a namespace's SFU of that number.
     :param inline: serves TURN.
     :param deadline: seconds that an SFU may drain.
-    :param serves: whether the namespace's SFU has come to us and serves.
-    :param tell: takes over what is to be known of a namespace now.
-    :param leave: called before an SFU is stopped, to say what is to become of its people.
+    :param serves: whether an SFU of the namespace has come to us and serves.
+    :param tell: takes over what is to be known of a namespace now; raises OramaError.
+    :param leave: called before SFUs are stopped, to say what is to become of their people.
     :param taken: why an SFU could not open its ports, if that is what it has said; once.
+    :param count: how many each namespace has; they share its rooms.
+    :param ended: called when the last of a namespace that was stopped is gone.
     """
 
     def __init__(
         self,
         reactor: Any,
-        arguments: Callable[[str], Sequence[str]],
+        arguments: Callable[[str, int], Sequence[str]],
         inline: Runner,
         deadline: Callable[[], float],
         serves: Callable[[str], bool],
         tell: Callable[[str], Awaitable[None]],
         leave: Callable[[str], Awaitable[None]],
         taken: Callable[[str], str | None],
+        count: int = 1,
+        ended: Callable[[str], object] = lambda namespace: None,
     ) -> None:
         self._reactor = reactor
         self._arguments = arguments
@@ -147,44 +155,57 @@ class ChildRunner:
         self._tell = tell
         self._leave = leave
         self._taken = taken
-        self._children: dict[str, Child] = {}
+        self._count = count
+        self._ended = ended
+        self._children: dict[str, list[Child]] = {}
         self._stopped = False
-
-    @property
-    def children(self) -> Mapping[str, Child]:
-        """Namespace → its SFU."""
-        return self._children
 
     async def start(self, namespace: str, role: str) -> None:
         """
-        :raises Unavailable: ``port_in_use``; or ``sfu_failed``: it ended, and is going to be started again.
+        :raises Unavailable: ``port_in_use``; or ``sfu_failed``: all have ended, and are going to be started again.
         """
         if role != SFU:
             await self._inline.start(namespace, role)
             return
+        if self._stopped:
+            return
         why = self._taken(namespace)
         if why is not None:
             raise Unavailable("port_in_use", f"{namespace} cannot be served: {why}")
-        child = self._children.get(namespace)
-        if child is None:
-            if not self._stopped:
-                child = self._children[namespace] = Child(self._reactor, namespace, self._arguments(namespace))
-                child.ended.addCallback(self._gone, child)
-                child.start()
-        elif not child.wanted:
+        children = self._children.get(namespace)
+        if children is None:
+            await self._tell(namespace)
+            self._begin(namespace)
+        elif not any(child.wanted for child in children):
             raise Unavailable("sfu_draining", f"the last SFU of {namespace} still drains")
-        elif not child.running:
-            raise Unavailable("sfu_failed", f"the SFU of {namespace} {child.why}, and is started again")
+        elif not any(child.running for child in children):
+            raise Unavailable("sfu_failed", f"the SFU of {namespace} {children[0].why}, and is started again")
         else:
             await self._tell(namespace)  # it runs and does not serve: it may know other ports than we do
+
+    def _begin(self, namespace: str) -> None:
+        several = self._count > 1
+        self._children[namespace] = children = [
+            Child(
+                self._reactor,
+                f"process {index} of the SFU of {namespace}" if several else f"the SFU of {namespace}",
+                f"{namespace}/{index}" if several else namespace,
+                self._arguments(namespace, index),
+            )
+            for index in range(self._count)
+        ]
+        for child in children:
+            child.ended.addCallback(self._gone, namespace, child)
+            child.start()
 
     async def stop(self, namespace: str, role: str) -> None:
         if role != SFU:
             await self._inline.stop(namespace, role)
             return
-        child = self._children.get(namespace)
-        if child is not None and child.wanted:
+        children = [child for child in self._children.get(namespace, ()) if child.wanted]
+        if children:
             await self._leave(namespace)
+        for child in children:
             child.stop(self._deadline())
 
     async def refresh(self, namespace: str) -> None:
@@ -200,29 +221,33 @@ class ChildRunner:
     def stop_all(self) -> Deferred[None]:
         """Fires when no child is left."""
         self._stopped = True
-        leaving = list(self._children.values())
+        leaving = [child for children in self._children.values() for child in children]
+        ended = [_told(child.ended) for child in leaving]
         for child in leaving:
             child.stop(None)
-        ended = [_told(child.ended) for child in leaving]
         return DeferredList(ended).addCallback(lambda _: None)
 
-    def _gone(self, _: None, child: Child) -> None:
-        if self._children.get(child.namespace) is child:
-            del self._children[child.namespace]
+    def _gone(self, _: None, namespace: str, child: Child) -> None:
+        """*child* has ended, and stays so."""
+        children = self._children[namespace]
+        children.remove(child)
+        if not children:
+            del self._children[namespace]
+            self._ended(namespace)
 
 
 class _Lines:
     """A child's output, in our log."""
 
-    def __init__(self, namespace: str) -> None:
-        self._namespace = namespace
+    def __init__(self, label: str) -> None:
+        self._label = label
         self._waiting = b""
 
     def feed(self, data: bytes) -> None:
         *lines, rest = (self._waiting + data).split(b"\n")
         self._waiting = rest[:MAX_LINE]
         for line in lines:
-            _log.info("{namespace}: {text}", namespace=self._namespace, text=line[:MAX_LINE].decode("utf-8", "replace"))
+            _log.info("{namespace}: {text}", namespace=self._label, text=line[:MAX_LINE].decode("utf-8", "replace"))
 
 
 def _told(event: Deferred[None]) -> Deferred[None]:

@@ -1,5 +1,8 @@
 """The SFUs of this node that are processes of their own, as the node sees them: what each is told and what it reports.
 
+A namespace has one of them, or several that are told apart by number and share its rooms (:mod:`orama.cluster.homes`);
+who asks for a room need not know which has it.
+
 A worker holds no database. It opens a stream on the control socket and is told there what it has to know, now and
 whenever that changes; it claims rooms through the node, and reports every second what it has. While the stream is open
 and reports come, it serves. A node that was started anew finds its workers again by their coming, with the rooms that
@@ -19,7 +22,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from orama.cluster.desired import WebRtcConfig
+from orama.cluster.homes import Homes
 from orama.errors import Conflict, NotFound, OramaError, Unavailable
+from orama.figures import Figures, Sample, total
 from orama.settings import AuthSettings, Settings
 from orama.sfu.occurrences import Occurrence
 
@@ -45,6 +50,8 @@ class Assignment:
     config: WebRtcConfig
     #: Where its clients go when it drains; None when there is nowhere else.
     reconnect_url: str | None = None
+    #: Path of the Unix socket where it takes clients that its node passes on; empty is the signalling port.
+    door: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As it travels; there are secrets in it."""
@@ -119,6 +126,8 @@ class Worker:
 
     namespace: str
     say: Say = field(repr=False)
+    #: Which of the processes of the namespace.
+    index: int = 0
     #: When it was last heard of; None before its first report.
     reported: float | None = None
     report: Report = field(factory=Report)
@@ -126,6 +135,8 @@ class Worker:
     said: int = 0
     #: Who waits for a message to be obeyed.
     waiting: list[tuple[int, Deferred[None]]] = field(factory=list)
+    #: The namespace is not wanted any more.
+    unwanted: bool = False
     #: Who waits for an answer, by the serial number of the question.
     asking: dict[int, Deferred[Any]] = field(factory=dict)
 
@@ -158,17 +169,25 @@ class Workers:
     """The workers of this node.
 
     :param assign: what a namespace's worker has to know now.
+    :param door: namespace and number → where that worker takes clients, as in :class:`Assignment`.
     :raises OramaError: by *assign*: the namespace has no SFU here, or that cannot be found out.
     """
 
     def __init__(
-        self, clock: IReactorTime, directory: Directory, assign: Callable[[str], Awaitable[Assignment]]
+        self,
+        clock: IReactorTime,
+        directory: Directory,
+        assign: Callable[[str], Awaitable[Assignment]],
+        door: Callable[[str, int], str] = lambda namespace, index: "",
     ) -> None:
         self._clock = clock
         self._directory = directory
         self._assign = assign
-        self._workers: dict[str, Worker] = {}
-        #: Namespace → why its worker could not open its ports.
+        self._door = door
+        self._workers: dict[tuple[str, int], Worker] = {}
+        self._homes: Homes[Worker] = Homes()
+        self._figures: dict[tuple[str, int], Figures] = {}
+        #: Namespace → why a worker of it could not open its ports.
         self._taken: dict[str, str] = {}
         #: As ``sfu.rooms.Rooms.on_secured``.
         self.on_secured: Callable[[float], object] = _ignore
@@ -177,38 +196,57 @@ class Workers:
         #: As ``sfu.rooms.Rooms.on_occurrence``.
         self.on_occurrence: Callable[[Occurrence], object] = _ignore
 
+    @property
+    def node_id(self) -> str:
+        return self._directory.node_id
+
     # ---- for the control socket
 
-    async def attach(self, namespace: str, say: Say) -> Worker:
-        """A worker has come; it is told what it has to know. One that came before for that namespace is sent away.
+    async def attach(self, namespace: str, say: Say, index: int = 0, run: str | None = None) -> Worker:
+        """A worker has come; it is told what it has to know. One that came before as the same is sent away.
 
+        :param run: which process it is: the same as before comes with the counters that it had.
         :raises OramaError: it is not wanted.
         """
         assignment = await self._assign(namespace)
         if assignment.config.blocks.media is None:
             raise NotFound("not_assigned", "the namespace has no SFU on this node")
-        before = self._workers.pop(namespace, None)
+        key = namespace, index
+        before = self._workers.pop(key, None)
         if before is not None:
+            self._homes.forget(before)
             before.tell({"event": "replaced"})
-        worker = self._workers[namespace] = Worker(namespace, say)
-        worker.tell(_assigned(assignment))
-        _log.info("the SFU of {namespace} has come to its node", namespace=namespace)
+        worker = self._workers[key] = Worker(namespace, say, index)
+        self._figures.setdefault(key, Figures()).begin(run)
+        self._tell(worker, assignment)
+        _log.info("the SFU of {namespace} has come to its node", namespace=namespace, worker=index)
         return worker
 
     def detach(self, worker: Worker) -> None:
         """Its stream has ended."""
         worker.gone()
-        if self._workers.get(worker.namespace) is worker:
-            del self._workers[worker.namespace]
-            _log.info("the SFU of {namespace} has left its node", namespace=worker.namespace)
+        key = worker.namespace, worker.index
+        if self._workers.get(key) is worker:
+            del self._workers[key]
+            self._homes.forget(worker)
+            self._figures[key].end()
+            if worker.unwanted:
+                del self._figures[key]
+            _log.info("the SFU of {namespace} has left its node", namespace=worker.namespace, worker=worker.index)
 
-    def reported(self, namespace: str, report: Report) -> None:
+    def reported(self, namespace: str, report: Report, index: int = 0) -> None:
         """Take a report: the worker serves.
 
         :raises Conflict: ``not_attached``: the stream comes first.
         """
-        worker = self._worker(namespace)
-        worker.reported, worker.report = self._clock.seconds(), report
+        worker = self._worker(namespace, index)
+        now = self._clock.seconds()
+        worker.reported, worker.report = now, report
+        self._figures[namespace, index].say(report.samples)
+        rooms = (((namespace, room.room_id), room.participants) for room in report.rooms)
+        for _, room_id in self._homes.reported(worker, rooms, now):
+            _log.warn("{room} of {namespace} is in two processes", room=room_id, namespace=namespace, worker=index)
+            worker.tell({"event": "lose", "room_id": room_id})
         worker.obeyed(report.heard)
         for seconds in report.secured:
             self.on_secured(seconds)
@@ -229,83 +267,112 @@ class Workers:
         for each in found:
             self.on_occurrence(each)
 
-    def answered(self, namespace: str, question: int, answer: Any) -> None:
-        """What the worker of *namespace* was asked."""
-        self._worker(namespace).answered(question, answer)
+    def answered(self, namespace: str, question: int, answer: Any, index: int = 0) -> None:
+        """What a worker of *namespace* was asked."""
+        self._worker(namespace, index).answered(question, answer)
 
-    def cannot_listen(self, namespace: str, why: str) -> None:
+    def cannot_listen(self, namespace: str, why: str, index: int = 0) -> None:
         """A port of the namespace is somebody else's."""
-        self._worker(namespace)
+        self._worker(namespace, index)
         self._taken[namespace] = why
 
-    async def claim(self, namespace: str, room_id: str) -> Any:
+    async def claim(self, namespace: str, room_id: str, index: int = 0) -> Any:
         """The record of a room that somebody joins.
 
+        :raises Unavailable: ``room_elsewhere``: another worker has it.
         :raises OramaError: as the directory.
         """
-        self._worker(namespace)
+        worker = self._worker(namespace, index)
+        if self._homes.choose((namespace, room_id), [worker], self._clock.seconds()) is not worker:
+            raise Unavailable("room_elsewhere", "the room is in another process of its node")
         return await self._directory.claim(namespace, room_id)
 
-    async def release(self, namespace: str, room_id: str) -> bool:
+    async def release(self, namespace: str, room_id: str, index: int = 0) -> bool:
         """The worker has closed an empty room."""
-        self._worker(namespace)
+        self._worker(namespace, index)
         return await self._directory.release(namespace, room_id)
 
     # ---- for the node
 
     def serves(self, namespace: str) -> bool:
-        """Whether the namespace's worker has come, is ready, and is not stuck."""
-        worker = self._workers.get(namespace)
-        if worker is None or worker.reported is None:
-            return False
-        return self._clock.seconds() - worker.reported <= SILENCE
+        """Whether a worker of the namespace has come, is ready, and is not stuck."""
+        return bool(self._serving(namespace))
+
+    def way(self, namespace: str, room_id: str) -> str | None:
+        """The door of the process that has a room, or gets it now; None when none has come.
+
+        :raises Unavailable: ``sfu_silent``: none serves yet.
+        """
+        able = self._serving(namespace)
+        home = self._homes.find((namespace, room_id))
+        if home is None and not able:
+            if not self._of(namespace):
+                return None
+            raise Unavailable("sfu_silent", f"the SFU of {namespace} does not serve yet")
+        worker = self._homes.choose((namespace, room_id), able, self._clock.seconds())
+        return self._door(namespace, worker.index)
 
     def taken(self, namespace: str) -> str | None:
-        """Why the worker of *namespace* could not open its ports; it is said once."""
+        """Why a worker of *namespace* could not open its ports; it is said once."""
         return self._taken.pop(namespace, None)
 
     async def refresh(self, namespace: str) -> None:
-        """Tell the worker of *namespace* what it has to know now, if it is there."""
-        worker = self._workers.get(namespace)
-        if worker is not None:
-            worker.tell(_assigned(await self._assign(namespace)))
+        """Tell the workers of *namespace* what they have to know now, if they are there."""
+        if self._of(namespace):
+            assignment = await self._assign(namespace)
+            for worker in self._of(namespace):
+                self._tell(worker, assignment)
 
     async def leave(self, namespace: str) -> None:
-        """The worker is about to be stopped: it has to know whether its people can go elsewhere, and where.
+        """The workers are about to be stopped: they have to know whether their people can go elsewhere, and where.
 
-        Returns when it does, or cannot be told.
+        Returns when they do, or cannot be told.
         """
-        worker = self._workers.get(namespace)
-        if worker is None:
+        if not self._of(namespace):
             return
         try:
-            worker.tell(_assigned(await self._assign(namespace)))
+            assignment = await self._assign(namespace)
         except NotFound:
-            worker.tell({"event": "unwanted"})
+            assignment = None
         except OramaError as error:
             _log.warn("the SFU of {namespace} drains as it is: {why}", namespace=namespace, why=error.message)
             return
-        if self._workers.get(namespace) is worker:
-            told: Deferred[None] = Deferred()
-            worker.waiting.append((worker.said, told))
-            impatience = self._clock.callLater(OBEY_TIMEOUT, worker.obeyed, worker.said)
+        leaving = self._of(namespace)
+        for worker in leaving:
+            if assignment is not None:
+                self._tell(worker, assignment)
+            else:
+                worker.unwanted = True
+                worker.tell({"event": "unwanted"})
+        for told in [self._obeyed(worker) for worker in leaving if self._workers.get(_key(worker)) is worker]:
             await told
+
+    def _obeyed(self, worker: Worker) -> Deferred[None]:
+        """Fires when *worker* has done all that it was told, or its time for that is over."""
+        told: Deferred[None] = Deferred()
+        worker.waiting.append((worker.said, told))
+        impatience = self._clock.callLater(OBEY_TIMEOUT, worker.obeyed, worker.said)
+
+        def calm(_: None) -> None:
             if impatience.active():
                 impatience.cancel()
+
+        return told.addCallback(calm)
 
     # What is asked of orama.sfu.rooms.Rooms where the SFU is in this process. Numbers are as last reported.
 
     def create(self, namespace: str, room_id: str, max_participants: int) -> None:
         """:raises NotFound: ``webrtc_not_enabled``: there is no worker."""
-        if not self._say(namespace, {"event": "create", "room_id": room_id, "max_participants": max_participants}):
+        able = self._serving(namespace) or self._of(namespace)
+        message = {"event": "create", "room_id": room_id, "max_participants": max_participants}
+        if not able or not self._homes.choose((namespace, room_id), able, self._clock.seconds()).tell(message):
             raise NotFound("webrtc_not_enabled", "the SFU of this namespace does not run here")
 
     def get(self, namespace: str, room_id: str) -> LiveRoom | None:
         return next((room for room in self.all(namespace) if room.room_id == room_id), None)
 
     def all(self, namespace: str) -> tuple[LiveRoom, ...]:
-        worker = self._workers.get(namespace)
-        return () if worker is None else worker.report.rooms
+        return tuple(room for worker in self._of(namespace) for room in worker.report.rooms)
 
     def close(self, namespace: str, room_id: str, reason: str = "room-closed") -> None:
         """Send everybody away; nothing happens when the room is not here."""
@@ -316,7 +383,7 @@ class Workers:
 
         :raises Unavailable: ``sfu_silent``: it does not say.
         """
-        worker = self._workers.get(namespace)
+        worker = self._homes.find((namespace, room_id))
         if worker is None or self.get(namespace, room_id) is None:
             return None
         silent = Unavailable("sfu_silent", "the SFU of that room does not say what goes on there")
@@ -355,25 +422,41 @@ class Workers:
         """People in all rooms."""
         return sum(self.live().values())
 
-    def samples(self) -> Iterator[tuple[str, Mapping[str, str], float]]:
-        """What ``/metrics`` shows of them."""
-        for worker in self._workers.values():
-            yield from worker.report.samples
+    def samples(self) -> Iterator[Sample]:
+        """What ``/metrics`` shows of them: the sums of what the workers of each namespace have."""
+        yield from total(figures.samples() for figures in self._figures.values())
+        for namespace in sorted({namespace for namespace, _ in self._figures}):
+            yield "orama_sfu_processes", {"namespace": namespace}, float(len(self._serving(namespace)))
 
-    def _say(self, namespace: str, message: Mapping[str, Any]) -> bool:
-        worker = self._workers.get(namespace)
-        return worker is not None and worker.tell(message)
+    def _say(self, namespace: str, message: Mapping[str, Any]) -> None:
+        """Tell whoever has the room that *message* is about."""
+        worker = self._homes.find((namespace, message["room_id"]))
+        if worker is not None:
+            worker.tell(message)
 
-    def _worker(self, namespace: str) -> Worker:
-        worker = self._workers.get(namespace)
+    def _tell(self, worker: Worker, assignment: Assignment) -> None:
+        own = evolve(assignment, door=self._door(worker.namespace, worker.index))
+        worker.tell({"event": "assignment", "assignment": own.to_json()})
+
+    def _of(self, namespace: str) -> list[Worker]:
+        """Those that have come, by their numbers."""
+        return [self._workers[key] for key in sorted(self._workers) if key[0] == namespace]
+
+    def _serving(self, namespace: str) -> list[Worker]:
+        """Those of them that are ready and not stuck."""
+        now = self._clock.seconds()
+        return [each for each in self._of(namespace) if each.reported is not None and now - each.reported <= SILENCE]
+
+    def _worker(self, namespace: str, index: int) -> Worker:
+        worker = self._workers.get((namespace, index))
         if worker is None:
             raise Conflict("not_attached", "no SFU of this namespace has come to this node")
         return worker
 
 
+def _key(worker: Worker) -> tuple[str, int]:
+    return worker.namespace, worker.index
+
+
 def _ignore(_: object) -> None:
     """Nobody listens."""
-
-
-def _assigned(assignment: Assignment) -> dict[str, Any]:
-    return {"event": "assignment", "assignment": assignment.to_json()}

@@ -1,7 +1,7 @@
 """What the units of namespaces ask of their node, on the control socket and nowhere else.
 
 ============================== =================================== ==================================================
-``GET  …/control/worker``      ``?namespace=``                      the SFU's stream: what it has to know and do
+``GET  …/control/worker``      ``?namespace=&worker=&run=``         the SFU's stream: what it has to know and do
 ``POST …/control/worker/report``  ``{namespace, report}``           ``{}``
 ``POST …/control/worker/occurrences``                               ``{}``; ``{namespace, occurrences}``: webhooks
 ``POST …/control/worker/answer`` ``{namespace, question, answer}``   ``{}``; what the node asked on the stream
@@ -12,8 +12,9 @@
 ``POST …/control/lease/drain`` ``{namespace}``                      ``{}``; the stream ends when nothing is left
 ============================== =================================== ==================================================
 
-A stream is JSON lines, ``{"event": …}``, until either side ends it. A reader that stalls is cut off: it comes again and
-is told everything anew.
+Of several SFUs of a namespace each says its number as ``worker``, in all bodies but that of ``occurrences``; without it
+that is 0. ``run`` is another one each time that it is started. A stream is JSON lines, ``{"event": …}``, until either
+side ends it. A reader that stalls is cut off: it comes again and is told everything anew.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import NOT_DONE_YET, Request
 from zope.interface import implementer
 
+from orama.cluster.children import MAX_PROCESSES
 from orama.cluster.leases import Leases
 from orama.cluster.workers import Report, Workers
 from orama.errors import BadRequest
@@ -110,7 +112,7 @@ class _StreamResource(JsonResource):
 
     def __init__(
         self,
-        attach: Callable[[str, Callable[[Mapping[str, Any]], bool]], Awaitable[Any]],
+        attach: Callable[[Mapping[str, Any], Callable[[Mapping[str, Any]], bool]], Awaitable[Any]],
         detach: Callable[[Any], None],
     ) -> None:
         super().__init__(Origins(()))
@@ -140,7 +142,7 @@ class _StreamResource(JsonResource):
             return True
 
         try:
-            attached = await self._attach(_namespace(query(request)), say)
+            attached = await self._attach(query(request), say)
         except Exception:
             if not gone:
                 send(request, failure_reply(Failure()))
@@ -167,7 +169,7 @@ class _ReportResource(JsonResource):
             report = Report.from_json(body.get("report"))
         except ValueError as error:
             raise BadRequest("invalid_request", str(error)) from None
-        self._workers.reported(_namespace(body), report)
+        self._workers.reported(_namespace(body), report, _worker(body))
         return Reply(body={})
 
 
@@ -199,7 +201,7 @@ class _AnswerResource(JsonResource):
         question = body.get("question")
         if not isinstance(question, int):
             raise BadRequest("invalid_request", "question is a number")
-        self._workers.answered(_namespace(body), question, body.get("answer"))
+        self._workers.answered(_namespace(body), question, body.get("answer"), _worker(body))
         return Reply(body={})
 
 
@@ -212,7 +214,7 @@ class _TakenResource(JsonResource):
 
     async def post(self, request: Request) -> Reply:
         body = json_object(request)
-        self._workers.cannot_listen(_namespace(body), str(body.get("why", "")))
+        self._workers.cannot_listen(_namespace(body), str(body.get("why", "")), _worker(body))
         return Reply(body={})
 
 
@@ -225,7 +227,7 @@ class _ClaimResource(JsonResource):
 
     async def post(self, request: Request) -> Reply:
         body = json_object(request)
-        return Reply(body=asdict(await self._workers.claim(_namespace(body), _room(body))))
+        return Reply(body=asdict(await self._workers.claim(_namespace(body), _room(body), _worker(body))))
 
 
 class _ReleaseResource(JsonResource):
@@ -237,7 +239,8 @@ class _ReleaseResource(JsonResource):
 
     async def post(self, request: Request) -> Reply:
         body = json_object(request)
-        return Reply(body={"released": await self._workers.release(_namespace(body), _room(body))})
+        released = await self._workers.release(_namespace(body), _room(body), _worker(body))
+        return Reply(body={"released": released})
 
 
 class _DrainResource(JsonResource):
@@ -254,7 +257,9 @@ class _DrainResource(JsonResource):
 
 def unit_resources(workers: Workers, leases: Leases | None) -> dict[str, IResource]:
     """What is to be put under ``/v1/control``: ``worker``, and ``lease`` where TURN has units."""
-    worker = _StreamResource(workers.attach, workers.detach)
+    worker = _StreamResource(
+        lambda found, say: workers.attach(_namespace(found), say, _worker(found), found.get("run")), workers.detach
+    )
     worker.putChild(b"report", _ReportResource(workers))
     worker.putChild(b"occurrences", _OccurrencesResource(workers))
     worker.putChild(b"answer", _AnswerResource(workers))
@@ -263,7 +268,7 @@ def unit_resources(workers: Workers, leases: Leases | None) -> dict[str, IResour
     worker.putChild(b"release", _ReleaseResource(workers))
     if leases is None:
         return {"worker": worker}
-    lease = _StreamResource(leases.attach, leases.detach)
+    lease = _StreamResource(lambda found, say: leases.attach(_namespace(found), say), leases.detach)
     lease.putChild(b"drain", _DrainResource(leases))
     return {"worker": worker, "lease": lease}
 
@@ -273,6 +278,15 @@ def _namespace(found: Mapping[str, Any]) -> str:
     if not isinstance(namespace, str) or not namespace:
         raise BadRequest("invalid_request", "namespace is missing")
     return namespace
+
+
+def _worker(found: Mapping[str, Any]) -> int:
+    """Which of the SFUs of the namespace it is, from a query or a body."""
+    given = found.get("worker", 0)
+    number = int(given) if isinstance(given, str) and given.isdecimal() and given.isascii() else given
+    if type(number) is not int or not 0 <= number < MAX_PROCESSES:
+        raise BadRequest("invalid_request", f"worker is a number below {MAX_PROCESSES}")
+    return number
 
 
 def _room(body: Mapping[str, Any]) -> str:

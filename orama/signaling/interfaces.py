@@ -147,6 +147,10 @@ class Trunk(Protocol):
 class Trunks(Protocol):
     """Ways to the SFUs that are elsewhere (``signaling.trunks.Trunks``)."""
 
+    @property
+    def inward(self) -> bool:
+        """Whether the rooms of this node are in several processes of it, among which it finds the right one."""
+
     async def connect(self, record: Record, visitor: Visitor, room_id: str, hop: Hop) -> Trunk:
         """
         :raises OwnerGone: nobody listens there: the SFU's process is gone.

@@ -107,6 +107,10 @@ class Lobby:
         """Whether the room of *record* is in the SFU of this process."""
         return record.node_id == self.directory.node_id and self.rooms.serves(namespace)
 
+    def leads_on(self, record: Record) -> bool:
+        """Whether whom another node has sent here goes a step further: to the process of this node with the room."""
+        return record.node_id == self.directory.node_id and self._trunks is not None and self._trunks.inward
+
     async def trunk(self, record: Record, visitor: Visitor, room_id: str, hop: Hop) -> Trunk:
         """A way to the room of *record*; see :class:`~orama.signaling.interfaces.Trunks`."""
         if self._trunks is None:

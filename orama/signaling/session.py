@@ -285,7 +285,7 @@ class Session:
             if self._lobby.has(self.visitor.namespace, record):
                 self._sit(room_id, user_id, metadata, grant, record)
                 return
-            if self.from_node:
+            if self.from_node and not self._lobby.leads_on(record):
                 self.end(SERVICE_RESTART, "the room is on another node")
                 return
             if await self._forward(room_id, record, gone) or self.state is not State.JOINING:

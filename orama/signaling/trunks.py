@@ -1,6 +1,7 @@
 """Trunks: WebSockets to the SFUs of other nodes, one for each client whose room is there (RFC 6455).
 
-A trunk opens at the namespace's signalling port on the other node's internal address. Its handshake is signed for that
+A trunk opens at the namespace's signalling port on the other node's internal address; or, where this node's rooms are
+spread over processes of its own, at the Unix socket of the one that has the room. Its handshake is signed for that
 node, with the visitor in the query; after it, frames go both ways as they are. Every hop has its own pings and its own
 bounded queue: who does not read is dropped, on a trunk as on a client's socket. A trunk is as good as dead when its
 connection is lost, when nothing is heard for a ping and its answer, or when the node is said to be dead and does not
@@ -14,10 +15,12 @@ from random import random
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
+from attrs import frozen
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectError, ConnectionRefusedError
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -54,12 +57,27 @@ class Place(Protocol):
     def signaling_port(self) -> int: ...
 
 
+class Inward(Protocol):
+    """The processes of this node that its rooms are spread over (``cluster.workers.Workers``)."""
+
+    @property
+    def node_id(self) -> str:
+        """This node's."""
+
+    def way(self, namespace: str, room_id: str) -> str | None:
+        """Path of the Unix socket of the process that has a room, or gets it; None when there is no process.
+
+        :raises Unavailable: none takes anybody yet.
+        """
+
+
 class Trunks:
     """All trunks of a node.
 
     :param places: namespace → where its SFUs are; None when this node has the only one.
     :param sign: (method, target) → headers, for a request without a body.
     :param alive: whether a node is, as far as is known.
+    :param processes: those of this node, where its rooms are in several.
     """
 
     def __init__(
@@ -69,8 +87,10 @@ class Trunks:
         places: Callable[[str], Sequence[Place] | None],
         sign: Callable[[str, str], Mapping[str, str]],
         alive: Callable[[str], bool],
+        processes: Inward | None = None,
     ) -> None:
         self._reactor = reactor
+        self._processes = processes
         self._settings = settings
         self._places = places
         self._sign = sign
@@ -83,17 +103,20 @@ class Trunks:
     def __len__(self) -> int:
         return len(self._trunks)
 
+    @property
+    def inward(self) -> bool:
+        return self._processes is not None
+
     async def connect(self, record: Record, visitor: Visitor, room_id: str, hop: Hop) -> ForwardTrunk:
         """
         :raises OwnerGone: nobody listens there.
         :raises Unavailable: any other reason why not.
         """
-        place = self._place(visitor.namespace, record.node_id)
+        way = self._way(record, visitor.namespace, room_id)
         query = {"room": room_id, "to": record.node_id, VISITOR: write_visitor(visitor, room_id)}
         target = f"{PATH}?{urlencode(query)}"
-        host = f"[{place.ip}]" if ":" in place.ip else place.ip
         factory = _Factory(
-            f"ws://{host}:{place.signaling_port}{target}",
+            f"ws://{way.host}{target}",
             headers=dict(self._sign("GET", target)),
             reactor=self._reactor,
         )
@@ -110,16 +133,17 @@ class Trunks:
             autoPingTimeout=0,
         )
         factory.trunk = trunk = ForwardTrunk(self, record.node_id, hop, self._settings, self._reactor.seconds)
-        await self._open(place, factory)
+        await self._open(way, factory)
         return trunk
 
-    async def _open(self, place: Place, factory: _Factory) -> None:
-        where = f"{place.node_id} at {place.ip}:{place.signaling_port}"
-        endpoint = HostnameEndpoint(self._reactor, place.ip, place.signaling_port, CONNECT_TIMEOUT)
+    async def _open(self, way: _Way, factory: _Factory) -> None:
+        where = way.name
         try:
-            await self._wait(endpoint.connect(factory))
+            await self._wait(way.endpoint.connect(factory))
         except ConnectionRefusedError:
-            raise OwnerGone("sfu_gone", f"nobody listens for {where}") from None
+            # Where there are other processes, the room is one of theirs as soon as it is seen that this one is gone.
+            refused = Unavailable if way.inward else OwnerGone
+            raise refused("sfu_gone", f"nobody listens for {where}") from None
         except (ConnectError, CancelledError, OSError) as error:
             raise Unavailable("sfu_silent", f"{where} cannot be reached: {type(error).__name__}") from None
         trunk = factory.trunk
@@ -171,11 +195,32 @@ class Trunks:
         finally:
             self._waiting.discard(waiting)
 
-    def _place(self, namespace: str, node_id: str) -> Place:
+    def _way(self, record: Record, namespace: str, room_id: str) -> _Way:
+        node_id, reactor = record.node_id, self._reactor
+        if self._processes is not None and self._processes.node_id == node_id:
+            path = self._processes.way(namespace, room_id)
+            if path is None:
+                raise OwnerGone("sfu_gone", f"no SFU of {namespace} runs on {node_id}")
+            return _Way(f"{node_id} at {path}", "localhost", UNIXClientEndpoint(reactor, path, CONNECT_TIMEOUT), True)
         for place in self._places(namespace) or ():
             if place.node_id == node_id:
-                return place
+                host = f"[{place.ip}]" if ":" in place.ip else place.ip
+                host = f"{host}:{place.signaling_port}"
+                endpoint = HostnameEndpoint(reactor, place.ip, place.signaling_port, CONNECT_TIMEOUT)
+                return _Way(f"{node_id} at {host}", host, endpoint)
         raise Unavailable("sfu_unknown", f"it is not known where the SFU of {namespace} on {node_id} is")
+
+
+@frozen
+class _Way:
+    """Where an SFU takes clients."""
+
+    #: For the log.
+    name: str
+    host: str
+    endpoint: IStreamClientEndpoint
+    #: It is one of several processes of this node.
+    inward: bool = False
 
 
 class ForwardTrunk(WebSocketClientProtocol):

@@ -253,6 +253,8 @@ class MemoryTrunks:
     #: Set to a Deferred to keep the next ones waiting.
     opening: Deferred[None] | None = None
     pauses: int = 0
+    #: Whether the rooms of this node are in several processes of it.
+    inward: bool = False
 
     async def connect(self, record: Record, visitor: Visitor, room_id: str, hop: Hop) -> MemoryTrunk:
         if self.opening is not None:

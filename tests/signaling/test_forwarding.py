@@ -112,6 +112,18 @@ class OwnerTests(ForwardCase):
         client.say("join")
         self.assertEqual((client.socket.code, self.node.trunks.trunks), (1012, []))
 
+    def test_further_inside(self) -> None:
+        """But into the process of this node that has the room, where its rooms are in several; not to a third node."""
+        self.node.trunks.inward = True
+        self.node.rooms.elsewhere.add("default")
+        client, astray = self.node.open("here"), self.node.open("room")
+        for each in (client, astray):
+            each.session.from_node = True
+            each.say("join")
+        self.assertEqual((self.trunk.node_id, len(self.node.trunks.trunks)), ("node-1", 1))
+        self.trunk.say("welcome")
+        self.assertEqual((client.socket.types, astray.socket.code), (["welcome"], 1012))
+
     def test_not_held_to_the_rate_twice(self) -> None:
         """Whom another node has forwarded was held to the message rate there."""
         client = self.node.open("here")

@@ -63,15 +63,20 @@ class ChildRunnerTests(SynchronousTestCase):
         self.left: list[str] = []
         self.taken: dict[str, str] = {}
         self.turn: list[str] = []
-        self.runner = ChildRunner(
+        self.runner = self.made()
+
+    def made(self, count: int = 1, **more: Any) -> ChildRunner:
+        return ChildRunner(
             self.reactor,
-            lambda namespace: ["-m", "orama.worker", namespace],
+            lambda namespace, index: ["-m", "orama.worker", namespace, str(index)],
             InlineRunner(self.apply, self.config),
             lambda: DRAIN,
             self.serving.__contains__,
             self.tell,
             self.leave,
             lambda namespace: self.taken.pop(namespace, None),
+            count,
+            **more,
         )
 
     async def apply(self, namespace: str, given: object) -> None:
@@ -102,7 +107,7 @@ class ChildRunnerTests(SynchronousTestCase):
     def test_roles(self) -> None:
         """An SFU is a process and TURN is served in here; an SFU runs when its process has come and serves."""
         process = self.begin()
-        self.assertEqual(process.arguments, ["-m", "orama.worker", "demo"])
+        self.assertEqual(process.arguments, ["-m", "orama.worker", "demo", "0"])
         self.assertFalse(self.runner.running("demo", SFU))
         self.serving.add("demo")
         self.assertTrue(self.runner.running("demo", SFU))
@@ -117,7 +122,7 @@ class ChildRunnerTests(SynchronousTestCase):
         """A process that runs and does not serve is told anew what it has to know, and no second one is started."""
         self.begin()
         self.now(self.runner.start("demo", SFU))
-        self.assertEqual((len(self.reactor.processes), self.told), (1, ["demo"]))
+        self.assertEqual((len(self.reactor.processes), self.told), (1, ["demo", "demo"]))
 
     def test_port_taken(self) -> None:
         """An SFU that found its port taken is said to have, once."""
@@ -186,6 +191,39 @@ class ChildRunnerTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.now(self.runner.start("demo", SFU))
         self.assertEqual((len(self.reactor.processes), self.reactor.getDelayedCalls()), (2, []))
+
+    def test_several(self) -> None:
+        """Of several that share a namespace one that ends is started again by itself, while the others go on."""
+        self.runner = self.made(3)
+        self.begin()
+        self.assertEqual([each.arguments[-1] for each in self.reactor.processes], ["0", "1", "2"])
+        self.serving.add("demo")
+        self.reactor.processes[1].end(1)
+        self.assertTrue(self.runner.running("demo", SFU))
+        self.reactor.advance(FIRST_PAUSE)
+        self.assertEqual([each.arguments[-1] for each in self.reactor.processes[3:]], ["1"])
+        self.assertEqual([each.signals for each in self.reactor.processes], [[]] * 4)
+
+    def test_several_end(self) -> None:
+        """Only when all have ended is there none: then that is said, and they can come back."""
+        ended: list[str] = []
+        self.runner = self.made(2, ended=ended.append)
+        self.begin()
+        first, second = self.reactor.processes
+        first.end(1)
+        self.now(self.runner.start("demo", SFU))
+        second.end(1)
+        self.assertEqual(self.refused(self.runner.start("demo", SFU)), "sfu_failed")
+        self.reactor.advance(FIRST_PAUSE)
+        first, second = self.reactor.processes[2:]
+        self.now(self.runner.stop("demo", SFU))
+        self.assertEqual((self.left, first.signals, second.signals), (["demo"], ["TERM"], ["TERM"]))
+        second.end()
+        self.assertEqual((self.refused(self.runner.start("demo", SFU)), ended), ("sfu_draining", []))
+        first.end()
+        self.assertEqual((self.survey(), ended, self.reactor.getDelayedCalls()), (frozenset(), ["demo"], []))
+        self.begin()
+        self.assertEqual(len(self.reactor.processes), 6)
 
     def test_log(self) -> None:
         """What a process writes is in the node's log, by lines, however long or strange."""

@@ -46,7 +46,7 @@ class Rooms:
         return True
 
 
-class WorkersTests(SynchronousTestCase):
+class WorkersCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.assignments = {"demo": Assignment("n1", Settings(), config())}
@@ -61,18 +61,23 @@ class WorkersTests(SynchronousTestCase):
         except KeyError:
             raise NotFound("webrtc_not_enabled", "no") from None
 
-    def attached(self) -> tuple[Worker, list[Mapping[str, Any]]]:
+    def attached(self, index: int = 0, run: str | None = None) -> tuple[Worker, list[Mapping[str, Any]]]:
         said: list[Mapping[str, Any]] = []
 
         def say(message: Mapping[str, Any]) -> bool:
             said.append(message)
             return True
 
-        return self.now(self.workers.attach("demo", say)), said
+        return self.now(self.workers.attach("demo", say, index, run)), said
 
     def now(self, coroutine: Any) -> Any:
         return self.successResultOf(Deferred.fromCoroutine(coroutine))
 
+    def now_raising(self, coroutine: Any) -> None:
+        raise self.failureResultOf(Deferred.fromCoroutine(coroutine)).value
+
+
+class WorkersTests(WorkersCase):
     def test_assignment_travels(self) -> None:
         """What a worker is told is what its node means, without the database's URL and the keys of tokens."""
         settings = Settings(database="postgresql+psycopg://u:sesame@h/x", auth=AuthSettings(jwt_keys=("k",)))
@@ -245,7 +250,8 @@ class WorkersTests(SynchronousTestCase):
         self.attached()
         sample = ("orama_sfu_peers", {"namespace": "demo"}, 3.0)
         self.workers.reported("demo", Report((), (sample,), secured=(0.25,), first_frames=(0.5,)))
-        self.assertEqual((list(self.workers.samples()), times), ([sample], [0.25, 0.5]))
+        serving = ("orama_sfu_processes", {"namespace": "demo"}, 1.0)
+        self.assertEqual((list(self.workers.samples()), times), ([sample, serving], [0.25, 0.5]))
 
     def test_occurrences(self) -> None:
         """What happened in its rooms is told on, also what a worker says last; nobody speaks for other namespaces."""
@@ -259,5 +265,130 @@ class WorkersTests(SynchronousTestCase):
                 self.workers.occurred(namespace, wrong)
         self.assertEqual(len(told), 1)
 
-    def now_raising(self, coroutine: Any) -> None:
-        raise self.failureResultOf(Deferred.fromCoroutine(coroutine)).value
+
+class SeveralTests(WorkersCase):
+    """Workers that share the rooms of a namespace."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.workers = Workers(self.clock, Rooms(), self.assign, lambda namespace, index: f"/{namespace}.{index}")
+
+    def serving(self, *reports: Report) -> list[tuple[Worker, list[Mapping[str, Any]]]]:
+        """So many workers that have said that."""
+        pairs = [self.attached(index) for index in range(len(reports))]
+        for index, report in enumerate(reports):
+            self.workers.reported("demo", report, index)
+        return pairs
+
+    def test_doors(self) -> None:
+        """Each is told where it is to take clients."""
+        pairs = self.serving(Report(), Report())
+        doors = [Assignment.from_json(said[0]["assignment"]).door for _, said in pairs]
+        self.assertEqual(doors, ["/demo.0", "/demo.1"])
+        self.now(self.workers.refresh("demo"))
+        self.assertEqual([Assignment.from_json(said[-1]["assignment"]).door for _, said in pairs], doors)
+
+    def test_way(self) -> None:
+        """Everybody who comes for a room is sent to the same one, and rooms to several."""
+        self.serving(Report(), Report())
+        ways = [self.workers.way("demo", f"room-{number}") for number in range(4)]
+        self.assertEqual(ways, ["/demo.0", "/demo.1", "/demo.0", "/demo.1"])
+        self.assertEqual([self.workers.way("demo", f"room-{number}") for number in range(4)], ways)
+
+    def test_no_way(self) -> None:
+        """Where none has come there is no way; where none serves yet, none yet."""
+        self.assertIsNone(self.workers.way("demo", "lobby"))
+        self.attached()
+        with self.assertRaises(Unavailable):
+            self.workers.way("demo", "lobby")
+
+    def test_stuck(self) -> None:
+        """New rooms do not go to one that says nothing; those that it has stay with it."""
+        self.serving(Report((LiveRoom("lobby", 2, 5),)), Report())
+        self.clock.advance(SILENCE + 0.1)
+        self.workers.reported("demo", Report(), 1)
+        self.assertTrue(self.workers.serves("demo"))
+        self.assertEqual(self.workers.way("demo", "lobby"), "/demo.0")
+        self.assertEqual([self.workers.way("demo", f"room-{number}") for number in range(3)], ["/demo.1"] * 3)
+
+    def test_one_goes(self) -> None:
+        """When one has gone its rooms go to another, at once; the rooms of others stay where they are."""
+        (first, _), _ = self.serving(Report((LiveRoom("a", 2, 5),)), Report((LiveRoom("b", 9, 9),)))
+        self.assertEqual(self.workers.live(), {("demo", "a"): 2, ("demo", "b"): 9})
+        self.workers.detach(first)
+        self.assertEqual((self.workers.live(), self.workers.serves("demo")), ({("demo", "b"): 9}, True))
+        self.assertEqual(self.workers.way("demo", "a"), "/demo.1")
+        self.serving(Report())
+        self.assertEqual((self.workers.way("demo", "a"), self.workers.way("demo", "b")), ("/demo.1", "/demo.1"))
+        self.assertEqual(self.workers.way("demo", "c"), "/demo.0")
+
+    def test_rooms(self) -> None:
+        """All that is asked of a room goes to the one that has it, and to no other."""
+        (_, one), (_, other) = self.serving(Report(), Report((LiveRoom("b", 3, 5),)))
+        self.workers.create("demo", "a", 5)
+        self.workers.close("demo", "b")
+        self.workers.lose("demo", "b")
+        asking = Deferred.fromCoroutine(self.workers.stats("demo", "b"))
+        self.workers.answered("demo", other[-1]["serial"], {"peers": []}, 1)
+        self.assertEqual(self.successResultOf(asking), {"peers": []})
+        self.assertEqual([each["event"] for each in one[1:]], ["create"])
+        self.assertEqual([each["event"] for each in other[1:]], ["close", "lose", "stats"])
+        self.assertEqual([room.room_id for room in self.workers.all("demo")], ["b"])
+
+    def test_claims(self) -> None:
+        """A room is claimed by the one that it is given to; another is told that it is not the one."""
+        self.serving(Report(), Report())
+        self.assertEqual(self.workers.way("demo", "lobby"), "/demo.0")
+        with self.assertRaises(Unavailable):
+            self.now_raising(self.workers.claim("demo", "lobby", 1))
+        self.assertEqual(self.now(self.workers.claim("demo", "lobby", 0)).node_id, "n1")
+        self.assertEqual(self.now(self.workers.claim("demo", "other", 0)).node_id, "n1")
+        self.assertEqual(self.workers.way("demo", "other"), "/demo.0")
+
+    def test_twice(self) -> None:
+        """A room that two have is the first one's: the other sends its people there."""
+        _, (_, said) = self.serving(Report((LiveRoom("a", 2, 5),)), Report((LiveRoom("a", 1, 5),)))
+        self.assertEqual((said[-1]["event"], said[-1]["room_id"]), ("lose", "a"))
+        self.assertEqual(self.workers.way("demo", "a"), "/demo.0")
+
+    def test_leave(self) -> None:
+        """All are told what becomes of their people, and all are waited for."""
+        self.serving(Report(), Report())
+        leaving = Deferred.fromCoroutine(self.workers.leave("demo"))
+        self.workers.reported("demo", Report(heard=2), 1)
+        self.assertNoResult(leaving)
+        self.workers.reported("demo", Report(heard=2), 0)
+        self.successResultOf(leaving)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_figures(self) -> None:
+        """Their figures are added up; what one has counted stays when it is gone, or comes back as another process."""
+
+        def report(packets: float, peers: float) -> Report:
+            labels = {"namespace": "demo"}
+            return Report((), (("orama_sfu_x_total", labels, packets), ("orama_sfu_peers", labels, peers)))
+
+        def figures() -> dict[str, float]:
+            return {name: value for name, _, value in self.workers.samples()}
+
+        (first, _), _ = self.serving(report(10, 2), report(5, 3))
+        self.assertEqual(figures(), {"orama_sfu_x_total": 15, "orama_sfu_peers": 5, "orama_sfu_processes": 2})
+        self.workers.detach(first)
+        self.assertEqual(figures(), {"orama_sfu_x_total": 15, "orama_sfu_peers": 3, "orama_sfu_processes": 1})
+        self.attached(0, "7")
+        self.workers.reported("demo", report(1, 1), 0)
+        self.assertEqual(figures()["orama_sfu_x_total"], 16)
+        self.attached(0, "7")
+        self.workers.reported("demo", report(2, 1), 0)
+        self.assertEqual(figures(), {"orama_sfu_x_total": 17, "orama_sfu_peers": 4, "orama_sfu_processes": 2})
+
+    def test_unwanted(self) -> None:
+        """Of a namespace that is wanted no more no figures stay."""
+        pairs = self.serving(Report(), Report())
+        self.assignments.clear()
+        leaving = Deferred.fromCoroutine(self.workers.leave("demo"))
+        for worker, said in pairs:
+            self.assertEqual(said[-1]["event"], "unwanted")
+            self.workers.detach(worker)
+        self.successResultOf(leaving)
+        self.assertEqual(list(self.workers.samples()), [])
