@@ -24,13 +24,16 @@ class Choice:
     :ivar allowed: what the bandwidth is enough for; None while nobody has said.
     """
 
-    __slots__ = ("allowed", "layer", "priority", "track")
+    __slots__ = ("_decided", "_wanted", "allowed", "layer", "priority", "track")
 
     def __init__(self, track: Track) -> None:
         self.track = track
         self.layer = "auto"
         self.priority = 0
         self.allowed: Quality | None = None
+        # What the layers within a stream were decided by, and the layers.
+        self._decided: tuple[object, ...] = ()
+        self._wanted = ALL, ALL
 
     def stream(self) -> Stream | None:
         """The stream to forward; None while none flows."""
@@ -59,13 +62,18 @@ class Choice:
 
     def fit(self, span: Span) -> None:
         """Leave out of the stream that is forwarded what is not wanted of it; call it every tick."""
-        if span.stream.layering is None:
+        stream, layering = span.stream, span.stream.layering
+        if layering is None:
             return
-        wanted = self.within(span.stream)
+        # To decide takes 1.2 µs, to see that nothing has changed 0.3.
+        by = stream, layering.spatial_layers, self.allowed, self.layer, self.track.rids
+        if by != self._decided:
+            self._decided, self._wanted = by, self.within(stream)
+        wanted = self._wanted
         if span.projection is None:
-            if not span.stream.layering.reduces(*wanted):
+            if not layering.reduces(*wanted):
                 return
-            span.projection = Projection(span.stream, *wanted, None, None)
+            span.projection = Projection(stream, *wanted, None, None)
         span.projection.want(*wanted)
         span.projection.look()
 
