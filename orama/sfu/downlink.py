@@ -315,11 +315,10 @@ class Downlink:
         seal, numbering, outbox, extensions = self._seal, self.numbering, self._outbox, self._extensions
         if seal is None:
             return
-        used = before = outbox.room(len(packets))
-        queue, slots, transport, step = outbox.queue, outbox.slots, outbox.transport_sequence, extensions.step
+        queue, transport, step = outbox.room(len(packets)), outbox.transport_sequence, extensions.step
         highest, shift, turn, origin = numbering.highest, span.shift, span.turn, span.origin
         ssrc, types, varies, block = self.ssrc, self._types, extensions.varies, extensions.plain
-        (first, pack, head), octets = shape(block), 0
+        (first, pack), octets, before = shape(block), 0, len(queue)
         rest: Sequence[Packet] = ()
         for packet in packets:
             second = types.get(packet.payload_type)
@@ -339,17 +338,17 @@ class Downlink:
                 own = extensions.of(packet) if packet.extended else extensions.plain
                 if own is not block:
                     block = own
-                    first, pack, head = shape(block)
+                    first, pack = shape(block)
             transport = (transport + step) & 0xFFFF
-            slot, payload, timestamp = slots[used], packet.payload, (packet.timestamp + turn) & 0xFFFFFFFF
-            pack(slot, 0, first, second | packet.marker, index & 0xFFFF, timestamp, ssrc, block, transport)
-            protected = seal(slot, head, payload, index)
+            payload, timestamp = packet.payload, (packet.timestamp + turn) & 0xFFFFFFFF
+            header = pack(first, second | packet.marker, index & 0xFFFF, timestamp, ssrc, block, transport)
+            protected = seal(header, payload, index)
             if protected is None:
                 self.tally.drop("too_long")
                 continue
             queue.append(protected)
             octets += len(payload)
-            used += 1
+        sent = len(queue) - before
         if highest > numbering.highest:
             numbering.highest = highest
             numbering.timestamp, numbering.time = (packets[-1].timestamp + turn) & 0xFFFFFFFF, now
@@ -361,9 +360,9 @@ class Downlink:
                 self._grant = max(self._grant, self._granted(self._frame))
                 self._frame = 0
         outbox.transport_sequence = transport
-        self.packets_sent += used - before
+        self.packets_sent += sent
         self._octets += octets
-        self._counters.forwarded += used - before
+        self._counters.forwarded += sent
         self._counters.forwarded_bytes += octets
         self._whole = packets[-1].marker != 0
         if rest:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 
-from orama.sfu.outbox import MAX_HEADER
 from orama.sfu.packet import Packet
 from orama.sfu.values import AUDIO_LEVEL, DEPENDENCY_DESCRIPTOR, MID, TRANSPORT_CC, VIDEO_ORIENTATION, Downlinked
 from orama.wire.rtp import ONE_BYTE, TWO_BYTE
@@ -99,12 +98,21 @@ class ExtensionBlocks:
         return profile.to_bytes(2, "big") + words.to_bytes(2, "big") + body, bytes(padding) + last
 
 
-#: Writers of a whole header, by length of the extension block; the shortest is none.
-_packers = [Struct(f"!BBHII{length}sH").pack_into for length in range(MAX_HEADER - 12)]
+#: Length of an extension block → what makes a whole header with such a one; there are a few hundred.
+_packers: dict[int, Callable[..., bytes]] = {}
 
 
-def shape(block: bytes) -> tuple[int, Callable[..., None], int]:
-    """First byte, writer and length of a header with this block. Without one the writer's two bytes of
-    transport number lie where the payload begins, and are written over."""
-    length = len(block)
-    return (0x90, _packers[length], 14 + length) if length else (0x80, _packers[0], 12)
+def shape(block: bytes) -> tuple[int, Callable[..., bytes]]:
+    """First byte of a header with this block, and what makes such a header: of first and second byte, number,
+    timestamp, SSRC, block, and transport-wide number."""
+    pack = _packers.get(len(block))
+    if pack is None:
+        pack = _packers[len(block)] = Struct(f"!BBHII{len(block)}sH").pack if block else _bare
+    return 0x90 if block else 0x80, pack
+
+
+def _bare(first: int, second: int, number: int, timestamp: int, ssrc: int, block: bytes, transport: int) -> bytes:
+    return _fixed(first, second, number, timestamp, ssrc)
+
+
+_fixed = Struct("!BBHII").pack

@@ -137,16 +137,15 @@ class Repairs:
         """Send a packet; *flag* is 0x20 when padding ends it. False when it is too long."""
         outbox, numbering = self._outbox, self.numbering
         numbering.highest += 1
-        slot = outbox.slots[outbox.room(1)]
         transport = (outbox.transport_sequence + self._extensions.step) & 0xFFFF
-        first, pack, head = shape(block)
+        first, pack = shape(block)
         number = numbering.highest & 0xFFFF
-        pack(slot, 0, first | flag, second, number, timestamp, self._ssrc, block, transport)
-        protected = seal(slot, head, payload, numbering.highest)
+        header = pack(first | flag, second, number, timestamp, self._ssrc, block, transport)
+        protected = seal(header, payload, numbering.highest)
         if protected is None:
             self._tally.drop("too_long")
             return False
-        outbox.queue.append(protected)
+        outbox.room(1).append(protected)
         if outbox.departures is not None and self._extensions.step:
             outbox.departures.left(transport, 1, len(payload), now)
         outbox.transport_sequence = transport

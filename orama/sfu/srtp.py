@@ -35,12 +35,14 @@ MAX_SSRCS, LIBSRTP_MAX_SSRCS = 4096, 1024
 LIBSRTP_LONGEST = 1356
 
 _ENCRYPTED = 0x80000000
-_front = struct.Struct("!BxH4xI").unpack_from
+#: First byte, sequence number, SSRC, and where there is an extension its length in words.
+_front = struct.Struct("!BxH4xI2xH").unpack_from
+#: Bytes of the shortest packet: a header and a tag.
+SHORTEST = 12 + TAG
 
-#: Writes a protected packet into *slot*, whose first *head* bytes are the finished header, and returns
-#: the bytes to send: ``seal(slot, head, payload, index)``; *index* is the 48-bit packet index. None: it is too
-#: long for this profile, or too far behind.
-Seal: TypeAlias = Callable[[memoryview, int, Buffer, int], Buffer | None]
+#: Makes a protected packet of a finished header and a payload: ``seal(header, payload, index)``; *index* is the 48-bit
+#: packet index. None: it is too long for this profile, or too far behind.
+Seal: TypeAlias = Callable[[bytes, bytes, int], bytes | None]
 
 
 class Receiver(Protocol):
@@ -84,6 +86,15 @@ def derive(key: bytes, salt: bytes, label: int, length: int) -> bytes:
     return Cipher(algorithms.AES(key), modes.CTR(bytes(block))).encryptor().update(bytes(length))
 
 
+def _refusal(packet: Buffer) -> str:
+    """Why a packet that is too short is refused."""
+    try:
+        header_length(packet)
+    except RtpError:
+        return "malformed"
+    return "not_authentic"
+
+
 class _Window:
     """Which indexes of one stream have been seen (RFC 3711, 3.3.2)."""
 
@@ -121,12 +132,19 @@ class _GcmReceiver:
         retired = self._retired
         plain: list[tuple[bytes, bytes]] = []
         for packet in packets:
-            try:
-                head = header_length(packet)
-            except RtpError:
-                dropped["malformed"] += 1
+            size = len(packet)
+            if size < SHORTEST:
+                dropped[_refusal(packet)] += 1
                 continue
-            _, sequence, ssrc = _front(packet)
+            first, sequence, ssrc, words = _front(packet)
+            # Without contributing sources, which browsers never send, the header's length is found here: 0.4 us less.
+            head = 12 if first & 0xDF == 0x80 else 16 + 4 * words
+            if first & 0xCF != 0x80 or head > size:
+                try:
+                    head = header_length(packet)
+                except RtpError:
+                    dropped["malformed"] += 1
+                    continue
             window = windows.get(ssrc)
             highest = window.highest if window is not None else retired.get(ssrc, -1)
             if highest < 0:
@@ -138,7 +156,7 @@ class _GcmReceiver:
                 index = highest + ((sequence - highest + 0x8000) & 0xFFFF) - 0x8000
                 if index < 0:  # before the first wrap there is no earlier round
                     index += 0x10000
-                if not (window.fresh(index) if window is not None else index > highest):
+                if index <= highest and (window is None or not window.fresh(index)):
                     dropped["replayed"] += 1
                     continue
             header = bytes(packet[:head])
@@ -204,12 +222,12 @@ class _GcmSender:
         self._rtcp_index = 0
 
     def stream(self, ssrc: int) -> Seal:
-        base, encrypt_into = self._salt ^ ssrc << 48, self._aead.encrypt_into
+        base, encrypt = self._salt ^ ssrc << 48, self._aead.encrypt
 
-        def seal(slot: memoryview, head: int, payload: Buffer, index: int) -> Buffer | None:
-            end = head + len(payload) + TAG
-            encrypt_into((base ^ index).to_bytes(12, "big"), payload, slot[:head], slot[head:end])
-            return slot[:end]
+        def seal(header: bytes, payload: bytes, index: int) -> bytes:
+            # New bytes for each: 1.0 us a packet of 1150 bytes, against 1.6 into a buffer that is used again, where
+            # each packet takes three views.
+            return header + encrypt((base ^ index).to_bytes(12, "big"), payload, header)
 
         return seal
 
@@ -276,11 +294,11 @@ class _LibsrtpSender:
     def stream(self, ssrc: int) -> Seal:
         protect = self._session.protect
 
-        def seal(slot: memoryview, head: int, payload: Buffer, index: int) -> Buffer | None:
-            if head + len(payload) > LIBSRTP_LONGEST:
+        def seal(header: bytes, payload: bytes, index: int) -> bytes | None:
+            if len(header) + len(payload) > LIBSRTP_LONGEST:
                 return None
             try:
-                return protect(b"".join((slot[:head], payload)))
+                return protect(header + payload)
             except pylibsrtp.Error:  # behind its window
                 return None
 

@@ -196,7 +196,6 @@ class PathTests(SynchronousTestCase):
         downlink = bob.client.media._downlinks["camera"]
         self.assertLessEqual(len(stream.store), stream.store.size)
         self.assertEqual((len(stream.missing), len(downlink.repairs.resends)), (0, 0))
-        self.assertLessEqual(len(bob.client.media._outbox.slots), 128)
         self.room.wait(3)
         self.assertEqual(len(stream.store), 0)
 

@@ -125,10 +125,8 @@ class _ClearReceiver:
 
 class _ClearSender:
     def stream(self, ssrc: int) -> Seal:
-        def seal(slot: memoryview, head: int, payload: Buffer, index: int) -> Buffer:
-            end = head + len(payload) + TAG
-            slot[head:end] = bytes(payload) + index.to_bytes(TAG, "big")
-            return slot[:end]
+        def seal(header: bytes, payload: bytes, index: int) -> bytes:
+            return header + payload + index.to_bytes(TAG, "big")
 
         return seal
 
