@@ -13,6 +13,8 @@ from orama.sfu.packet import Packet
 VIDEO_PACKETS, AUDIO_PACKETS = 1024, 128
 #: Seconds that they are kept.
 VIDEO_AGE, AUDIO_AGE = 2.0, 1.0
+#: Seconds between two looks at what is too old; each takes 3 µs.
+EXPIRY = 0.2
 #: Packets before the first of a stream that may come after it: a keyframe's beginning, overtaken by the rest.
 REORDERED = 64
 #: How often one packet is re-sent to one subscriber, and how soon again at the earliest.
@@ -25,7 +27,7 @@ REMEMBERED = 1024
 class PacketStore:
     """The last packets of one stream, by extended sequence number."""
 
-    __slots__ = ("_age", "_first", "_mask", "_oldest", "_slots", "size")
+    __slots__ = ("_age", "_due", "_first", "_mask", "_oldest", "_slots", "size")
 
     def __init__(self, kind: str) -> None:
         self.size = VIDEO_PACKETS if kind == "video" else AUDIO_PACKETS
@@ -34,6 +36,8 @@ class PacketStore:
         self._slots: list[Packet | None] = [None] * self.size
         # Everything below is gone and cannot come any more; the first that was here at the last expiry.
         self._oldest = self._first = -1
+        # Before that nothing gets too old.
+        self._due = float("-inf")
 
     def __len__(self) -> int:
         return sum(packet is not None for packet in self._slots)
@@ -52,12 +56,15 @@ class PacketStore:
         return index < self._oldest or (packet is not None and packet.index == index)
 
     def expire(self, highest: int, now: float) -> None:
-        """Let go of what is too old; *highest* is the newest index added."""
+        """Let go of what is too old, and may have been for a moment; *highest* is the newest index added."""
+        if now < self._due:
+            return
         at = max(self._oldest, self._first - REORDERED, highest - self._mask)
         while at <= highest:
             packet = self._slots[at & self._mask]
             if packet is not None:
                 if now - packet.time < self._age:
+                    self._due = max(packet.time + self._age, now + EXPIRY)
                     break
                 self._slots[at & self._mask] = None
                 self._oldest = at + 1
