@@ -8,6 +8,7 @@ from functools import cache
 from tests.browser import chromium, firefox
 from tests.browser.firefox import Firefox
 from tests.browser.stage import BrowserTestCase, certificates, end, node_process
+from tests.browser.test_room_page import SMALL_PICTURE
 from tests.node import NodeProcess
 
 
@@ -66,6 +67,16 @@ class FirefoxTests(BrowserTestCase):
     def test_tls(self) -> None:
         """Firefox and Chromium see and hear each other and chat, through the relay over TLS."""
         self.check("tls")
+
+    def test_small_picture(self) -> None:
+        """Firefox's camera has a small picture too, which is what who asks for it gets; and so for Firefox."""
+        fox = browser().page()
+        self.addCleanup(fox.close)
+        pages = self.room_page("Fox", page=fox), self.room_page("Chrome")
+        for page in pages:
+            page.media(audio=1, video=1)
+        for page, other in ((pages[0], "Chrome"), (pages[1], "Fox")):
+            self.assertEqual(page.run(SMALL_PICTURE, other), ["low", "high"])
 
     def test_bare(self) -> None:
         """The bare client runs in Firefox too."""

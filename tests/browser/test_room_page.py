@@ -7,6 +7,22 @@ from tests.browser.page import Page
 from tests.browser.stage import BrowserTestCase, certificates, chromium, end, node_process
 from tests.node import NodeProcess
 
+#: Takes the small picture of somebody's camera, by name, and waits for frames of it. The whole one a browser sends
+#: only where it believes that the line has room.
+SMALL_PICTURE = """
+    const [name] = args;
+    const peer = () => [...room.peers.values()].find(({ metadata }) => metadata?.name === name);
+    const camera = () => [...(peer()?.tracks.values() ?? [])].find(({ source }) => source === "camera");
+    await until("both layers", () => camera()?.layers.length === 2);
+    room.subscribe(camera().trackId, { layer: "low" });
+    const inbound = async () =>
+      (await statistics(room.connection, "inbound-rtp")).find(({ mid }) => mid === camera().mid) ?? {};
+    await until("a small picture", async () => (await inbound()).frameWidth === 320);
+    const { framesDecoded } = await inbound();
+    await until("frames of it", async () => (await inbound()).framesDecoded > framesDecoded + 10);
+    return camera().layers;
+"""
+
 
 class CallTests(BrowserTestCase):
     def check_pair(self, transport: str) -> None:
@@ -62,6 +78,22 @@ class CallTests(BrowserTestCase):
         )
         self.assertEqual({tile["name"] for tile in tiles}, {"Ada (you)", "Ben", "Cem", "Dea"})
         self.assertTrue(all(tile["picture"] for tile in tiles), tiles)
+
+    def test_small_picture(self) -> None:
+        """The page's camera has a small picture too, for who asks for it; the whole one is sent to who wants that."""
+        ada, ben = self.room_page("Ada"), self.room_page("Ben")
+        for page in (ada, ben):
+            page.media(audio=1, video=1)
+        sent = """
+            const [camera] = [...room.publications].filter(({ source }) => source === "camera");
+            const sent = () => camera.transceiver.sender.getParameters().encodings.filter(({ active }) => active);
+            await until(args[0], () => sent().map(({ rid }) => rid).join() === args[0]);
+        """
+        ada.run(sent, "l,h")
+        self.assertEqual(ben.run(SMALL_PICTURE, "Ada"), ["low", "high"])
+        ada.run(sent, "l")
+        ben.run("for (const { tracks } of room.peers.values()) for (const id of tracks.keys()) room.subscribe(id);")
+        ada.run(sent, "l,h")
 
     def test_mute_share_leave(self) -> None:
         """Muting, sharing a screen and leaving by keyboard and button show on the other's page."""
