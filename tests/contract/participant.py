@@ -112,12 +112,25 @@ class Participant:
         self.client.until("turn-credentials")
 
     def send(self, packet: rtp.Packet) -> None:
-        self.relay.channel_data(self._sealing.protect(packet.serialize()))
+        self.seal(packet.serialize())
+
+    def seal(self, raw: bytes) -> None:
+        """Send RTP, whatever is in it."""
+        self.relay.channel_data(self._sealing.protect(raw))
+
+    def seal_rtcp(self, raw: bytes) -> None:
+        """Send RTCP, whatever is in it."""
+        self.relay.channel_data(self._sealing.protect_rtcp(raw))
+
+    def say(self, data: bytes) -> None:
+        """Send *data* by DTLS: a packet of SCTP."""
+        for datagram in self._dtls.sealed(data):
+            self.relay.channel_data(datagram)
 
     def control(self, *packets: bytes) -> None:
         """Send a compound, after an empty receiver report."""
         compound = struct.pack("!BBHI", 0x80, rtp.RR, 1, 1) + b"".join(packets)
-        self.relay.channel_data(self._sealing.protect_rtcp(compound))
+        self.seal_rtcp(compound)
 
     def feedback(self, kind: int, form: int) -> list[tuple[float, rtp.Control]]:
         """What has come of that kind of feedback."""

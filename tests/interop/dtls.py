@@ -61,6 +61,11 @@ class DtlsClient:
         """Keying material for SRTP (RFC 5764, 4.2)."""
         return self._connection.export_keying_material(b"EXTRACTOR-dtls_srtp", length)
 
+    def sealed(self, data: bytes) -> list[bytes]:
+        """*data* on its way to the other end."""
+        self._connection.send(data)
+        return self._datagrams()
+
     def _step(self) -> bool:
         try:
             self._connection.do_handshake()
