@@ -158,6 +158,7 @@ class _Datagrams:
     def close(self) -> None:
         """Whoever reads gets a ConnectionError, which aiortc takes for the end."""
         self._closed = True
+        self._deliver, self._wake = _ignore, None
         self._waiting.clear()
         for waiter in (self._reader, self._end):
             if waiter is not None and not waiter.done():
@@ -479,6 +480,7 @@ class DtlsTransport:
         # aiortc's own loose tasks (flushes) run to their end in one turn, since nothing in them waits.
         await asyncio.sleep(0)
         self._dtls.remove_all_listeners()
+        self._sctp = None
         self._tell("closed")
 
     # ---- what an SCTP transport needs -------------------------------------------------------------------

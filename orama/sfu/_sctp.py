@@ -443,6 +443,14 @@ class Sctp(RTCSctpTransport):  # type: ignore[misc]
             self._out.partial = self._remote_partial_reliability
         super()._set_state(state)
         self._changed(self.state)
+        if state == self.State.CLOSED:
+            # Nobody is told anything any more, and nothing holds itself.
+            self._changed = self._deliver = self._wake = _ignore
+            self._inbound_streams, self._outbound_stream_seq = {}, {}
+
+
+def _ignore(*_: object) -> None:
+    """It is over."""
 
 
 def _check_parameters(kind: int, body: bytes) -> None:

@@ -172,8 +172,9 @@ class Channel:
 
     def _closed(self) -> None:
         self._forget()
+        told, self.on_close, self.on_message = self.on_close, _ignore, _ignore
         try:
-            self.on_close()
+            told()
         except Exception:
             _log.failure("a listener of a data channel failed")
 

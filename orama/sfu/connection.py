@@ -356,12 +356,12 @@ class Connection:
             dtls.start(list(agreement.fingerprints))
         if agreement.data is not None and (self._sctp is None or self._sctp.state == "closed"):
             port, longest = agreement.data
-            self._sctp = SctpTransport(dtls, port, longest, counters=self._counters.sctp)
-            self._listener.data_opened(self._sctp)
-            self._sctp.start()
+            sctp = self._sctp = SctpTransport(dtls, port, longest, counters=self._counters.sctp)
+            self._listener.data_opened(sctp)
+            sctp.start()
         elif agreement.data is None and self._sctp is not None:
-            sctp, self._sctp = self._sctp, None
-            sctp.close()
+            self._sctp.close()
+            self._sctp = None
             self._listener.data_closed()
         self._listener.agreed(agreement, forbidden)
 
@@ -409,11 +409,13 @@ class Connection:
         self._cancel()
         self._forget_crossed()
         self.media.close()
+        self.negotiator.close()
+        self._listener = _Nobody()
 
         def forget(result: object) -> None:
             self._port.remove(self._agent)
-            self._agent.on_media = _nothing
-            self._agent.on_dtls = _nothing
+            self._agent.on_media = self._agent.on_dtls = self._agent.on_selected = _nothing
+            self._dtls = self._sctp = None
 
         if self._dtls is None:
             forget(None)
@@ -421,8 +423,26 @@ class Connection:
         return self._dtls.close().addErrback(_failed).addCallback(forget)
 
 
-def _nothing(_: object) -> None:
+def _nothing(*_: object) -> None:
     """The connection is closed."""
+
+
+class _Nobody:
+    """Who listens to a connection that is closed."""
+
+    def say(self, event: Event) -> None: ...
+    def may_publish(self, kind: str, mid: str) -> bool:
+        return False
+
+    def name_track(self, proposed: str | None) -> str:
+        return ""
+
+    def offering(self, added: Mapping[str, str]) -> None: ...
+    def agreed(self, agreement: Agreement, forbidden: frozenset[str]) -> None: ...
+    def data_opened(self, sctp: SctpTransport) -> None: ...
+    def data_closed(self) -> None: ...
+    def secured(self) -> None: ...
+    def broken(self, error: SignalError | None) -> None: ...
 
 
 def _failed(failure: object) -> None:

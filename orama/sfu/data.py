@@ -255,6 +255,7 @@ class DataFanout:
             member.transport.hold(-sum(len(wire) + MESSAGE_COST for wire, _ in flow.waiting))
             self._end(flow)
         member.flows.clear()
+        member.transport.on_channel = _nobody
         for flow in [*(flow for other in self._members.values() for flow in other.flows.values()), *self._waiting]:
             channel = flow.outputs.pop(peer_id, None)
             if channel is not None:
@@ -469,6 +470,10 @@ class DataFanout:
         outputs, flow.outputs = flow.outputs, {}
         for channel in outputs.values():
             channel.close()
+
+
+def _nobody(_: Channel) -> None:
+    """Its client is gone."""
 
 
 def _full(transport: Transport) -> bool:

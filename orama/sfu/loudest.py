@@ -128,6 +128,10 @@ class Loudest:
                 each.track.choose_by(None)
         self._changed()
 
+    def close(self) -> None:
+        """Tell nobody of anything any more."""
+        self._changed = _nobody
+
     def __contains__(self, track: Track) -> bool:
         return track in self._voices
 
@@ -180,6 +184,10 @@ class Loudest:
             return None
         quietest = min(self._placed, key=_loudness)
         return quietest if sounds >= quietest.loudness + MARGIN else None
+
+
+def _nobody() -> None:
+    """Nobody listens."""
 
 
 def _spoke(voice: Voice) -> float:

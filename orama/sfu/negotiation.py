@@ -110,6 +110,14 @@ class _Outstanding:
     restarts: bool
 
 
+def _nameless(_: str | None) -> str:
+    return ""
+
+
+def _nobody_may(kind: str, mid: str) -> bool:
+    return False
+
+
 class Negotiator:
     """One client's side of the table.
 
@@ -162,6 +170,11 @@ class Negotiator:
         self._stale = 0
         #: ``a=candidate`` lines of other types than relay, which are never used.
         self.candidates_dropped = 0
+
+    def close(self) -> None:
+        """There will be no more descriptions: let go of who was asked for names and rights."""
+        self._name_track = _nameless
+        self._rights = reading.Rights(_nobody_may)
 
     # ---- what the client is to receive
 

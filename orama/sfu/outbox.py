@@ -13,6 +13,14 @@ from orama.sfu.srtp import Sender
 MOST = 128
 
 
+def _nowhere(_: Burst) -> None:
+    """The client is gone."""
+
+
+def _nothing() -> None:
+    """Nothing waits."""
+
+
 class Outbox:
     """The queue towards one client.
 
@@ -88,5 +96,7 @@ class Outbox:
 
     def close(self) -> None:
         self.closed = True
+        # Whoever it spoke through holds it, and it held itself.
+        self._transmit, self.flush = _nowhere, _nothing
         self.sender = None
         self.queue.clear()

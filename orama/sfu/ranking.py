@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 SOURCES = {"audio": "microphone", "video": "camera"}
 
 
+def _nobody(kind: str) -> None:
+    """Nobody listens."""
+
+
 class Ranking:
     """That of one room.
 
@@ -47,6 +51,11 @@ class Ranking:
         self._publications.pop(publication.track_id, None)
         self._ordered.clear()
         self.loudest.remove(publication.track)
+
+    def close(self) -> None:
+        """The room is no more: tell nobody of anything."""
+        self._changed = _nobody
+        self.loudest.close()
 
     def takes_turns(self, publication: Publication) -> bool:
         """Whether it is one of those that there may be many of: a microphone that tells its level, or a camera."""

@@ -221,3 +221,4 @@ class Room:
         for peer in peers:
             peer.leave("room-closed")
         self._rooms.occurred(ROOM_FINISHED, self, {"reason": reason})
+        self.ranking.close()

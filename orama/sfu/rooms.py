@@ -296,6 +296,7 @@ class Rooms:
         if held is not None and held.rooms.get(room.room_id) is room:
             del held.rooms[room.room_id]
             self.occurred(ROOM_FINISHED, room, {"reason": "empty"})
+            room.ranking.close()
             self.on_empty(room.namespace, room.room_id)
 
     def occurred(self, event: str, room: Room, about: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
@@ -45,7 +46,8 @@ class Subscriptions:
     """Those of one peer."""
 
     def __init__(self, peer: Peer, connection: Connection, clock: IReactorTime) -> None:
-        self._peer = peer
+        #: The peer has this, and nobody else calls anything here.
+        self._owner = ref(peer)
         self._connection = connection
         self._clock = clock
         #: Tracks of others that the client knows of, with the mid that it was told.
@@ -57,6 +59,12 @@ class Subscriptions:
         #: Microphones and cameras with an m-line of their own.
         self._own: dict[str, set[str]] = {kind: set() for kind in KINDS}
         self._untold = False
+
+    @property
+    def _peer(self) -> Peer:
+        peer = self._owner()
+        assert peer is not None
+        return peer
 
     # ---- what the client says
 

@@ -214,6 +214,7 @@ class Track:
     def close(self) -> None:
         """The publisher ended it: every subscription ends."""
         self.closed = True
+        self.asks = self.relayered = None
         for downlink in list(self._downlinks):
             downlink.close()
         for stream in self.streams.values():

@@ -218,4 +218,7 @@ def _upgrade(request: Request, service: SignalingService, verdict: Admitted | Re
     for name, value in clean.items():
         request.requestHeaders.setRawHeaders(name, [value])
     request.uri = b"/"
+    channel = request.channel
     WebSocketResource(_OneProtocol(service, SignalProtocol(service, verdict, ours))).render(request)
+    # The channel waits for the end of a request that has none, and each would keep the other for ever.
+    channel.requests.clear()

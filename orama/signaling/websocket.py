@@ -13,7 +13,9 @@ from attrs import frozen
 from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionRequest
 from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from orama.settings import SignalingSettings
@@ -111,6 +113,11 @@ class SignalProtocol(WebSocketServerProtocol):
     def dataReceived(self, data: bytes) -> None:
         self._heard = self._service.now()
         super().dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        # Its result is this very protocol.
+        self.is_closed = None
 
     def onConnect(self, request: ConnectionRequest) -> tuple[str | None, dict[str, str]]:
         return SUBPROTOCOL if SUBPROTOCOL in request.protocols else None, self._headers

@@ -83,6 +83,10 @@ class Relay:
         raise NotImplementedError
 
 
+def _nobody(*_: object) -> None:
+    """It is closed."""
+
+
 class UdpRelay(Relay):
     """A relayed address that packets come to and leave from.
 
@@ -141,6 +145,7 @@ class UdpRelay(Relay):
 
     def close(self) -> None:
         self._fabric.detach(self.address)
+        self._received, self._unreachable = _nobody, _nobody
         if self._socket is not None:
             self._socket.close()
             self._socket = None
