@@ -163,6 +163,7 @@ class _Datagrams:
         for waiter in (self._reader, self._end):
             if waiter is not None and not waiter.done():
                 waiter.set_exception(ConnectionError("closed"))
+        self._end = None  # its exception's traceback leads back here
 
     async def _recv(self) -> bytes:
         if self._waiting:
