@@ -323,7 +323,7 @@ class Node:
         # Stopped before the rooms are, so that clients hear that the node goes, not that their room was closed.
         self._run(self.signaling)
         sfus = self.rooms if self.units is None else self.units.workers
-        self.live = LiveRooms(sfus, self.membership.close_elsewhere, self.membership.stats_elsewhere)
+        self.live = LiveRooms(sfus, self.membership.elsewhere.close, self.membership.elsewhere.stats)
 
     def _shut(self) -> Shut:
         """What no relay may reach of what this node serves and uses, as far as it is there already."""

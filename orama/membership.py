@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -27,6 +28,7 @@ from orama.cluster.certificates import TurnCertificates
 from orama.cluster.claims import RoomClaims, RoomName
 from orama.cluster.desired import DesiredNamespace, SfuPlace, WebRtcConfig
 from orama.cluster.dns import DnsService, stored_records
+from orama.cluster.elsewhere import Elsewhere
 from orama.cluster.enablement import Enablement, Progress
 from orama.cluster.firewall import Firewall
 from orama.cluster.keyring import Keyring
@@ -38,7 +40,7 @@ from orama.cluster.prerequisites import Prerequisite, require
 from orama.cluster.processes import processes
 from orama.cluster.pulse import Pulse
 from orama.cluster.reconciler import Reconciler, Wanted
-from orama.cluster.rooms import RoomDirectory, RoomRecord
+from orama.cluster.rooms import RoomDirectory
 from orama.cluster.rotation import Rotation, change_key, rotate_cluster_key
 from orama.cluster.runner import Runner
 from orama.cluster.settling import Settling
@@ -139,6 +141,7 @@ class Membership:
         self.node_id = data.node_id()
         self.registry = NodeRegistry(database, self.node_id, reactor, now.cluster.heartbeat)
         self.neighbours = Neighbours(reactor, keyring, self.node_id)
+        self.elsewhere = Elsewhere(self.registry, self.neighbours)
         self.gate = Gate(Verifier(keyring, reactor), self.node_id)
         self.state = StateFile(data, self.node_id, reactor)
         self.ports = PortBlocks(database, now, self.node_id, now.internal_ip, reactor, bindable(now))
@@ -280,8 +283,8 @@ class Membership:
             self._reconcile,
             self._close_room,
             self.parts.room_stats,
-            self._set_draining,
-            self._change_key,
+            partial(self.registry.set_draining, self.node_id),
+            partial(change_key, self._keyring),
         )
         routes = internal_routes(self.gate, calls)
         if settings.base_domain:
@@ -448,34 +451,6 @@ class Membership:
 
     async def _close_room(self, namespace: str, room_id: str, reason: str) -> bool:
         return self.parts.close_room(namespace, room_id, reason)
-
-    async def close_elsewhere(self, record: RoomRecord, reason: str) -> None:
-        """Have the node that has a room close it."""
-        node = self.registry.get(record.node_id)
-        if node is not None and node.node_id != self.node_id and self.registry.alive(node.node_id):
-            body = {"namespace": record.namespace, "room_id": record.room_id, "reason": reason}
-            await self.neighbours.post(node, "/v1/internal/rooms/close", body)
-
-    async def stats_elsewhere(self, record: RoomRecord, peer_id: str | None) -> Mapping[str, Any] | None:
-        """Ask the node that has a room what goes on there; None when it is ours, or nobody's.
-
-        :raises Unavailable: it does not answer.
-        """
-        node = self.registry.get(record.node_id)
-        if node is None or node.node_id == self.node_id or not self.registry.alive(node.node_id):
-            return None
-        query = {"namespace": record.namespace, "room_id": record.room_id}
-        if peer_id is not None:
-            query["peer_id"] = peer_id
-        answer = await self.neighbours.get(node, "/v1/internal/rooms/stats", query)
-        found: Mapping[str, Any] | None = answer["stats"]
-        return found
-
-    async def _set_draining(self, draining: bool) -> None:
-        await self.registry.set_draining(self.node_id, draining)
-
-    async def _change_key(self, stage: str, sealed: str) -> Mapping[str, Any]:
-        return await change_key(self._keyring, stage, sealed)
 
     # -- what the command line asks -----------------------------------------------------------------
 

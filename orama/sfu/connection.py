@@ -20,6 +20,7 @@ from orama.settings import SfuSettings
 from orama.sfu._aiortc import DtlsCertificate, DtlsCounters, DtlsTransport
 from orama.sfu._sctp import SctpCounters
 from orama.sfu._sctp_channels import SctpTransport
+from orama.sfu.agreement import Agreement
 from orama.sfu.allowance import Allowance
 from orama.sfu.counters import MediaCounters
 from orama.sfu.data import DataCounters
@@ -27,7 +28,7 @@ from orama.sfu.events import Answer, Error, Event, Offer
 from orama.sfu.ice import IceAgent, MediaPort
 from orama.sfu.lines import Wanted
 from orama.sfu.media import PeerMedia, RandomBits
-from orama.sfu.negotiation import Agreement, Negotiator
+from orama.sfu.negotiation import Negotiator
 from orama.sfu.values import SrtpKeys
 from orama.wire import sdp
 

@@ -9,14 +9,15 @@ media are ``connection``'s.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from orama.errors import SignalError
 from orama.net.fabric import Address
 from orama.sfu import payloads, reading
+from orama.sfu.agreement import Agreement, Answered, Outstanding, Proposed
 from orama.sfu.lines import Line, Local, Sending, Wanted, written
 from orama.sfu.media import RandomBits
 from orama.sfu.payloads import Numbers
@@ -30,7 +31,6 @@ from orama.sfu.values import (
     RID,
     TRANSPORT_CC,
     VIDEO_ORIENTATION,
-    Downlinked,
     Uplinked,
 )
 from orama.wire import sdp
@@ -62,52 +62,6 @@ class Ice(Protocol):
     def set_remote(self, ufrag: str, pwd: str) -> None: ...
     def restart(self) -> None: ...
     def revert(self) -> None: ...
-
-
-@frozen
-class Agreement:
-    """What holds after an offer and its answer: the whole, not what changed."""
-
-    uplinks: tuple[Uplinked, ...]
-    downlinks: tuple[Downlinked, ...]
-    #: The client's certificate, (hash, value) pairs; empty when no m-line is in use.
-    fingerprints: tuple[tuple[str, str], ...]
-    #: The client's SCTP port and longest message, None without a data m-line.
-    data: tuple[int, int] | None
-    #: Tracks that the client will not take; they are not offered again.
-    declined: frozenset[str] = frozenset()
-    #: What we send with, or may send with again on m-lines that rest.
-    ssrcs: frozenset[int] = frozenset()
-
-
-@frozen
-class Answered:
-    """Our answer, and what the client asked for in vain: ``publish`` and ``data`` by right, ``tracks`` by number."""
-
-    sdp: str
-    agreement: Agreement
-    forbidden: frozenset[str]
-
-
-@frozen
-class Proposed:
-    """An offer of ours, and where the tracks that it brings stand in it: track id → mid."""
-
-    sdp: str
-    added: Mapping[str, str]
-
-
-@frozen
-class _Outstanding:
-    """An offer of ours, before its answer and after."""
-
-    lines: tuple[Line, ...]
-    sdp: str
-    added: Mapping[str, str]
-    #: The numbers with those that this offer gave: they hold when it is answered.
-    numbers: Numbers
-    #: Whether it restarts ICE.
-    restarts: bool
 
 
 def _nameless(_: str | None) -> str:
@@ -154,7 +108,7 @@ class Negotiator:
         self._version = 0
         self._ssrc_drawn = random.getrandbits(32)
         self._lines: tuple[Line, ...] = ()
-        self._outstanding: _Outstanding | None = None
+        self._outstanding: Outstanding | None = None
         self._transport: Transport | None = None
         self._wanted: dict[str, Wanted] = {}
         #: Where a track stood in an offer that was not answered: it stands there again in the next.
@@ -165,7 +119,7 @@ class Negotiator:
         self._mids = 0
         self._repeats = 0
         #: The last offer that was answered, while its m-lines are in force.
-        self._answered: _Outstanding | None = None
+        self._answered: Outstanding | None = None
         #: Answers that may still come to offers that we no longer wait on.
         self._stale = 0
         #: ``a=candidate`` lines of other types than relay, which are never used.
@@ -228,7 +182,7 @@ class Negotiator:
         after = {line.sending.wanted.track_id: line.mid for line in lines if line.sending is not None}
         added = {track_id: mid for track_id, mid in after.items() if before.get(track_id) != mid}
         self._promised.update(added)
-        self._outstanding = _Outstanding(lines, self._write(lines, answering=False), added, numbers, restarts)
+        self._outstanding = Outstanding(lines, self._write(lines, answering=False), added, numbers, restarts)
         self._repeats = 0
         return Proposed(self._outstanding.sdp, added)
 

@@ -19,6 +19,7 @@ from orama.errors import SignalError
 from orama.permissions import allows, allows_some
 from orama.settings import SfuSettings
 from orama.sfu._sctp_channels import SctpTransport
+from orama.sfu.agreement import Agreement
 from orama.sfu.connection import Connect, Connection
 from orama.sfu.events import (
     ActiveSpeakers,
@@ -33,7 +34,6 @@ from orama.sfu.events import (
     TrackState,
 )
 from orama.sfu.lines import Wanted
-from orama.sfu.negotiation import Agreement
 from orama.sfu.ranking import SOURCES
 from orama.sfu.red import is_red
 from orama.sfu.subscriptions import KINDS, Subscriptions

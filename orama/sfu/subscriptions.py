@@ -16,10 +16,10 @@ from attrs import frozen
 from twisted.internet.interfaces import IReactorTime
 
 from orama.errors import SignalError
+from orama.sfu.agreement import Agreement
 from orama.sfu.events import Slot as SlotEvent
 from orama.sfu.events import TrackAdded, TrackRemoved, TrackState
 from orama.sfu.layers import LAYERS
-from orama.sfu.negotiation import Agreement
 from orama.sfu.slots import MOST_SLOTS, Slot, Slots
 
 if TYPE_CHECKING:

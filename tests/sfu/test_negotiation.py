@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from orama.errors import SignalError
 from orama.sfu import payloads
-from orama.sfu.negotiation import MAX_UPLINKS, OFFERED_LINES, Agreement, Negotiator
+from orama.sfu.agreement import Agreement
+from orama.sfu.negotiation import MAX_UPLINKS, OFFERED_LINES, Negotiator
 from orama.sfu.payloads import Numbers
 from orama.sfu.values import AUDIO_LEVEL, MID, RID, TRANSPORT_CC
 from orama.wire import sdp
