@@ -374,6 +374,7 @@ class Node:
         """Take people."""
         self.site.adopt(self._site())
         units = {} if self.units is None else self.units.resources()
+        webhooks = WebhookTestResource(self.namespaces.require, self.webhooks.test)
         control = control_site(
             self._reactor,
             self.settings,
@@ -381,9 +382,7 @@ class Node:
             self.authenticator.tokens,
             self.access,
             observed=self.membership.everybody.observed,
-            calls=self.membership.control_calls(
-                self.turn, {**units, "webhooks": WebhookTestResource(self.webhooks.test)}
-            ),
+            calls=self.membership.control_calls(self.turn, {**units, "webhooks": webhooks}),
         )
         control.noisy = False
         socket = listen_control(self._reactor, self.data.path, control)

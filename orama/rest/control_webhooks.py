@@ -16,10 +16,16 @@ from orama.rest.origins import Origins
 
 
 class WebhookTestResource(JsonResource):
-    """:param test: sends one event of a namespace, and says what came of it."""
+    """
+    :param require: raises NotFound for a namespace that there is not.
+    :param test: sends one event of a namespace, and says what came of it.
+    """
 
-    def __init__(self, test: Callable[[str], Awaitable[Mapping[str, Any]]]) -> None:
+    def __init__(
+        self, require: Callable[[str], Awaitable[None]], test: Callable[[str], Awaitable[Mapping[str, Any]]]
+    ) -> None:
         super().__init__(Origins(()))
+        self._require = require
         self._test = test
 
     async def post(self, request: Request) -> Reply:
@@ -27,4 +33,5 @@ class WebhookTestResource(JsonResource):
         namespace = body.get("namespace")
         if not isinstance(namespace, str) or not namespace:
             raise BadRequest("invalid_request", "namespace is missing")
+        await self._require(namespace)
         return Reply(body=dict(await self._test(namespace)))

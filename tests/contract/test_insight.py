@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.contract import rtp
 from tests.contract.camera import camera, microphone
+from tests.contract.commands import data, run
 from tests.contract.participant import Participant
 from tests.contract.rest import ask, gauges
 from tests.contract.stage import end, started, toml
@@ -151,6 +152,21 @@ class WebhookTests(MediaTestCase):
         self.assertEqual((published["kind"], published["source"], published["codec"]), ("video", "camera", "VP8"))
         self.assertEqual((left["reason"], finished["reason"]), ("left", "empty"))
         self.assertEqual(len({each["id"] for each in told}), 6)
+        self.tried()
+
+    def tried(self) -> None:
+        """``orama webhook test`` sends one event, once, and says what came of it."""
+        said = data(self.node, "webhook", "test", "--namespace", "default")
+        self.assertEqual((set(said), said["namespace"]), ({"namespace", "id", "seconds"}, "default"))
+        event = json.loads(self.application.requests[-1][1])
+        self.assertEqual((event["event"], event["id"]), ("test", said["id"]))
+        count = len(self.application.requests)
+        self.application.answers = [500]
+        for namespace, why in (("default", "does not take it"), ("nobody", "no such namespace")):
+            done = run(self.node, "webhook", "test", "--namespace", namespace)
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            self.assertIn(why, done.stderr)
+        self.assertEqual(len(self.application.requests), count + 1)
 
 
 class Application:
