@@ -182,6 +182,15 @@ class RefusalTests(SettingsTestCase):
             ("turn_port = 20000", "sfu.media_ports: 20000–29999 holds turn_port 20000"),
             ("turns_port = 30000", "signaling.ports: 30000–30099 holds turns_port 30000"),
             ("[sfu]\nmedia_block = 20000", "sfu.media_block: 20000 is more than the 10000 ports of its range"),
+            ("[sfu]\nworkers = 2", 'sfu.workers: 2 is for cluster.runner = "processes" only'),
+            (
+                '[sfu]\nworkers = 0\n[cluster]\nrunner = "systemd"',
+                'sfu.workers: 0 is for cluster.runner = "processes" only',
+            ),
+            (
+                '[sfu]\nworkers = 3\nmedia_block = 2\n[cluster]\nrunner = "processes"',
+                "sfu.workers: 3 is more than the ports of a media_block",
+            ),
             ('[turn]\ncertificate = "a"', "turn.private_key: certificate and private_key go together"),
             ('[webhooks]\nurl = "https://a/b?c=d"', "webhooks.secret: url and secret go together"),
             (

@@ -5,6 +5,8 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Callable
 from hashlib import sha1
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from attrs import define, frozen
@@ -24,7 +26,7 @@ from orama.settings import AuthSettings, LimitSettings, Settings, SignalingSetti
 from orama.signaling.resource import SignalResource
 from orama.signaling.service import SignalingService
 from orama.signaling.session import State
-from orama.signaling.trunks import PROBE_TIMEOUT, Trunks
+from orama.signaling.trunks import PROBE_TIMEOUT, Inward, Trunks
 from orama.signaling.visitors import write_visitor
 from tests.signaling.doubles import Node, Somebody
 from tests.signaling.test_resource import KEY, Keys, webrtc
@@ -69,7 +71,8 @@ class TrunkCase(TestCase):
         self.members = [await self.start(f"node-{number}", f"127.0.0.{number}") for number in (1, 2, 3)]
         self.addCleanup(self.stop)
 
-    async def start(self, node_id: str, ip: str) -> Member:
+    async def start(self, node_id: str, ip: str, door: str = "", processes: Inward | None = None) -> Member:
+        """A node; or, with *door*, a process of one, which is behind that Unix socket."""
         limits = LimitSettings(request_rate=10_000, request_burst=10_000)
         settings = Settings(signaling=self.signaling, limits=limits)
         node = Node(settings, node_id=node_id)
@@ -80,6 +83,7 @@ class TrunkCase(TestCase):
             lambda namespace: tuple(self.places.values()),
             lambda method, target: sign(self.keyring, method, target, b"", node_id, reactor.seconds()),
             lambda name: name not in self.dead,
+            processes,
         )
         service = SignalingService(reactor, settings, node.rooms, node, node, trunks=trunks)
         keys = Keys()
@@ -92,9 +96,11 @@ class TrunkCase(TestCase):
             tree = child
         tree.putChild(b"signal", SignalResource(service, settings, authenticator, webrtc, gate))
         service.startService()
-        listening = reactor.listenTCP(0, Site(root, settings, reactor), interface=ip)
+        site = Site(root, settings, reactor)
+        listening = reactor.listenUNIX(door, site) if door else reactor.listenTCP(0, site, interface=ip)
         member = Member(node_id, node, service, listening, keys)
-        self.places[node_id] = member.place
+        if not door:
+            self.places[node_id] = member.place
         return member
 
     async def stop(self) -> None:
@@ -197,6 +203,88 @@ class ForwardingTests(TrunkCase):
         there = next(iter(self.members[1].service.lobby))
         self.assertEqual((there.visitor.rooms, there.visitor.permissions), (frozenset({"room"}), rights.permissions))
         self.assertTrue(there.from_node)
+
+
+class Processes:
+    """Those of node-2, each behind a door; *rooms* has the numbers of their rooms."""
+
+    node_id = "node-2"
+
+    def __init__(self, directory: str) -> None:
+        self.doors = [f"{directory}/{number}" for number in range(2)]
+        self.rooms: dict[str, int | None] = {}
+
+    def way(self, namespace: str, room_id: str) -> str | None:
+        number = self.rooms[room_id]
+        return None if number is None else self.doors[number]
+
+
+class InwardTests(TrunkCase):
+    """A node whose rooms are in several processes of it."""
+
+    async def setUp(self) -> None:
+        directory = mkdtemp(prefix="orama-")  # a socket's path has room for 107 bytes
+        self.addCleanup(rmtree, directory)
+        await super().setUp()
+        self.processes = Processes(directory)
+        for number in range(2):
+            self.owners[f"room-{number}"] = "node-2"
+            self.processes.rooms[f"room-{number}"] = number
+        old = self.members.pop(1)
+        await old.listening.stopListening()
+        await old.service.stopService()
+        self.inside = [await self.start("node-2", "", door) for door in self.processes.doors]
+        self.front = await self.start("node-2", "127.0.0.2", processes=self.processes)
+        self.front.node.rooms.elsewhere.add("default")
+        self.members += [*self.inside, self.front]
+
+    async def into(self, member: Member, room: str) -> Page:
+        page = await self.page(member, f"?room={room}&api_key={KEY}")
+        page.say("join")
+        return page
+
+    def people(self) -> list[int]:
+        return [sum(not peer.left for peer in member.node.rooms.everybody) for member in self.inside]
+
+    async def test_each_to_its_room(self) -> None:
+        """Whichever gateway they come to, the node's own too, clients are in the process that has their room."""
+        for room in ("room-0", "room-1", "room-1"):
+            for member in (self.members[0], self.front):
+                page = await self.into(member, room)
+                await page.until("turn-credentials")
+        self.assertEqual(self.people(), [2, 4])
+        self.assertEqual(len(page.received[0]["peers"]), 3)
+
+    async def test_process_is_killed(self) -> None:
+        """When a process is killed its people hear it at once and meet again in another, on the same node; those who
+        come before it is known that it is gone, too."""
+        pages = [await self.into(member, "room-0") for member in (self.members[0], self.front)]
+        other = await self.into(self.members[0], "room-1")
+        for page in (*pages, other):
+            await page.until("turn-credentials")
+        self.kill(self.inside[0])
+        for page in pages:
+            self.assertEqual(await page.until_closed(), 1012)
+        again = [await self.into(member, "room-0") for member in (self.members[0], self.front)]
+        await self.until(lambda: self.front.service.lobby.counters.forwarded == 3)
+        self.processes.rooms["room-0"] = 1
+        for page in again:
+            await page.until("turn-credentials")
+        self.assertEqual((self.people()[1], self.owners["room-0"]), (3, "node-2"))
+        self.assertEqual([message["type"] for message in other.received], ["welcome", "turn-credentials"])
+
+    async def test_no_process(self) -> None:
+        """Where no process is left, and no other node takes the room, a client is told to come again later."""
+        self.processes.rooms["room-0"] = None
+        page = await self.into(self.front, "room-0")
+        await page.until("error")
+        self.assertEqual(await page.until_closed(), 1013)
+
+    async def test_strangers(self) -> None:
+        """Nobody comes through the front who is not forwarded by a node: a key is none for inside."""
+        good = f"?room=room-0&to=node-2&visitor={write_visitor(Somebody(), 'room-0')}"
+        page = await self.page(self.front, good)
+        self.assertEqual(await page.until_closed(), 4401)
 
 
 class StopTests(TrunkCase):
