@@ -20,7 +20,7 @@ import tests
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 #: Seconds within which a node is up, or gone.
-PATIENCE = 30.0
+PATIENCE = 120.0
 READY = "orama is ready: "
 
 

@@ -25,7 +25,7 @@ from orama.store.tables import metadata
 from tests.ports import free_ports
 
 #: Seconds within which a server is up and has a leader.
-PATIENCE = 30.0
+PATIENCE = 90.0
 #: Elections between processes of one machine need not take seconds.
 QUICK = ("-raft-timeout=300ms", "-raft-election-timeout=300ms", "-raft-leader-lease-timeout=300ms")
 _BUILT = Path(__file__).resolve().parent.parent / "build" / "lab" / "bin"

@@ -35,7 +35,7 @@ from tests.webhooks.receiver import SECRET, Receiver
 
 
 class NodeTestCase(TestCase):
-    timeout = 60
+    timeout = 240
 
     def setUp(self) -> None:
         self.directory = Path(mkdtemp(prefix="orama-"))

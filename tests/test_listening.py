@@ -66,7 +66,7 @@ class EndpointTests(SynchronousTestCase):
 
 
 class CertificateTests(TestCase):
-    timeout = 30
+    timeout = 120
 
     async def test_changed_certificate(self) -> None:
         """An ``ssl:`` endpoint serves a changed certificate at the next handshake."""

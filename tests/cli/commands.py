@@ -18,7 +18,7 @@ from orama.cli.main import main
 class CommandCase(TestCase):
     """:ivar dir: the data directory that commands are given."""
 
-    timeout = 60
+    timeout = 240
 
     async def setUp(self) -> None:
         # Unix socket addresses are short, trial's directories are not.

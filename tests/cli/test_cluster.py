@@ -43,7 +43,7 @@ class Rotated(JsonResource):
 
 
 class ClusterCommandTests(TestCase):
-    timeout = 30.0
+    timeout = 120
 
     def setUp(self) -> None:
         self.dir = Path(mkdtemp(prefix="orama-cli-"))

@@ -153,7 +153,7 @@ class _Program(ProcessProtocol):
 class RealCaddyTests(TestCase):
     """Caddy from Debian gets certificates and renews them, and the TURN server serves them."""
 
-    timeout = 90
+    timeout = 240
 
     def setUp(self) -> None:
         if not shutil.which("caddy"):

@@ -28,7 +28,7 @@ from tests.cluster.test_zone import BASE, NODES, RECORDS
 class RealCase(TestCase):
     """A server on real sockets."""
 
-    timeout = 30.0
+    timeout = 120
     records = (*RECORDS, *LONG)
 
     async def setUp(self) -> None:

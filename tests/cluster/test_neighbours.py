@@ -87,7 +87,7 @@ class Mute(Protocol):
 
 
 class NeighbourTests(TestCase):
-    timeout = 20.0
+    timeout = 120
 
     def setUp(self) -> None:
         self.keyring = Keyring([KEY])

@@ -52,7 +52,7 @@ def http(status: int, body: bytes = b"") -> bytes:
 
 
 class ProbeCase(TestCase):
-    timeout = 60.0
+    timeout = 240
 
     async def setUp(self) -> None:
         self.heard: list[bytes] = []

@@ -15,7 +15,7 @@ from orama.cluster.processes import MAX_OUTPUT, NOT_FOUND, TIMED_OUT, last_line,
 
 
 class ProcessTests(TestCase):
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> None:
         self.run = processes(reactor, 20)

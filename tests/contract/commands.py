@@ -17,7 +17,7 @@ OTHER = "other"
 
 def orama(data_dir: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "orama.cli.main", *arguments, "--data-dir", str(data_dir)]
-    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=180, check=False)
 
 
 def run(node: NodeProcess, *arguments: str) -> subprocess.CompletedProcess[str]:

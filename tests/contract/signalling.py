@@ -19,7 +19,8 @@ from websocket import (
 
 from tests.node import NodeProcess
 
-PATIENCE = 20.0
+#: Seconds for what has to come; a busy machine may need most of them to start a process, or to make keys.
+PATIENCE = 60.0
 
 
 class Client:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import struct
 import time
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.contract import rtp
+from tests.contract import rtp, sdp, turn
 from tests.contract.camera import (
     RTX,
     SSRC,
@@ -59,6 +60,22 @@ class MediaTestCase(SynchronousTestCase):
         made.frame(key=True)
         self.until(lambda: all(each.packets for each in seeing))
         return made, seeing
+
+
+class RelayTests(MediaTestCase):
+    def test_no_answer_without_a_relay(self) -> None:
+        """A check that is right in all but where it comes from gets no answer, and takes nobody's place."""
+        made, [watcher] = self.call()
+        with socket.socket(type=socket.SOCK_DGRAM) as stranger:
+            stranger.bind(("127.0.0.1", 0))
+            stranger.connect(sdp.media_address(made.participant.description))
+            stranger.settimeout(turn.SILENCE)
+            for _ in range(3):
+                stranger.send(made.participant.check())
+            with self.assertRaises(TimeoutError):
+                stranger.recv(2000)
+        frame = made.frame()
+        self.until(lambda: watcher.packets[-1][1].payload == frame.payload)
 
 
 class LossTests(MediaTestCase):

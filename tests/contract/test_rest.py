@@ -197,7 +197,7 @@ class RoomsTests(RestTestCase):
         client = signalling.join(node, "joined")
         client.say("leave")
         client.until_closed()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while ask(node, "GET", ROOMS).json["rooms"]:
             self.assertLess(time.monotonic(), deadline)
             time.sleep(0.1)

@@ -306,8 +306,8 @@ class TrackTests(SignalingTestCase):
         head, _, video = text.rpartition("m=video")
         self.publisher.say("offer", sdp=f"{head}m=video{video.replace('a=sendonly', 'a=inactive')}")
         removed = self.watcher.until("track-removed")
-        self.assertEqual({name: removed.get(name) for name in ("peerId", "trackId", "kind", "source", "mid")},
-                         {name: added[1][name] for name in ("peerId", "trackId", "kind", "source", "mid")})  # fmt: skip
+        for name in ("peerId", "trackId", "kind", "source", "mid", "layers"):
+            self.assertEqual(removed[name], added[1][name], name)
         self.take()
         self.publisher.say("leave")
         self.assertEqual(self.watcher.until("track-removed")["trackId"], added[0]["trackId"])

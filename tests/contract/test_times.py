@@ -74,7 +74,7 @@ class TimeTests(SynchronousTestCase):
         node = self.node_with(signaling="send_queue = 65536\nmessage_rate = 100000\nmessage_burst = 100000")
         stalled, other = join(node, "stalled"), join(node, "stalled")
         self.addCleanup(other.close)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         # Each one is answered with an error that it does not read.
         with self.assertRaises(OSError):
             while time.monotonic() < deadline:
@@ -82,6 +82,6 @@ class TimeTests(SynchronousTestCase):
                     stalled.say("x" * 40)
                 began = time.monotonic()
                 other.settled()
-                self.assertLess(time.monotonic() - began, 2)
+                self.assertLess(time.monotonic() - began, 10)
         self.assertEqual(gauges(node, "orama_signaling_dropped_total"), {"orama_signaling_dropped_total": 1})
         other.settled()

@@ -118,7 +118,7 @@ class AiortcClient:
         self.heard.append((label, data))
         self._changed.set()
 
-    async def until(self, reached: Callable[[], bool], seconds: float = 20.0) -> None:
+    async def until(self, reached: Callable[[], bool], seconds: float = 60.0) -> None:
         """Wait for the event that makes *reached* true; what makes no event is seen at the next frame or tick."""
         async with asyncio.timeout(seconds):
             while not reached():

@@ -37,6 +37,9 @@ class Caller:
         self.channels: dict[str, Any] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
         self._taken = 0
+        #: One description after the other: gathering candidates takes its time.
+        self._turn = asyncio.Lock()
+        self._trouble = ""
         self.client: Client
         self.connection: RTCPeerConnection
 
@@ -65,8 +68,9 @@ class Caller:
 
     async def publish(self) -> None:
         """Offer what has been added."""
-        await self.connection.setLocalDescription(await self.connection.createOffer())
-        await self.say("offer", sdp=self.connection.localDescription.sdp)
+        async with self._turn:
+            await self.connection.setLocalDescription(await self.connection.createOffer())
+            await self.say("offer", sdp=self.connection.localDescription.sdp)
 
     def open(self, label: str) -> Any:
         """A data channel of ours."""
@@ -74,11 +78,21 @@ class Caller:
         self._channel(channel)
         return channel
 
-    async def until(self, reached: Callable[[], object], seconds: float = 30.0) -> None:
+    async def until(self, reached: Callable[[], object], seconds: float = 90.0) -> None:
         deadline = time.monotonic() + seconds
         while not reached():
-            assert time.monotonic() < deadline, (self.client.received, self.client.code, self.frames)
+            assert time.monotonic() < deadline, (self.state(), self.client.received, self.client.code, self.frames)
             await asyncio.sleep(0.02)
+
+    def state(self) -> str:
+        """How far the connection has come, for whoever wonders."""
+        connection = self.connection
+        found = [f"{connection.connectionState}, signalling {connection.signalingState} {self._trouble}".rstrip()]
+        for dtls in {each.sender.transport for each in connection.getTransceivers()}:
+            ice = dtls.transport
+            candidates = [f"{each.type} {each.ip}:{each.port}" for each in ice.iceGatherer.getLocalCandidates()]
+            found.append(f"DTLS {dtls.state}, ICE {ice.state} from {candidates}")
+        return "; ".join(found)
 
     def told(self, kind: str) -> list[dict[str, Any]]:
         return [message for message in self.client.received if message["type"] == kind]
@@ -102,10 +116,17 @@ class Caller:
                 message = client.received[self._taken]
                 self._taken += 1
                 if message["type"] in ("offer", "answer"):
-                    await self._described(message)
+                    try:
+                        async with self._turn:
+                            await self._described(message)
+                    except Exception as error:
+                        self._trouble = f"{message['type']}: {error!r}"
+                        raise
 
     async def _described(self, message: dict[str, Any]) -> None:
         connection = self.connection
+        if message["type"] == "offer" and connection.signalingState == "have-local-offer":
+            return  # both have offered, and the SFU gives way: it answers, and offers again
         # As the seed has it: the message is the description.
         await connection.setRemoteDescription(RTCSessionDescription(message["sdp"], message["type"]))
         if message["type"] == "offer":

@@ -19,7 +19,7 @@ from tests.contract.signalling import Client, connect
 from tests.node import NodeProcess, environment
 
 #: Seconds for what has to come.
-PATIENCE = 20.0
+PATIENCE = 60.0
 TRANSPORTS = ("udp", "tcp", "tls")
 _PAUSE = 0.03
 

@@ -15,7 +15,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 #: Seconds that a program may take, unless more is said.
-PATIENCE = 40.0
+PATIENCE = 90.0
 
 
 @frozen

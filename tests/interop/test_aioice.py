@@ -53,7 +53,7 @@ def request(method: stun.Method, **attributes: Any) -> stun.Message:
 
 
 class AioiceTests(TestCase):
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> None:
         self.peer = EchoPeer().start()

@@ -35,7 +35,7 @@ def seen(client: AiortcClient, publishers: int = 1) -> bool:
 
 
 class AiortcTestCase(TestCase):
-    timeout = 90
+    timeout = 300
     #: Processes that serve TURN.
     workers = 1
 

@@ -66,7 +66,7 @@ class BadInputTestCase(SynchronousTestCase):
 
     def check(self) -> None:
         self.serves()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while any((held := gauges(self.node, *HELD)).values()):
             self.assertLess(time.monotonic(), deadline, held)
             time.sleep(0.05)

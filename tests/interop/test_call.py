@@ -20,7 +20,7 @@ def deferred(coroutine: Coroutine[Any, Any, None]) -> Deferred[None]:
 
 
 class CallTests(TestCase):
-    timeout = 60
+    timeout = 300
 
     def setUp(self) -> None:
         self.node = shared()

@@ -22,7 +22,7 @@ MESSAGES = 40
 
 
 class CoturnTests(TestCase):
-    timeout = 60
+    timeout = 240
     if shutil.which("turnutils_uclient") is None or shutil.which("turnserver") is None:
         skip = "coturn is not installed"
 

@@ -24,7 +24,7 @@ MESSAGES = 40
 
 
 class PionTests(TestCase):
-    timeout = 60
+    timeout = 240
 
     def setUp(self) -> None:
         self.program = find_program("pion-turn")

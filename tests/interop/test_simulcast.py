@@ -89,7 +89,7 @@ class Camera:
 
 
 class SimulcastTests(TestCase):
-    timeout = 120
+    timeout = 300
 
     def setUp(self) -> None:
         if webrtc is None:

@@ -88,7 +88,7 @@ def counts(finished: Finished) -> tuple[int, int]:
 
 
 class UclientTestCase(TestCase):
-    timeout = 90
+    timeout = 300
     if shutil.which("turnutils_uclient") is None:
         skip = "coturn is not installed"
 

@@ -140,7 +140,7 @@ class Lab:
         for node in self.nodes.values():
             node.launch()
         for node in self.nodes.values():
-            node.wait(60.0)
+            node.wait(180.0)
 
     def down(self) -> None:
         """Take everything away, whatever of it is there."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 #: Seconds for what has to come true in the lab unless somebody says otherwise.
-PATIENCE = 30.0
+PATIENCE = 90.0
 #: What the name of every holder begins with; then come the lab's and the machine's.
 PREFIX = "orama-lab"
 _CLONE_NEWNET = 0x40000000

@@ -89,7 +89,7 @@ class Rqlite:
                 str(machine.directory / "rqlite"),
             )
 
-    def wait(self, *numbers: int, seconds: float = 30.0) -> None:
+    def wait(self, *numbers: int, seconds: float = 90.0) -> None:
         for number in numbers or addresses.NODES:
             until(lambda number=number: self.ready(number), f"RQLite on node{number} is ready", seconds)  # type: ignore[misc]
 

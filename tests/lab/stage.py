@@ -119,7 +119,7 @@ class ClusterTestCase(LabTestCase):
         for node in self.nodes.values():
             if not node.process.running:
                 node.launch()
-        until_true("every node is well", 60.0, self._well)
+        until_true("every node is well", 120.0, self._well)
 
     def _well(self) -> bool:
         for node in self.nodes.values():
@@ -153,7 +153,7 @@ class ClusterTestCase(LabTestCase):
 
     def owner(self, room: str = "", ask: int = 1) -> int:
         """The node that has a room."""
-        found = until_true("the room", 10.0, lambda: self.nodes[ask].rooms(key())[room or self.room])
+        found = until_true("the room", 60.0, lambda: self.nodes[ask].rooms(key())[room or self.room])
         return self.ids()[found["node_id"]]
 
     def environment(self, ask: int = 1) -> tuple[str, ...]:

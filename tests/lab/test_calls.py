@@ -100,7 +100,7 @@ class CallTests(ClusterTestCase):
             owners = set()
             for node in self.nodes.values():
                 until_true(
-                    "two people", 10.0, lambda node=node, room=room: node.rooms(key())[room]["participants"] == 2
+                    "two people", 60.0, lambda node=node, room=room: node.rooms(key())[room]["participants"] == 2
                 )
                 owners.add(node.rooms(key())[room]["node_id"])
             self.assertEqual(len(owners), 1)
@@ -112,16 +112,19 @@ class CallTests(ClusterTestCase):
         expected = {addresses.mesh(number) for number in self.relaying()}
         before = {number: self.nodes[number].metric("orama_turn_bytes_total") for number in self.relaying()}
         used: set[str] = set()
-        phones = []
+        people = 0
         while not expected <= used:
-            self.assertLess(len(phones), 8, f"eight calls went over {used}")
+            # Each draws its relay: that so many have drawn the same happens once in 500,000 times.
+            self.assertLess(people, 20, f"twenty calls went over {used}")
             began = time.monotonic()
-            pair = [self.phone(client, client, room=f"{self.room}-{len(phones)}") for client in (1, 2)]
-            phones += pair
+            pair = [self.phone(client, client, room=f"{self.room}-{people}") for client in (1, 2)]
+            people += len(pair)
             for each in pair:
                 used.update(each.until_hearing(since=began).relays)
+            for each in pair:
+                each.hang_up()
         self.assertEqual(used, expected)
-        self.report.count("Calls", "people until both TURN nodes were in use", len(phones), "people")
+        self.report.count("Calls", "people until both TURN nodes were in use", people, "people")
         for number, bytes_before in before.items():
             self.assertGreater(self.nodes[number].metric("orama_turn_bytes_total"), bytes_before)
 

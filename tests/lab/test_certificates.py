@@ -103,7 +103,7 @@ class CertificateTests(ClusterTestCase):
             fresh.write_bytes(certificate.with_suffix(suffix).read_bytes())
             fresh.rename(place / f"{HOST}{suffix}")
         wanted = serial(certificate)
-        until(lambda: self.served(number).serial_number == wanted, "the certificate is served", 30.0, 0.1)
+        until(lambda: self.served(number).serial_number == wanted, "the certificate is served", 120.0, 0.1)
         self.report.milliseconds("Certificates", what, time.monotonic() - began)
         return wanted
 

@@ -36,7 +36,7 @@ class ManualTests(LabTestCase):
             self.lab.olric.wait()
         else:
             for process in self.reader.running[name]:
-                process.wait_for({"caddy": "serving initial configuration", "orama": READY}[name], 60.0)
+                process.wait_for({"caddy": "serving initial configuration", "orama": READY}[name], 180.0)
 
     def test_three_machines(self) -> None:
         """From three machines with nothing but WireGuard to a call, and back."""
@@ -45,7 +45,7 @@ class ManualTests(LabTestCase):
             if block.label.endswith("at the end"):
                 self.call(key)
             if block.label.endswith("in a moment"):
-                until_true("the cluster has settled", 30.0, lambda block=block: self.reader.do(block))
+                until_true("the cluster has settled", 120.0, lambda block=block: self.reader.do(block))
             said = self.reader.do(block, NODE=node)
             if block.background:
                 self.ready(block.background)

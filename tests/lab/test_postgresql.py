@@ -27,7 +27,7 @@ class PostgreSQLTests(LabTestCase):
             urls = [lab.nodes[number].url for number in order]
             phones.append(Phone(lab.clients[client - 1], urls, key, "room"))
             self.addCleanup(phones[-1].hang_up)
-            until_true("the room", 20.0, lambda: node.rooms(key)["room"])
+            until_true("the room", 60.0, lambda: node.rooms(key)["room"])
         for each in phones:
             each.until_hearing()
         owner = node.rooms(key)["room"]["node_id"]

@@ -100,7 +100,7 @@ class FaultySocket(socket.socket):
 class BurstTests(TestCase):
     """Bursts in, bursts out."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         self.fabric = Fabric(reactor)

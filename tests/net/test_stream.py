@@ -65,7 +65,7 @@ class Kept:
 
 
 class StreamTests(TestCase):
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         self.fabric = Fabric(reactor)

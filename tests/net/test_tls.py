@@ -501,7 +501,7 @@ class Hello(protocol.Protocol):
 class ListenerTests(TestCase):
     """The context factory under Twisted's own TLS."""
 
-    timeout = 20
+    timeout = 120
 
     async def test_listener(self) -> None:
         """A real client gets the certificate of the name that it asks for, over a real socket."""

@@ -48,7 +48,7 @@ def basic(user: str = USER, password: str = "correct-horse") -> dict[str, str]:
 
 
 class AcmeResourceTests(TestCase):
-    timeout = 20.0
+    timeout = 120
 
     def setUp(self) -> None:
         self.asked: list[tuple[str, str]] = []
@@ -178,7 +178,7 @@ class Pebble(ProcessProtocol):
 class LegoTests(OnSQLite, DatabaseCase):
     """lego gets a certificate from pebble, by our resources and our DNS server."""
 
-    timeout = 120.0
+    timeout = 300
 
     async def setUp(self) -> None:
         for program in ("lego", "pebble"):

@@ -45,7 +45,7 @@ class Nodes:
 
 
 class ControlNodesTests(TestCase):
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         self.nodes = Nodes()

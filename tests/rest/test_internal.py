@@ -80,7 +80,7 @@ class Recorded:
 
 
 class InternalSiteTests(TestCase):
-    timeout = 20.0
+    timeout = 120
     settings = evolve(Settings(), limits=LimitSettings(request_rate=1, request_burst=1))
 
     def setUp(self) -> None:
@@ -242,7 +242,7 @@ class Place:
 class RotationTests(TestCase):
     """Three nodes with files and sockets of their own."""
 
-    timeout = 20.0
+    timeout = 120
 
     async def test_over_the_wire(self) -> None:
         """All get the new key, one asks another at each step, and a stranger with the old one is refused."""

@@ -65,7 +65,7 @@ class Example(JsonResource):
 
 class JsonResourceTests(TestCase):
     settings = evolve(Settings(), limits=LimitSettings(origins=("https://app.example.org",)))
-    timeout = 20.0
+    timeout = 120
 
     def setUp(self) -> None:
         origins = Origins(self.settings.limits.origins)

@@ -21,7 +21,7 @@ from tests.rest.service import Answer, Listener, ask, connect
 
 
 class SteppedResourceTests(TestCase):
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         self.clock = Clock()

@@ -84,7 +84,7 @@ def _exists(user: str) -> bool:
 class DatabaseCase(TestCase):
     """A test with an open database; subclasses say on what."""
 
-    timeout = 60.0
+    timeout = 240
 
     def new_url(self) -> str:
         """The URL of a database that nobody has used."""

@@ -158,7 +158,7 @@ class DriverTests(SynchronousTestCase):
 class UpgradeTests(TestCase):
     """Tables on a database where a transaction cannot be left open."""
 
-    timeout = 60.0
+    timeout = 240
 
     def setUp(self) -> None:
         self.url = fresh_url()
@@ -279,7 +279,7 @@ class UpgradeTests(TestCase):
 class ClusterTests(TestCase):
     """Three servers, of which some go away."""
 
-    timeout = 120.0
+    timeout = 300
 
     async def setUp(self) -> None:
         self.cluster = await deferToThread(RqliteCluster, 3)

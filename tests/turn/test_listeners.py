@@ -29,7 +29,7 @@ TENANT = Tenant("myapp", ("north",), (50000, 50799), allowed_peers=(ip_network("
 
 
 class ListenersTests(TestCase):
-    timeout = 20
+    timeout = 120
 
     def service(self, **settings: object) -> TurnService:
         tenants = Tenants()

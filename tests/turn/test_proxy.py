@@ -29,7 +29,7 @@ LINE = b"PROXY TCP4 203.0.113.9 192.0.2.1 40000 3478\r\n"
 
 
 class ProxyTests(TestCase):
-    timeout = 20
+    timeout = 120
 
     def started(self, *proxies: str) -> TurnService:
         tenants = Tenants()

@@ -64,7 +64,7 @@ class Control(Peer):
 class ServiceTests(TestCase):
     """A whole service with TCP relays on the loopback."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         tenants = Tenants()

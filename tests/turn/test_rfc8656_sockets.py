@@ -35,7 +35,7 @@ def send(client: Client, peer: tuple[str, int], data: bytes) -> None:
 
 
 class SocketTests(TestCase):
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> None:
         tenants = Tenants()

@@ -136,7 +136,7 @@ class SessionTests(SynchronousTestCase):
 class ServiceTests(TestCase):
     """A server with real sockets."""
 
-    timeout = 20
+    timeout = 120
 
     def allocated(self, service: TurnService, tls: bool) -> tuple[socket.socket, tuple[str, int]]:
         """A connection with an allocation, and its own address."""

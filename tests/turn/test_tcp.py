@@ -73,7 +73,7 @@ class Recorder:
 class KernelTests(TestCase):
     """The kernel's TCP as relays use it."""
 
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         self.poll = Poll(reactor, Fabric(reactor))  # type: ignore[arg-type]

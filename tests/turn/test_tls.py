@@ -28,7 +28,7 @@ BINDING = stun.build(Method.BINDING, Class.REQUEST, b"t" * 12)
 
 
 class TlsTests(TestCase):
-    timeout = 20
+    timeout = 120
 
     def setUp(self) -> None:
         self.directory = Path(self.mktemp())

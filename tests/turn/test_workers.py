@@ -67,7 +67,7 @@ reactor.run()
 
 
 class WorkersTestCase(TestCase):
-    timeout = 60
+    timeout = 240
 
     async def started(self, *, workers: int = 2, **turn: Any) -> Workers:
         self.tenants = Tenants()

@@ -48,7 +48,7 @@ from tests.units.systemctl import Systemctl
 
 HOST = "127.0.0.1"
 #: Seconds that anything gets here.
-PATIENCE = 30.0
+PATIENCE = 90.0
 RELAYS = (15100, 15149)
 SECRET = "c2VjcmV0IG9mIHRoZSBob3VzZQ=="
 VISITOR_OF = ForwardedVisitor("demo", "owner", None, None, frozenset({"publish", "subscribe", "data"}))

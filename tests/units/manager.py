@@ -33,7 +33,7 @@ NODE = NAMES[0]
 #: What stands in the files for the state of a node.
 DATA = "/var/lib/orama"
 #: Seconds for anything to become true here.
-PATIENCE = 30.0
+PATIENCE = 90.0
 #: Signals that end a process well (systemd.service(5), SuccessExitStatus=).
 _CLEAN = {0, -signal.SIGHUP, -signal.SIGINT, -signal.SIGPIPE, -signal.SIGTERM}
 #: All that a unit has of our environment is what finds orama and these tests.

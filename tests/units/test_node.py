@@ -19,7 +19,7 @@ from twisted.trial.unittest import TestCase
 
 from orama.cluster.desired import RELAY, SIGNALING
 from tests.contract.commands import data, run
-from tests.contract.signalling import Client, connect, join
+from tests.contract.signalling import PATIENCE, Client, connect, join
 from tests.interop.caller import Caller, Tone
 from tests.ports import free_port
 from tests.units.manager import Unit, UnitNode, until
@@ -42,7 +42,7 @@ def serves(node: UnitNode) -> bool:
 
 
 class NodeTestCase(TestCase):
-    timeout = 90
+    timeout = 400
 
     def node(self, *options: str, **tables: str) -> UnitNode:
         """A node that has yet to be started."""
@@ -214,7 +214,7 @@ class CallTests(NodeTestCase):
         sfu, turn = self.units(node)
         until(lambda: status(node)["participants"] == 2, lambda: status(node))
         self.assertEqual(self.allocations(node), 2)
-        node.config.write_text(node.config.read_text().replace("drain_deadline = 1.0", "drain_deadline = 2.5"))
+        node.config.write_text(node.config.read_text().replace("drain_deadline = 1.0", "drain_deadline = 20.0"))
         node.signal(signal.SIGHUP)
         node.wait_for("the configuration was read again")
         self.assertNotIn("waits for the next start", "\n".join(node.output))
@@ -245,7 +245,7 @@ class CallTests(NodeTestCase):
 
     def let_in(self, node: UnitNode, welcome: dict[str, Any]) -> None:
         """As the client library does: again and again, until somebody takes us, who has our place no more."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             client = connect(node, "lobby")
             client.say("join", resume=welcome["resume"])
@@ -286,7 +286,7 @@ class _OwnRelay(Client):
         super().__init__(node, query)
         self._port = f":{node.turn_port}?"
 
-    def until(self, kind: str, seconds: float = 20.0) -> dict[str, Any]:
+    def until(self, kind: str, seconds: float = PATIENCE) -> dict[str, Any]:
         message = super().until(kind, seconds)
         if kind == "turn-credentials":
             message["uris"].sort(key=lambda uri: self._port not in uri)
@@ -296,8 +296,9 @@ class _OwnRelay(Client):
 class PairTests(NodeTestCase):
     """Two nodes with one database, on one machine."""
 
-    def pair(self) -> tuple[UnitNode, UnitNode]:
-        one = self.started()
+    def pair(self, **tables: str) -> tuple[UnitNode, UnitNode]:
+        """:param tables: of the first one's configuration."""
+        one = self.started(**tables)
         database = f"sqlite:///{one.data / 'orama.db'}"
         two = self.node("--database", database)
         two.data.mkdir(mode=0o700)
@@ -317,7 +318,7 @@ class PairTests(NodeTestCase):
         return Deferred.fromFuture(asyncio.ensure_future(self._restart()))
 
     async def _restart(self) -> None:
-        one, two = await asyncio.to_thread(self.pair)
+        one, two = await asyncio.to_thread(self.pair, sfu="resume_timeout = 300.0")
         near = await asyncio.to_thread(self.joined, one)
         callers = _Far(two, "lobby"), _Far(two, "lobby")
         try:

@@ -25,7 +25,7 @@ from tests.units.host import HOST, Host, Unit, on_thread, until
 
 
 class ProcessTestCase(TestCase):
-    timeout = 90
+    timeout = 400
 
     def run_async(self, coroutine: Coroutine[Any, Any, None]) -> Deferred[None]:
         return Deferred.fromCoroutine(coroutine)
@@ -99,7 +99,7 @@ class WorkerTests(ProcessTestCase):
             client.drop()
             return any(each["type"] == "welcome" for each in client.received)
 
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not await on_thread(let_in):
             self.assertLess(time.monotonic(), deadline, worker.journal)
 
@@ -215,7 +215,7 @@ class WorkerTests(ProcessTestCase):
             client.drop()
             return True
 
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not await answers():
             self.assertLess(time.monotonic(), deadline)
 

@@ -28,7 +28,7 @@ def occurred(number: int, event: str = "participant_joined", namespace: str = "d
 
 
 class WebhookTests(TestCase):
-    timeout = 30
+    timeout = 120
 
     def setUp(self) -> None:
         self.receiver = Receiver()
