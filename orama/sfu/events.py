@@ -82,6 +82,7 @@ class TrackRemoved:
     kind: str
     source: str
     mid: str | None
+    layers: tuple[str, ...] = ()
 
 
 @frozen

@@ -136,8 +136,8 @@ class Subscriptions:
         self.refresh(publication.kind)
         if track_id in self.told:
             mid = self.told.pop(track_id)
-            peer_id = publication.peer.peer_id
-            self._peer.say(TrackRemoved(peer_id, track_id, publication.kind, publication.source, mid))
+            peer_id, layers = publication.peer.peer_id, publication.track.layers
+            self._peer.say(TrackRemoved(peer_id, track_id, publication.kind, publication.source, mid, layers))
 
     def muted(self, publication: Publication) -> None:
         if publication.track_id in self.told:

@@ -207,8 +207,8 @@ class Participant:
                     return
         raise AssertionError("no check was answered")
 
-    def _check(self) -> bytes:
-        self._checked = time.monotonic()
+    def check(self) -> bytes:
+        """A check that nominates (RFC 8445, 7.2.5)."""
         ufrag, pwd = sdp.value(self.description, "ice-ufrag"), sdp.value(self.description, "ice-pwd")
         attributes = [
             (turn.USERNAME, f"{ufrag}:{self._ufrag}".encode()),
@@ -216,7 +216,11 @@ class Participant:
             (turn.ICE_CONTROLLING, bytes(8)),
             (turn.USE_CANDIDATE, b""),
         ]
-        request = turn.build(turn.BINDING, attributes=attributes, key=pwd.encode(), fingerprint=True)
+        return turn.build(turn.BINDING, attributes=attributes, key=pwd.encode(), fingerprint=True)
+
+    def _check(self) -> bytes:
+        self._checked = time.monotonic()
+        request = self.check()
         self.relay.channel_data(request)
         return request
 

@@ -479,8 +479,15 @@ class EventTests(SynchronousTestCase):
                 },
             ),
             (
-                events.TrackRemoved("p", "t", "audio", "microphone", None),
-                {"type": "track-removed", "peerId": "p", "trackId": "t", "kind": "audio", "source": "microphone"},
+                events.TrackRemoved("p", "t", "video", "camera", None, ("low", "high")),
+                {
+                    "type": "track-removed",
+                    "peerId": "p",
+                    "trackId": "t",
+                    "kind": "video",
+                    "source": "camera",
+                    "layers": ["low", "high"],
+                },
             ),
             (
                 events.Slot("s1", "video", "p", "t"),
