@@ -25,7 +25,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
-from orama import garbage
+from orama import interpreter
 from orama.errors import ConfigurationError, OramaError
 from orama.hierarchy import Node
 from orama.logs import observer
@@ -90,7 +90,7 @@ class Daemon(Service):
         log_stream: TextIO | None = None,
         stderr: TextIO | None = None,
         refuse: Callable[[int], None] = leave_with,
-        settle: Callable[[], None] = garbage.settle,
+        settle: Callable[[], None] = interpreter.settle,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._reactor = reactor

@@ -25,7 +25,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
 from twisted.python.failure import Failure  # noqa: E402
 from zope.interface import implementer  # noqa: E402
 
-from orama import garbage  # noqa: E402
+from orama import interpreter  # noqa: E402
 from orama.errors import ConfigurationError  # noqa: E402
 from orama.net.fabric import Fabric  # noqa: E402
 from orama.net.tls import ServerCertificates  # noqa: E402
@@ -242,7 +242,7 @@ def main() -> None:
     worker = TurnWorker(reactor, channel.report, reactor.stop)
     channel.obey, channel.lost = worker.obey, worker.stop
     StandardIO(channel, 0, REPORTS, reactor)  # type: ignore[call-arg, arg-type]  # the types are those of Windows
-    reactor.callWhenRunning(garbage.settle)
+    reactor.callWhenRunning(interpreter.settle)
     reactor.run(installSignalHandlers=False)
 
 

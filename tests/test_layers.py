@@ -37,7 +37,19 @@ SHARED = frozenset(
 ASSEMBLY = frozenset(
     {
         *("hierarchy", "membership", "serving", "attending", "reporting", "boot", "listening", "shut"),
-        *("daemon", "tap", "attachment", "worker", "turn_worker", "lease", "units", "children", "outward", "garbage"),
+        *(
+            "daemon",
+            "tap",
+            "attachment",
+            "worker",
+            "turn_worker",
+            "lease",
+            "units",
+            "children",
+            "outward",
+            "garbage",
+            "interpreter",
+        ),
         *("fronts", "worker_directory"),
     }
 )
