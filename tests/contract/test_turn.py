@@ -382,6 +382,7 @@ class PeerTests(TurnTestCase):
         node = apart()
         for transport in TRANSPORTS:
             client, peer = self.allocated(transport, node), self.echo("127.0.0.9")
+            peer.settimeout(turn.PATIENCE)
             self.assertEqual(client.permit("127.0.0.9"), 0)
             client.indicate(peer.getsockname(), b"by Send")
             self.assertEqual(peer.recvfrom(100), (b"by Send", self.relayed))

@@ -33,7 +33,7 @@ EVEN_PORT, REQUESTED_TRANSPORT, XOR_MAPPED_ADDRESS = 0x0018, 0x0019, 0x0020
 PRIORITY, USE_CANDIDATE, SOFTWARE, FINGERPRINT, ICE_CONTROLLING = 0x0024, 0x0025, 0x8022, 0x8028, 0x802A
 UDP = bytes((17, 0, 0, 0))
 #: Seconds to wait for an answer, and for one that is not to come.
-PATIENCE = 5.0
+PATIENCE = 30.0
 SILENCE = 0.3
 
 Attributes: TypeAlias = Sequence[tuple[int, bytes]]
