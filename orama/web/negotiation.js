@@ -20,6 +20,7 @@ export class Negotiation {
   #timer = undefined;
   #refusals = 0;
   #wantsOffer = false;
+  #wantsAnother = false;
   #closed = false;
 
   /**
@@ -57,6 +58,12 @@ export class Negotiation {
     if (this.#offering) this.#send();
   }
 
+  /** Offers once more, when an offer that waits has been answered: the browser does not know that something changed. */
+  renew() {
+    this.#wantsAnother = this.#offering;
+    return this.offer();
+  }
+
   /** There is a socket again: what was said into a dead one is said once more. */
   resumed() {
     if (this.#offering) this.#send();
@@ -90,6 +97,7 @@ export class Negotiation {
     clearTimeout(this.#timer);
     this.#refusals = 0;
     await this.#connection.setRemoteDescription({ type: "answer", sdp });
+    if (this.#wantsAnother) this.#on.enqueue(() => this.renew());
     return true;
   }
 

@@ -18,6 +18,7 @@
 
 import { Channel, Incoming } from "./channel.js";
 import { IceWatch } from "./ice-watch.js";
+import { LineWatch } from "./line-watch.js";
 import { Negotiation } from "./negotiation.js";
 import { Publication } from "./publication.js";
 import { Roster, streamIds } from "./roster.js";
@@ -113,6 +114,7 @@ export class Room extends EventTarget {
   #steps = Promise.resolve();
   #joining = null;
   #watch = null;
+  #line = null;
   #negotiation = null;
   #receptions;
   #moving = false;
@@ -424,6 +426,7 @@ export class Room extends EventTarget {
     connection.ondatachannel = ({ channel }) => this.#incoming.opened(channel);
     const watch = new IceWatch(connection, () => this.state === "connected" && this.#rejoin());
     this.#watch = watch;
+    this.#line = new LineWatch(connection, (lossy) => this.#repeat(lossy));
     this.#negotiation = new Negotiation(connection, {
       enqueue: (step) => this.#enqueue(step),
       ready: () => this.state === "connected" && this.#signaling.open,
@@ -439,7 +442,10 @@ export class Room extends EventTarget {
     connection.createDataChannel("", { negotiated: true, id: 0 });
     const { send, receive } = this.#options.transforms ?? {};
     if (receive) connection.addEventListener("track", ({ receiver }) => receive(receiver));
-    for (const publication of this.publications) publication.transmit(connection, send);
+    for (const publication of this.publications) {
+      publication.repeat(false);
+      publication.transmit(connection, send);
+    }
     for (const channel of this.#channels.values()) channel.transmit(connection);
   }
 
@@ -448,8 +454,9 @@ export class Room extends EventTarget {
     const connection = this.#connection;
     this.#connection = this.#incoming = null;
     this.#watch?.close();
+    this.#line?.close();
     this.#negotiation?.close();
-    this.#watch = this.#negotiation = null;
+    this.#watch = this.#line = this.#negotiation = null;
     for (const publication of this.publications) publication.transceiver = null;
     this.#roster.clear();
     connection?.close();
@@ -484,6 +491,12 @@ export class Room extends EventTarget {
   /** Nobody has to send what nobody watches. */
   async #watched({ mid, layers, rids }) {
     for (const publication of this.publications) if (publication.mid === mid) await publication.confine(layers, rids);
+  }
+
+  /** Sends sound twice while the line loses packets. */
+  #repeat(lossy) {
+    const changed = [...this.publications].filter((publication) => publication.repeat(lossy));
+    if (changed.length) this.#enqueue(() => this.#negotiation?.renew());
   }
 
   #announceMute({ mid, muted }) {

@@ -3,16 +3,21 @@
  * @module publication
  */
 
-/** Lets each packet carry the one before it as well (RFC 2198), where the browser can. */
-function repeat(transceiver) {
+/** Puts RED (RFC 2198), where each packet carries the one before it as well, first, last or nowhere: could it? */
+function place(transceiver, where) {
   const codecs = RTCRtpSender.getCapabilities("audio")?.codecs ?? [];
-  const first = ({ mimeType }) => Number(mimeType.toLowerCase() === "audio/red");
-  if (codecs.some(first)) transceiver.setCodecPreferences?.(codecs.sort((one, other) => first(other) - first(one)));
+  const red = codecs.filter(({ mimeType }) => mimeType.toLowerCase() === "audio/red");
+  if (!red.length || !transceiver.setCodecPreferences) return false;
+  const others = codecs.filter((codec) => !red.includes(codec));
+  transceiver.setCodecPreferences({ first: [...red, ...others], last: [...others, ...red], nowhere: others }[where]);
+  return true;
 }
 
 /** It has a transceiver of its own, which a new connection replaces without anybody outside noticing. */
 export class Publication {
   #announce;
+  #repeats = false;
+  #opaque = false;
 
   /**
    * @param {MediaStreamTrack} track
@@ -65,9 +70,21 @@ export class Publication {
     const init = { direction: "sendonly", streams: [new MediaStream([this.track])] };
     if (this.encodings) init.sendEncodings = this.encodings;
     this.transceiver = connection.addTransceiver(this.track, init);
-    if (this.redundant && this.kind === "audio") repeat(this.transceiver);
+    this.#opaque = prepare !== undefined;
+    if (this.kind === "audio") {
+      if (this.redundant || (this.#repeats && !this.#opaque)) place(this.transceiver, "first");
+      // What is encrypted must not be put together by the SFU either, for those whose lines lose packets.
+      else if (this.#opaque) place(this.transceiver, "nowhere");
+    }
     prepare?.(this.transceiver.sender, this);
     if (!this.#outgoing()) this.transceiver.sender.replaceTrack(null);
+  }
+
+  /** Sends sound twice from now on, or not any more, as the line needs it. @returns {boolean} is it to be negotiated? */
+  repeat(repeats) {
+    if (this.kind !== "audio" || this.redundant || this.#repeats === repeats) return false;
+    this.#repeats = repeats;
+    return Boolean(this.transceiver) && !this.#opaque && place(this.transceiver, repeats ? "first" : "last");
   }
 
   /** Mutes or unmutes without a word to the others: the SFU did it, and has told them. */

@@ -1,0 +1,86 @@
+/**
+ * Watches over what is lost on the line of one peer connection, and does what helps.
+ *
+ * Sound that we send: while the SFU misses some of it each packet carries the one before it as well.
+ * Pictures that we receive: a packet that was lost comes again a round trip later, and browsers keep pictures back for
+ * less than that, so that on long lines they drop frames although all of them arrive. Where that is seen, more is kept
+ * back: a delay of about a round trip, for sound too, which stays with its pictures.
+ * @module line-watch
+ */
+
+/** How often to look. */
+const LOOK_MS = 2_000;
+/** The share of packets lost from which sound is sent twice. */
+const LOSSY = 0.02;
+/** How long nothing may be lost until all is as it was before. */
+const CALM_MS = 30_000;
+/** Frames dropped between two looks, while packets were asked for again, from which more is kept back. */
+const DROPPED = 2;
+/** What is kept back: the round trip and so much more, and with frames dropped all the same another step; at most. */
+const BEYOND_MS = 40;
+const STEP_MS = 50;
+const MOST_MS = 400;
+
+export class LineWatch {
+  #connection;
+  #repeat;
+  #now;
+  #timer;
+  #lossy = false;
+  #lost = Number.NEGATIVE_INFINITY;
+  /** By mid: what was counted at the last look, and when packets were asked for again. */
+  #pictures = new Map();
+
+  /**
+   * @param {RTCPeerConnection} connection
+   * @param {(lossy: boolean) => void} repeat whether sound is to be sent twice from now on.
+   * @param {() => number} [now] milliseconds.
+   */
+  constructor(connection, repeat, now = () => performance.now()) {
+    this.#connection = connection;
+    this.#repeat = repeat;
+    this.#now = now;
+    this.#timer = setInterval(() => this.look(), LOOK_MS);
+  }
+
+  close() {
+    clearInterval(this.#timer);
+  }
+
+  /** Does what the statistics of the moment call for. */
+  async look() {
+    const report = await this.#connection.getStats();
+    const entries = [...report.values()];
+    this.#listen(entries.filter(({ type, kind }) => type === "remote-inbound-rtp" && kind === "audio"));
+    const pair = report.get(entries.find(({ type }) => type === "transport")?.selectedCandidatePairId);
+    for (const entry of entries) {
+      if (entry.type === "inbound-rtp" && entry.kind === "video") this.#see(entry, (pair?.currentRoundTripTime ?? 0) * 1000);
+    }
+  }
+
+  /** What the SFU reports of our sound. */
+  #listen(reports) {
+    const now = this.#now();
+    if (reports.some(({ fractionLost = 0 }) => fractionLost >= LOSSY)) this.#lost = now;
+    const lossy = now - this.#lost < CALM_MS;
+    if (lossy === this.#lossy) return;
+    this.#lossy = lossy;
+    this.#repeat(lossy);
+  }
+
+  /** How one video is received. */
+  #see({ mid, nackCount = 0, framesDropped = 0 }, roundTrip) {
+    const receiver = this.#connection.getTransceivers().find((transceiver) => transceiver.mid === mid)?.receiver;
+    if (!receiver || !("jitterBufferTarget" in receiver)) return;
+    const now = this.#now();
+    const before = this.#pictures.get(mid) ?? { nackCount, framesDropped, asked: Number.NEGATIVE_INFINITY };
+    const asked = nackCount > before.nackCount ? now : before.asked;
+    this.#pictures.set(mid, { nackCount, framesDropped, asked });
+    if (now - asked > CALM_MS) {
+      if (receiver.jitterBufferTarget !== null) receiver.jitterBufferTarget = null;
+    } else if (asked === now && framesDropped - before.framesDropped >= DROPPED) {
+      const kept = receiver.jitterBufferTarget;
+      receiver.jitterBufferTarget = Math.min(MOST_MS, kept === null ? Math.round(roundTrip + BEYOND_MS) : kept + STEP_MS);
+    }
+  }
+}
