@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 from attrs import evolve
+from twisted.application.internet import TimerService
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.web.resource import IResource
@@ -78,10 +79,14 @@ class Children:
             self.workers.taken,
             processes,
             self._ended,
+            self.workers.heard,
         )
+        self._looks = TimerService(1.0, self.runner.tick)
+        self._looks.clock = reactor
 
     def startService(self) -> None:
-        """Children are started as they are wanted."""
+        """Children are started as they are wanted; those that are stuck are ended."""
+        self._looks.startService()
 
     def stopService(self) -> Deferred[None]:
         """Fires when no child is left."""
@@ -96,6 +101,7 @@ class Children:
         self._fronts.configure()
 
     async def _stop(self) -> None:
+        await self._looks.stopService()
         await self._fronts.stop()
         await self.runner.stop_all()
         for number in self._doors.values():

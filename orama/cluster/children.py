@@ -29,6 +29,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 SOUND = 60.0
 #: Seconds beyond its drain that a child gets to end.
 GRACE = 10.0
+#: Looks in a row, one a second, at which a child that serves was not heard of: then it is stuck. It reports every
+#: second; looks are counted, and not the time, which goes by for a node that is stuck itself, too.
+MOST_SILENT = 15
 #: Children of one namespace.
 MAX_PROCESSES = 64
 #: Bytes of a child's line that are logged; the rest of it is lost.
@@ -41,11 +44,12 @@ class Child(ProcessProtocol):
     """One process of a namespace; what it writes goes to our log.
 
     :param name: how a sentence about it begins; :param label: what stands before its lines in the log.
-    :param arguments: of Python.
+    :param arguments: of Python; :param index: which of those of its namespace it is.
     :ivar wanted: whether it is to be started again when it ends.
     """
 
-    def __init__(self, reactor: Any, name: str, label: str, arguments: Sequence[str]) -> None:
+    def __init__(self, reactor: Any, name: str, label: str, arguments: Sequence[str], index: int) -> None:
+        self.index = index
         self._name = name
         self._label = label
         self.wanted = True
@@ -58,6 +62,8 @@ class Child(ProcessProtocol):
         self._pause = FIRST_PAUSE
         self._again: IDelayedCall | None = None
         self._impatience: IDelayedCall | None = None
+        self._heard: float | None = None
+        self._silent = 0
         #: Fires when the process has ended for good.
         self.ended: Deferred[None] = Deferred()
 
@@ -83,6 +89,18 @@ class Child(ProcessProtocol):
         if self._impatience is not None and self._impatience.active():
             self._impatience.cancel()
         self._impatience = self._reactor.callLater((deadline or 0.0) + GRACE, self._signal, "KILL")
+
+    def look(self, heard: float | None) -> None:
+        """Look whether it is stuck, and end it then; to be called once a second.
+
+        :param heard: when it was last heard of; None when it does not serve.
+        """
+        self._silent = self._silent + 1 if heard is not None and heard == self._heard else 0
+        self._heard = heard
+        if self._silent >= MOST_SILENT and self.running and self.wanted:
+            self._silent = 0
+            _log.error("{name} is not heard of", name=self._name)
+            self._signal("KILL")
 
     def outReceived(self, data: bytes) -> None:
         self._lines[0].feed(data)
@@ -132,6 +150,7 @@ class ChildRunner:
     :param taken: why an SFU could not open its ports, if that is what it has said; once.
     :param count: how many each namespace has; they share its rooms.
     :param ended: called when the last of a namespace that was stopped is gone.
+    :param heard: when an SFU of that number has reported last; None when it does not serve.
     """
 
     def __init__(
@@ -146,6 +165,7 @@ class ChildRunner:
         taken: Callable[[str], str | None],
         count: int = 1,
         ended: Callable[[str], object] = lambda namespace: None,
+        heard: Callable[[str, int], float | None] = lambda namespace, index: None,
     ) -> None:
         self._reactor = reactor
         self._arguments = arguments
@@ -157,6 +177,7 @@ class ChildRunner:
         self._taken = taken
         self._count = count
         self._ended = ended
+        self._heard = heard
         self._children: dict[str, list[Child]] = {}
         self._stopped = False
 
@@ -191,6 +212,7 @@ class ChildRunner:
                 f"process {index} of the SFU of {namespace}" if several else f"the SFU of {namespace}",
                 f"{namespace}/{index}" if several else namespace,
                 self._arguments(namespace, index),
+                index,
             )
             for index in range(self._count)
         ]
@@ -217,6 +239,12 @@ class ChildRunner:
 
     async def survey(self) -> frozenset[tuple[str, str]]:
         return await self._inline.survey() | {(namespace, SFU) for namespace in self._children}
+
+    def tick(self) -> None:
+        """Look whether any is stuck; to be called once a second."""
+        for namespace, children in self._children.items():
+            for child in children:
+                child.look(self._heard(namespace, child.index))
 
     def stop_all(self) -> Deferred[None]:
         """Fires when no child is left."""

@@ -298,6 +298,11 @@ class Workers:
         """Whether a worker of the namespace has come, is ready, and is not stuck."""
         return bool(self._serving(namespace))
 
+    def heard(self, namespace: str, index: int) -> float | None:
+        """When that worker of *namespace* has reported last; None when it has not come, or not reported yet."""
+        worker = self._workers.get((namespace, index))
+        return None if worker is None else worker.reported
+
     def way(self, namespace: str, room_id: str) -> str | None:
         """The door of the process that has a room, or gets it now; None when none has come.
 
@@ -384,7 +389,7 @@ class Workers:
         :raises Unavailable: ``sfu_silent``: it does not say.
         """
         worker = self._homes.find((namespace, room_id))
-        if worker is None or self.get(namespace, room_id) is None:
+        if worker is None:
             return None
         silent = Unavailable("sfu_silent", "the SFU of that room does not say what goes on there")
         if len(worker.asking) >= MOST_QUESTIONS:

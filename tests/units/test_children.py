@@ -11,7 +11,7 @@ from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from orama.cluster.children import FIRST_PAUSE, GRACE, LONGEST_PAUSE, SOUND, ChildRunner
+from orama.cluster.children import FIRST_PAUSE, GRACE, LONGEST_PAUSE, MOST_SILENT, SOUND, ChildRunner
 from orama.cluster.placement import SFU, TURN
 from orama.cluster.runner import InlineRunner
 from orama.errors import Unavailable
@@ -191,6 +191,26 @@ class ChildRunnerTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.now(self.runner.start("demo", SFU))
         self.assertEqual((len(self.reactor.processes), self.reactor.getDelayedCalls()), (2, []))
+
+    def test_not_heard_of(self) -> None:
+        """One that serves and is not heard of any more for some looks is killed, and started again; one that has yet to
+        come is not, nor one that was heard of in between."""
+        heard: list[float | None] = [None]
+        self.runner = self.made(heard=lambda namespace, index: heard[-1])
+        process = self.begin()
+        for value in (None, 1.0, 2.0):
+            heard.append(value)
+            for _ in range(MOST_SILENT):
+                self.runner.tick()
+            self.assertEqual(process.signals, [])
+        self.runner.tick()
+        self.assertEqual(process.signals, ["KILL"])
+        process.end(9)
+        heard.append(None)
+        self.reactor.advance(FIRST_PAUSE)
+        for _ in range(2 * MOST_SILENT):
+            self.runner.tick()
+        self.assertEqual((len(self.reactor.processes), self.reactor.processes[-1].signals), (2, []))
 
     def test_several(self) -> None:
         """Of several that share a namespace one that ends is started again by itself, while the others go on."""
