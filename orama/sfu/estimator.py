@@ -20,6 +20,8 @@ START, LOWEST, HIGHEST = 800_000, 100_000, 30_000_000
 SEEN = 30.0
 #: Seconds without transport-wide feedback after which REMB and reports count again.
 SILENCE = 5.0
+#: Seconds without a new REMB, while reports come, after which the last one says no more than what to begin with.
+REMB_AGE = 10.0
 #: Seconds after a decrease in which nothing is tried.
 CALM = 2.0
 #: A probe that gets less than this part of itself through has met the limit.
@@ -37,7 +39,18 @@ class Estimator:
     :param highest: bits per second that are never exceeded.
     """
 
-    __slots__ = ("_control", "_fed", "_highest", "_limited", "_loss", "_remb", "_start", "_throughput", "_trend")
+    __slots__ = (
+        "_control",
+        "_fed",
+        "_highest",
+        "_limited",
+        "_loss",
+        "_remb",
+        "_remb_at",
+        "_start",
+        "_throughput",
+        "_trend",
+    )
 
     def __init__(self, start: float = START, highest: float = HIGHEST) -> None:
         self._highest = highest
@@ -47,6 +60,7 @@ class Estimator:
         self._control = RateControl(self._start, min(LOWEST, highest))
         self._loss = LossBound(min(LOWEST, highest))
         self._remb: float | None = None
+        self._remb_at = float("-inf")
         self._fed: float | None = None
         self._limited = float("-inf")
 
@@ -140,7 +154,7 @@ class Estimator:
 
     def remb(self, bitrate: float, now: float) -> None:
         """The client's own estimate."""
-        self._remb = bitrate
+        self._remb, self._remb_at = bitrate, now
         if self._fed is not None and now - self._fed > SILENCE:
             self._fed = None
 
@@ -149,6 +163,9 @@ class Estimator:
 
         Counts only where there is nothing better.
         """
+        if self._remb is not None and now - self._remb_at > REMB_AGE:
+            # Nobody stands by it any more, and a client that gets no video would not say another.
+            self._loss.rate, self._remb = min(self._loss.rate, self._remb), None
         if self._remb is not None or (self._fed is not None and now - self._fed < SILENCE):
             return
         before = self._loss.decreased
@@ -157,6 +174,11 @@ class Estimator:
             self._limited = now
         elif self._loss.rate > 2 * max(sent, LOWEST):
             self._loss.rate = float("inf")
+
+    def unfed(self, now: float) -> None:
+        """Transport-wide feedback has ended though there was something to tell: from now on reports count."""
+        if self._fed is not None and now - self._fed > SILENCE:
+            self._loss.rate, self._fed = min(self._loss.rate, self._control.rate), None
 
     def probed(self, rate: float, wanted: float, now: float) -> None:
         """A probe at *wanted* bits per second got *rate* through."""

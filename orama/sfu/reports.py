@@ -10,6 +10,9 @@ from attrs import frozen
 
 from orama.wire.rtcp import ReportBlock, SenderReport
 
+#: Sender reports whose answers are awaited.
+REPORTS = 256
+
 _SECOND = 1 << 32
 
 
@@ -96,7 +99,7 @@ class RoundTrip:
         key = (report.ssrc, report.ntp_time >> 16 & 0xFFFFFFFF)
         self._sent.pop(key, None)
         self._sent[key] = now
-        if len(self._sent) > 256:
+        if len(self._sent) > REPORTS:
             del self._sent[next(iter(self._sent))]
 
     def measure(self, block: ReportBlock, now: float) -> None:

@@ -13,6 +13,7 @@ from orama.sfu.bandwidth import Bandwidth
 from orama.sfu.counters import MediaCounters
 from orama.sfu.downlink import Downlink
 from orama.sfu.estimator import HIGHEST, START
+from orama.sfu.estimator_loss import FEWEST
 from orama.sfu.outbox import Outbox
 from orama.sfu.reports import RoundTrip
 from orama.sfu.shaping import bound
@@ -22,6 +23,8 @@ from orama.wire.rtcp import ReportBlock
 PACE = 1.0
 #: Seconds without any feedback after which departures are not noted any more.
 PATIENCE = 10.0
+#: Reports without any feedback between them after which feedback counts as ended.
+UNFED = 3
 #: The part of the estimate that repairs may take where a limit was seen; what is left to the media at least.
 REPAIRS, LEAST_MEDIA = 0.25, 0.7
 #: The part of the estimate that goes to no better quality after too much was under way, and for how many seconds.
@@ -53,8 +56,11 @@ class Sharing:
         self._since = now
         self._measured = now
         self._octets = 0
-        # Packets that reports spoke of, and how many of them were lost.
+        # Packets that reports spoke of, and how many of them were lost; by SSRC what had been sent at the last report.
         self._reported, self._lost = 0, 0.0
+        self._told: dict[int, int] = {}
+        # Reports since the last feedback, and bytes that had left under transport-wide numbers by then.
+        self._unfed = self._heard = 0
         # Bytes of repairs at the last measure, and bits per second of them.
         self._repaired, self._repairs = 0, 0.0
         self._crowded = float("-inf")
@@ -78,6 +84,7 @@ class Sharing:
         if not self._awake:
             return
         self._outbox.departures = self._bandwidth.departures
+        self._unfed, self._heard = 0, self._bandwidth.departures.total
         if not self._bandwidth.feedback(body, self._round_trip.value, now):
             self._counters.dropped["feedback"] += 1
 
@@ -86,12 +93,22 @@ class Sharing:
             self._bandwidth.estimator.remb(bitrate, now)
 
     def reported(self, blocks: Sequence[ReportBlock], by_ssrc: Mapping[int, Downlink]) -> None:
-        """Receiver reports: each counts for as much as was sent of what it is about, all of a second together."""
+        """Receiver reports: each counts for as much as was sent since the last, all together until that is enough.
+
+        That one of the five packets a second of a silent microphone is lost says nothing.
+        """
+        if self._awake and self._bandwidth.departures.total > self._heard:
+            # Of what carries no transport-wide numbers, as audio in some clients, feedback is silent.
+            self._unfed += 1
         for block in blocks:
             downlink = by_ssrc.get(block.ssrc)
             if downlink is not None and self._awake:
-                self._reported += downlink.packets_sent
-                self._lost += block.fraction_lost / 256 * downlink.packets_sent
+                sent = downlink.packets_sent - self._told.get(block.ssrc, 0)
+                self._told[block.ssrc] = downlink.packets_sent
+                self._reported += sent
+                self._lost += block.fraction_lost / 256 * sent
+        if len(self._told) > 2 * len(by_ssrc):
+            self._told = {ssrc: sent for ssrc, sent in self._told.items() if ssrc in by_ssrc}
 
     # -- time ---------------------------------------------------------------------------------------
 
@@ -158,7 +175,9 @@ class Sharing:
         octets = sum(each.octets_sent for each in self._downlinks.values())
         pace = max(0, octets - self._octets) * 8 / (now - self._measured)
         self._measured, self._octets = now, octets
-        if self._reported:
+        if self._unfed >= UNFED:
+            self._bandwidth.estimator.unfed(now)
+        if self._reported >= FEWEST:
             self._bandwidth.estimator.reported(self._lost / self._reported, pace, now)
             self._reported, self._lost = 0, 0.0
 

@@ -63,8 +63,10 @@ class Call:
             )
             for number in range(random.choice(form.clients))
         ]
-        #: Who has transport-wide numbers on what it receives; the others send REMB.
+        #: Who has transport-wide numbers on what it receives; most of the others send REMB.
         self.acknowledging = {endpoint for endpoint in self.endpoints if random.random() < 0.6}
+        for endpoint in self.endpoints:
+            endpoint.estimates = random.random() < 0.7
         self._failures: list[str] = []
 
     def run(self) -> Outcome:

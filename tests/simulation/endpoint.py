@@ -110,6 +110,8 @@ class Endpoint:
         self.secured = self.closed = self.ticking = False
         self._mids = -1
         self._acknowledges = False
+        #: Whether it says REMB where it has no transport-wide numbers; else it has nothing but reports.
+        self.estimates = True
         #: Round trip as the SFU has it, at the last ticks.
         self.round_trips: deque[float] = deque(maxlen=3)
         self._transport = world.random.getrandbits(16)
@@ -245,6 +247,10 @@ class Endpoint:
     def set_layer(self, track_id: str, layer: str) -> None:
         self._locally(lambda: self.media.set_layer(track_id, layer))
 
+    def only_report(self) -> None:
+        """From now on tell nothing but what receiver reports say."""
+        self._acknowledges = self.estimates = False
+
     def close(self) -> None:
         self.closed = True
         for track_id in [each.track_id for each in self.uplinks]:
@@ -332,11 +338,12 @@ class Endpoint:
             if receiver.first >= 0:
                 middle, arrival = receiver.last_report
                 delay = int((now - arrival) * 65536) if middle else 0
-                lost = receiver.highest - receiver.first + 1 - receiver.received
-                blocks.append(ReportBlock(receiver.flow.ssrc, 0, lost, receiver.highest & 0xFFFFFFFF, 0, middle, delay))
+                ssrc, highest = receiver.flow.ssrc, receiver.highest & 0xFFFFFFFF
+                fraction, lost = receiver.lost()
+                blocks.append(ReportBlock(ssrc, fraction, lost, highest, 0, middle, delay))
         if blocks:
             self._control((ReceiverReport(1, tuple(blocks[:31])),))
-        if blocks and not self._acknowledges:
+        if blocks and self.estimates and not self._acknowledges:
             # An estimator of the receiving side that is always right.
             rate = 5_000_000 if self.down.path.rate is None else int(0.9 * self.down.path.rate)
             self._control((ReceiverEstimate(1, rate, tuple(block.ssrc for block in blocks[:31])),))
@@ -355,7 +362,7 @@ class Endpoint:
                 self._control((Nack(1, ssrc, tuple(index & 0xFFFF for index in sorted(asked))),))
             if receiver.stuck(now):
                 self._control((PictureLoss(1, ssrc),))
-        if self._arrivals:
+        if self._arrivals and self._acknowledges:
             self._acknowledge()
 
     def _acknowledge(self) -> None:
@@ -418,10 +425,7 @@ class Endpoint:
         if receiver is None or packet.padding:
             return
         index = rtp.nearest(packet.number, receiver.highest if receiver.first >= 0 else packet.flow.highest)
-        if packet.sent is None:
-            receiver.missing.pop(index, None)
-        else:
-            receiver.take(index, packet.sent, now)
+        receiver.take(index, packet.sent, now)
 
     def _obey(self, packet: RtcpPacket, now: float) -> None:
         if isinstance(packet, Nack):

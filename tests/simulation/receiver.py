@@ -32,8 +32,12 @@ class Receiver:
     last_wish: float = 0.0
     last_report: tuple[int, float] = (0, 0.0)
     wishes: int = 0
+    #: Of the report before.
+    _expected: int = 0
+    _came: int = 0
 
-    def take(self, index: int, sent: Sent, now: float) -> None:
+    def take(self, index: int, sent: Sent | None, now: float) -> None:
+        """A packet, or an empty one."""
         if self.first < 0:
             self.first = self.highest = index
         if index in self.got:
@@ -46,6 +50,8 @@ class Receiver:
             self.highest = index
         else:
             self.missing.pop(index, None)
+        if sent is None:
+            return
         if self.flow.kind == "audio":
             self.last_decoded, self.newest = now, max(self.newest, sent.time)
             return
@@ -55,6 +61,14 @@ class Receiver:
         if len(here) == sent.count:
             self.waiting[frame] = sent
             self._decode(now)
+
+    def lost(self) -> tuple[int, int]:
+        """For a receiver report (RFC 3550, A.3): the part that was lost since the last, in 1/256, and all."""
+        expected = self.highest - self.first + 1
+        fresh, came = expected - self._expected, self.received - self._came
+        self._expected, self._came = expected, self.received
+        fraction = max(0, min(255, (fresh - came) * 256 // fresh)) if fresh > 0 else 0
+        return fraction, expected - self.received
 
     def _decode(self, now: float) -> None:
         again = True

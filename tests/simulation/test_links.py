@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from twisted.trial.unittest import SynchronousTestCase
 
+from orama.sfu.departures import MOST_DOUBTFUL
+from orama.sfu.projection import FRAMES
+from orama.sfu.reports import REPORTS
+from orama.sfu.retransmission import REMEMBERED
 from tests.simulation.endpoint import Endpoint
 from tests.simulation.sources import Shape
 from tests.simulation.watch import Watch
+from tests.simulation.weight import weight
 from tests.simulation.world import Path, World
 
 #: Simulcast as browsers send it, about 2.1 Mbit/s in all.
 LAYERS = Shape("vp8", (150_000, 500_000, 1_500_000), 3, fps=24)
 
 
+#: What takes longer to fill than a test; sound and picture have one each.
+BOUNDS = {
+    "Resends._tries": 2 * REMEMBERED,
+    "Projection._frames": 2 * FRAMES,
+    "Departures._doubtful": MOST_DOUBTFUL,
+    "RoundTrip._sent": REPORTS,
+}
+#: Two layers of few packets.
+MODEST = Shape("vp8", (50_000, 120_000), 1, fps=10)
+
+
 class Meeting:
     """A publisher of camera and microphone on a good line, and subscribers on lines of their own."""
 
-    def __init__(self, seed: int, *lines: Path) -> None:
+    def __init__(self, seed: int, *lines: Path, films: Shape = LAYERS, transport: bool = True) -> None:
         self.world = World(seed)
         self.watch = Watch(self.world)
         self.publisher = Endpoint(self.world, self.watch, "publisher")
@@ -26,7 +44,7 @@ class Meeting:
         ]
         for each in (self.publisher, *self.subscribers):
             each.secure()
-        self.publisher.camera("camera", LAYERS)
+        self.publisher.camera("camera", films)
         self.publisher.microphone("microphone")
         tracks = self.publisher.media.tracks
         for ssrc in [each.ssrc for each in self.publisher.encodings["camera"]]:
@@ -35,7 +53,7 @@ class Meeting:
         self.world.run(1000.2)
         for each in self.subscribers:
             for track in tracks.values():
-                each.subscribe(track, transport=True)
+                each.subscribe(track, transport=transport)
 
     def run(self, seconds: float) -> None:
         self.world.run(self.world.now + seconds)
@@ -129,4 +147,45 @@ class LinkTests(SynchronousTestCase):
         low, mid, high = meeting.pictures(subscriber, since).values()
         self.assertGreater(low, 4 * LAYERS.fps * 0.8)
         self.assertEqual((mid, high), (0, 0))
+        self.assert_kept(meeting)
+
+    def test_a_link_recovers(self) -> None:
+        """A link that was too thin for any picture, and is good again, has the best one within 25 seconds, whatever its
+        client tells: transport-wide feedback or REMB, even when that has ended meanwhile, or reports alone."""
+        for tells in ("feedback", "feedback that ends", "remb", "remb that ends", "reports"):
+            meeting = Meeting(7, Path(delay=0.03), transport=tells.startswith("feedback"), films=MODEST)
+            (subscriber,) = meeting.subscribers
+            subscriber.estimates = tells.startswith("remb")
+            meeting.run(4)
+            subscriber.down.path = Path(delay=0.03, rate=60_000, queue=0.4)
+            meeting.run(5)
+            if tells.endswith("ends"):
+                subscriber.only_report()
+            since = meeting.world.now
+            meeting.run(10)
+            self.assertGreater(meeting.sound(subscriber, since), 0.6, tells)
+            subscriber.down.heal()
+            meeting.run(25)
+            since = meeting.world.now
+            meeting.run(3)
+            self.assertEqual(meeting.sound(subscriber, since), 1.0, tells)
+            self.assertGreater(meeting.pictures(subscriber, since)[1], 2 * MODEST.fps, tells)
+            self.assert_kept(meeting)
+
+    def test_nothing_grows(self) -> None:
+        """On lines that lose, repeat and queue, the SFU holds no more after half a minute than after ten seconds but
+        for what has a bound of its own: there is no queue without one."""
+        meeting = Meeting(5, Path(delay=0.05, jitter=0.03, loss=0.05, rate=250_000, duplicates=0.05), films=MODEST)
+        meeting.publisher.up.path = Path(delay=0.02, jitter=0.03, loss=0.05)
+        (subscriber,) = meeting.subscribers
+        before: Counter[str] = Counter()
+        for moment in range(20):
+            meeting.run(0.5)
+            if moment > 10:
+                before |= weight(subscriber.media) | weight(meeting.publisher.media)
+        meeting.run(20)
+        after = weight(subscriber.media) | weight(meeting.publisher.media)
+        grown = {name: (before[name], count) for name, count in after.items() if count > 1.5 * before[name] + 20}
+        self.assertEqual({name: found for name, found in grown.items() if found[1] > BOUNDS.get(name, 0)}, {})
+        self.assertGreater(before["PacketStore._slots"], 30)
         self.assert_kept(meeting)
