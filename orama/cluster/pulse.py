@@ -140,8 +140,8 @@ class Pulse(Service):
                 _log.info("the node takes people again")
                 self._activated()
         elif self._draining is None and not (self._emptied and self._told_drained()):
-            self._draining = Deferred.fromCoroutine(self._empty())
-            self._draining.addErrback(self._not_drained).addBoth(self._drain_over)
+            draining = self._draining = Deferred.fromCoroutine(self._empty())
+            draining.addErrback(self._not_drained).addBoth(lambda _: self._drain_over(draining))
 
     async def _empty(self) -> None:
         if not self._emptied:
@@ -160,5 +160,6 @@ class Pulse(Service):
         if failure.check(CancelledError, Unavailable) is None:
             _log.failure("the node cannot be emptied", failure)
 
-    def _drain_over(self, _: object) -> None:
-        self._draining = None
+    def _drain_over(self, which: Deferred[None]) -> None:
+        if self._draining is which:
+            self._draining = None

@@ -66,7 +66,8 @@ class Reconciler:
         self._attend = attend
         self._moved = moved
         self._lock = DeferredLock()
-        self._waiting: Deferred[None] | None = None
+        #: Who waits for the next pass.
+        self._waiting: list[Deferred[None]] | None = None
         self._urgent: set[str] = set()
         self._told: dict[str, WebRtcConfig] = {}
         self._stopped = False
@@ -84,25 +85,26 @@ class Reconciler:
         """
         if urgent is not None:
             self._urgent.add(urgent)
-        if self._waiting is not None:
-            await _same(self._waiting)
-            return
-        if not self._lock.locked:
-            async with self._lock:
-                await self._pass()
-            return
-        waiting = self._waiting = Deferred()
+        mine: Deferred[None] = Deferred()
+        if self._waiting is None:
+            self._waiting = [mine]
+            Deferred.fromCoroutine(self._turn(self._waiting))
+        else:
+            self._waiting.append(mine)
+        await mine
+
+    async def _turn(self, sharing: list[Deferred[None]]) -> None:
+        """One pass for those who share it. It goes on to its end also when they are cancelled."""
         try:
             async with self._lock:
                 self._waiting = None
                 await self._pass()
-        except BaseException as error:
-            if self._waiting is waiting:  # we were cancelled before it was our turn
-                self._waiting = None
-            waiting.errback(error)
-            waiting.addErrback(lambda failure: None)  # whoever waited has had it
-            raise
-        waiting.callback(None)
+        except Exception as error:
+            for each in sharing:
+                each.errback(error)
+        else:
+            for each in sharing:
+                each.callback(None)
 
     async def stop(self) -> None:
         """No more passes; one that is under way is waited for."""
@@ -229,15 +231,3 @@ class Reconciler:
     def _complain(self, key: str, error: OramaError) -> None:
         if self.backoff.failed(key, error.message):
             _log.error("{key} is not as it should be: {why}", key=key.lstrip("/"), why=error.message)
-
-
-async def _same(deferred: Deferred[None]) -> None:
-    """Wait for *deferred* beside others: each gets its outcome."""
-    mine: Deferred[None] = Deferred()
-
-    def outcome(result: Any) -> Any:
-        mine.callback(result)
-        return result
-
-    deferred.addBoth(outcome)
-    await mine

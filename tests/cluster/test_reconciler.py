@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -274,6 +274,18 @@ class ReconcilerTests(SynchronousTestCase):
         self.successResultOf(first)
         self.successResultOf(second)
         self.assertEqual(self.run_once(), [])
+
+    def test_given_up(self) -> None:
+        """Who gives up hears so at once, whatever the pass is at; it goes on, since others' services depend on it."""
+        self.want(desired("red"))
+        self.slow = Deferred()
+        only = self.running()
+        only.cancel()
+        self.failureResultOf(only, CancelledError)
+        slow, self.slow = self.slow, None
+        slow.callback(None)
+        self.assertTrue(self.reconciler.settled)
+        self.assertEqual(len(self.runner.up), 2)
 
     def test_gives_up_before_its_turn(self) -> None:
         """When the one whose pass is to be shared gives up before it begins, the next who asks gets one."""
