@@ -224,11 +224,21 @@ class Dtls(RTCDtlsTransport):  # type: ignore[misc]
     keys: SrtpKeys | None = None
     #: Whether no flight of the handshake can have to be sent again.
     _settled = False
+    #: Records behind the last one that the handshake was given.
+    _rest = b""
 
     async def _recv_next(self) -> None:
+        ssl = self._ssl
+        assert ssl is not None
+        if not self.encrypted:
+            await self._feed(ssl)
+            return
+        if self._rest:
+            self._datagrams.received(self._rest)
+            self._rest = b""
         if not self._settled:
-            ssl = self._ssl
-            self._settled = self.encrypted and ssl is not None and ssl.DTLSv1_get_timeout() is None
+            self._settled = ssl.DTLSv1_get_timeout() is None
+        if not self._settled:
             await super()._recv_next()
             return
         # From here on this task waits for the end alone, and what comes is read by turns.
@@ -237,6 +247,30 @@ class Dtls(RTCDtlsTransport):  # type: ignore[misc]
             await self._datagrams.last(lambda: turns.enter(self.read))
         finally:
             turns.leave(self.read)
+
+    async def _feed(self, ssl: SSL.Connection) -> None:
+        """Give the handshake its next record, or know that none has come in time.
+
+        By whole datagrams, and read from as aiortc does, OpenSSL is left with a buffer for reading, or with one for
+        what was handed from one epoch to the next: 16 kB for as long as a client sends no data.
+        """
+        datagram, self._rest = self._rest, b""
+        if not datagram:
+            try:
+                datagram = await asyncio.wait_for(self.transport._recv(), ssl.DTLSv1_get_timeout())
+            except TimeoutError:
+                ssl.DTLSv1_handle_timeout()
+                await self._write_ssl()
+                return
+        end = RECORD_HEADER + int.from_bytes(datagram[11:13])
+        if datagram[0] <= APPLICATION_DATA:  # in DTLS 1.3 others come, which fill their datagram
+            datagram, self._rest = datagram[:end], datagram[end:]
+        ssl.bio_write(datagram)
+        try:
+            ssl.do_handshake()
+        except SSL.Error:
+            pass  # it wants more, or will say so again
+        await self._write_ssl()
 
     @property
     def _datagrams(self) -> _Datagrams:

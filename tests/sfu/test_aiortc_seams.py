@@ -183,6 +183,15 @@ class HandshakeTests(LoopCase):
         await call.close()
 
     @on_loop
+    async def test_records_in_one_datagram(self) -> None:
+        """A flight counts that comes twice in one datagram, with records behind the last that the handshake needs."""
+        call = Call()
+        call.wire.to_server = lambda datagram: call.server.received((datagram * 2)[:MAX_DATAGRAM])
+        await call.connect()
+        await call.state("connected")
+        await call.close()
+
+    @on_loop
     async def test_lost_datagrams(self) -> None:
         """The handshake comes through when the first flights of both sides are lost."""
         call = Call()
@@ -419,14 +428,14 @@ class SeamTests(LoopCase):
 
     @on_loop
     async def test_data_receiver(self) -> None:
-        """DTLS hands what it decrypts to ``_handle_data`` of the one receiver that is registered."""
+        """DTLS hands what it decrypts to the one receiver that is registered."""
         call = Call()
         await call.connect()
         got: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
         class Receiver:
-            async def _handle_data(self, data: bytes) -> None:
-                got.set_result(data)
+            def handle_burst(self, packets: Sequence[bytes]) -> None:
+                got.set_result(packets[0])
 
         receiver = Receiver()
         call.server._dtls._register_data_receiver(receiver)
