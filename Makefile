@@ -57,6 +57,7 @@ bench: test-venv
 	@etc/debian/install
 	$(BIN)/python -m bench.turn_relay
 	$(BIN)/python -m bench.sfu_fanout
+	$(BIN)/python -m bench.sfu_workers --rate 6000
 	$(BIN)/python -m bench.networks
 	$(BIN)/python -m bench.data_channels
 
