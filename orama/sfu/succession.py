@@ -61,6 +61,9 @@ class Succession:
         first, video = packets[0], stream.track.kind == "video"
         if video and first.index <= self._numbering.left(stream):
             return None  # a keyframe that was lost, and comes after the stretch that began with a later one
+        other = current is not None and current.stream is not stream
+        if video and other and _behind(stream.last_timestamp, first.timestamp) > OVERTAKEN * stream.rate:
+            return None  # its layer was away, and what was lost of it comes now: a step back in time, as below
         before, missed = current or self.before, []
         if video and stream.highest - first.index >= len(packets):
             # Its first packet came late, and what follows it is here: else the first picture takes a round trip more.
@@ -135,3 +138,8 @@ class Succession:
         last = span.place(self._numbering.highest) or 0
         newest = next((index for index in reversed(span.stream.keyframes) if index <= last), 0)
         return span.stream, max(newest, span.origin)
+
+
+def _behind(newest: int, timestamp: int) -> int:
+    """How far *timestamp* is behind *newest*, which may have wrapped."""
+    return ((newest - timestamp + 0x80000000) & 0xFFFFFFFF) - 0x80000000

@@ -637,6 +637,20 @@ class LayerTests(DownlinkTestCase):
         self.assertEqual(self.seen(), 0)
         self.assert_continuous()
 
+    def test_an_old_keyframe(self) -> None:
+        """When a layer was away and all of it comes at once, its old keyframes are no place to switch at:
+        time would go back. The next keyframe is."""
+        self.play(2, *self.layers)
+        self.bob.media.set_layer("camera", "low")
+        low = self.layers[0]
+        lost = [packet for number in range(20) for packet in low.frame(2, key=number == 0, ticks=4500)]
+        self.alice.send(*low.frame(2))
+        self.alice.send(*lost)
+        self.assertEqual(self.seen(), 2)
+        self.alice.send(*low.frame(2, key=True))
+        self.assertEqual(self.seen(), 0)
+        self.assert_continuous()
+
     def test_a_layer_that_stops(self) -> None:
         """When the forwarded layer stops the next best takes over, and back when it returns."""
         self.play(2, *self.layers)
