@@ -137,7 +137,8 @@ class Downlink:
             # A packet that comes late, as it is now, could follow what was made for its number before.
             self.pause()
             self._fitting = fitting
-        again = repeating(self.track.codecs, codecs, fitting) if self._repeats else None
+        repeats = self._repeats and not self.track.opaque
+        again = repeating(self.track.codecs, codecs, fitting) if repeats else None
         if again is not None:
             self._types[REPEATED] = again.carrier
         self._adapt = fitting if again is None else again

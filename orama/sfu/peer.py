@@ -122,6 +122,7 @@ class Peer:
         self._started = False
         self._resume_call: IDelayedCall | None = None
         self._sources: Mapping[str, str] = {}
+        self._encrypted = True
         self._secured = False
         self._warned: set[str] = set()
         self.connection: Connection = connect(self, self.may_use_data)
@@ -237,10 +238,13 @@ class Peer:
             # Whoever leaves by itself, or hears that the room is closed, needs no more words.
             sink(Kicked(reason))
 
-    def offer(self, text: str, sources: Mapping[str, str] | None = None) -> None:
-        """The client's offer; *sources* names what its m-lines are, by mid."""
+    def offer(self, text: str, sources: Mapping[str, str] | None = None, encrypted: bool = True) -> None:
+        """The client's offer; *sources* names what its m-lines are, by mid.
+
+        :param encrypted: whether frames may be encrypted end to end, so that they have to stay as they are.
+        """
         self._check_here()
-        self._sources = sources or {}
+        self._sources, self._encrypted = sources or {}, encrypted
         self.connection.remote_offer(text)
 
     def answer(self, text: str) -> None:
@@ -411,6 +415,7 @@ class Peer:
             rids = track.rids[: len(layers)] if uplinked.rids else ()
             self.say(Layers(uplinked.track_id, uplinked.mid, layers, rids))
 
+        track.opaque = self._encrypted
         track.asks = asks
         track.relayered = lambda: self.room.relayered(publication)
 

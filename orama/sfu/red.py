@@ -242,8 +242,7 @@ class Losses:
 def repeating(published: Sequence[Codec], chosen: Mapping[int, Codec], base: Adapter | None) -> Repeating | None:
     """What sends *published* twice; None where publisher or subscriber do not know RED.
 
-    The publisher has to have named it too: frames that it encrypts end to end (``docs/sfu.rst``) must not be put
-    together, and only it knows.
+    The publisher has to have named it too.
     """
     carrier = next((codec for codec in published if is_red(codec)), None)
     inner = None if carrier is None else carried(carrier, published)

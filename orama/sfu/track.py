@@ -43,6 +43,8 @@ class Track:
         self.streams: dict[str, Stream] = {}
         self.level = AudioLevel()
         self.closed = False
+        #: Whether its frames may be encrypted end to end: then none are put together.
+        self.opaque = True
         #: How much it matters to subscribers beside other tracks, as the room sees it: see ``sfu.allocator``.
         self.rank = 0
         self._clock = clock

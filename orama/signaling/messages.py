@@ -148,11 +148,13 @@ class Join:
 
 @frozen
 class Offer:
-    """``sources`` says by mid what the m-lines are (``camera``, ``screen``, …); else it follows from their kind."""
+    """``sources`` says by mid what the m-lines are (``camera``, ``screen``, …); else it follows from their kind.
+    ``encrypted`` false says that the SFU may look into frames and put some together: there is nothing end to end."""
 
     # The frame has its limit already; a description of its size is as good as any.
     sdp: str = field(validator=_text(1 << 20, plain=False))
     sources: Mapping[str, str] = field(factory=dict, validator=_sources)
+    encrypted: bool = field(default=True, validator=_flag)
 
 
 @frozen

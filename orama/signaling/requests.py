@@ -10,7 +10,7 @@ from orama.signaling.interfaces import Peer
 
 
 def _offer(peer: Peer, request: messages.Offer) -> None:
-    peer.offer(request.sdp, request.sources)
+    peer.offer(request.sdp, request.sources, request.encrypted)
 
 
 def _answer(peer: Peer, request: messages.Answer) -> None:

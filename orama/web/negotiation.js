@@ -30,6 +30,7 @@ export class Negotiation {
    * @param {() => boolean} on.ready would the SFU hear us?
    * @param {(message: object) => void} on.send
    * @param {() => object} on.sources what the m-lines are that we send on: mid to source.
+   * @param {() => boolean} on.encrypted is anything that we send encrypted end to end?
    * @param {() => boolean} on.stalled does no media flow, though it has?
    * @param {() => void} on.deaf neither media nor an answer comes: the socket is no good.
    */
@@ -71,7 +72,8 @@ export class Negotiation {
   }
 
   #send() {
-    this.#on.send({ type: "offer", sdp: this.#connection.localDescription.sdp, sources: this.#on.sources() });
+    const { sdp } = this.#connection.localDescription;
+    this.#on.send({ type: "offer", sdp, sources: this.#on.sources(), encrypted: this.#on.encrypted() });
     clearTimeout(this.#timer);
     const stalled = this.#on.stalled();
     const again = () => {

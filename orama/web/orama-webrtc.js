@@ -432,6 +432,7 @@ export class Room extends EventTarget {
       ready: () => this.state === "connected" && this.#signaling.open,
       send: (message) => this.#signaling.send(message),
       sources: () => this.#sources(),
+      encrypted: () => Boolean(this.#options.transforms?.send),
       stalled: () => watch.stalled,
       deaf: () => this.#signaling.distrust(),
     });

@@ -180,7 +180,9 @@ class RepeatingTests(SynchronousTestCase):
 
     def publish(self, codecs: tuple[Codec, ...]) -> Track:
         self.alice.publish(evolve(MICROPHONE, codecs=codecs))
-        return self.alice.media.tracks["microphone"]
+        track = self.alice.media.tracks["microphone"]
+        track.opaque = False
+        return track
 
     def subscribe(self, codecs: tuple[Codec, ...]) -> None:
         self.bob.media.subscribe(self.track, downlinked(MICROPHONE, 7000, codecs=codecs))
@@ -201,6 +203,14 @@ class RepeatingTests(SynchronousTestCase):
         return [
             (each.payload_type, parse(each.payload) if each.payload_type == 63 else each.payload) for each in packets
         ]
+
+    def test_encrypted(self) -> None:
+        """What may be encrypted end to end goes as it is, however much is lost."""
+        self.track.opaque = True
+        self.subscribe(RENUMBERED)
+        self.lose(0.05)
+        self.talk(b"one", b"two")
+        self.assertEqual(self.heard(), [(109, b"one"), (109, b"two")])
 
     def test_lossy_line(self) -> None:
         """Who reports 2 % or more as lost gets each frame with a copy of the one before, in his own numbers."""

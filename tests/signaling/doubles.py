@@ -120,7 +120,7 @@ class MemoryPeer:
         if self.fails is not None:
             raise self.fails
 
-    def offer(self, sdp: str, sources: Mapping[str, str] | None = None) -> None:
+    def offer(self, sdp: str, sources: Mapping[str, str] | None = None, encrypted: bool = True) -> None:
         self._call("offer", sdp, dict(sources or {}))
 
     def answer(self, sdp: str) -> None:

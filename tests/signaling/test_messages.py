@@ -19,7 +19,7 @@ from tests.signaling.doubles import MemorySocket, Node
 
 GOOD: tuple[dict[str, Any], ...] = (
     {"type": "join", "roomId": "room", "userId": "ann", "metadata": {"name": "Ann"}, "resume": "abc"},
-    {"type": "offer", "sdp": "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\n", "sources": {"0": "camera"}},
+    {"type": "offer", "sdp": "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\n", "sources": {"0": "camera"}, "encrypted": False},
     {"type": "answer", "sdp": "v=0\r\n"},
     {
         "type": "ice-candidate",
@@ -122,6 +122,7 @@ class ParseTests(SynchronousTestCase):
             ({"type": "join", "metadata": "é" * 2048}, "invalid_join"),
             ({"type": "join", "resume": []}, "invalid_join"),
             ({"type": "offer", "sdp": "v", "sources": []}, "invalid_offer"),
+            ({"type": "offer", "sdp": "v", "encrypted": 1}, "invalid_offer"),
             ({"type": "offer", "sdp": "v", "sources": {"0": "A b"}}, "invalid_offer"),
             ({"type": "offer", "sdp": "v", "sources": {str(mid): "camera" for mid in range(257)}}, "invalid_offer"),
             ({"type": "ice-candidate", "candidate": "c" * 1025}, "invalid_candidate"),
