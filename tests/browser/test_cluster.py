@@ -17,8 +17,10 @@ from tests.store.databases import OnPostgres
 BACK = 5.0
 #: The same for a node that hangs, whose clients only find out by the media that does not come.
 HUNG = 20.0
+#: Seconds that a busy machine adds to either.
+SLACK = 5.0
 #: Seconds in which three nodes have learnt of each other and taken up their roles.
-SETTLED = 30.0
+SETTLED = 120.0
 #: ``gaps(room)`` keeps the longest time, in ms, in which *room* heard nothing, whatever its connection is.
 GAPS = """
     window.gaps = (room) => {
@@ -145,7 +147,7 @@ class ClusterTests(BrowserTestCase):
         owner.signal(signal.SIGKILL)
         silence = self.moved(one, two)
         print(f"silent for {silence} s")
-        self.assertLess(max(silence), BACK)
+        self.assertLess(max(silence), BACK + SLACK)
         self.assertIsNot(self.owner(), owner)
 
     def test_owner_of_others_is_killed(self) -> None:
@@ -159,7 +161,7 @@ class ClusterTests(BrowserTestCase):
         owner.signal(signal.SIGKILL)
         silence = self.moved(one, two)
         print(f"silent for {silence} s")
-        self.assertLess(max(silence), BACK)
+        self.assertLess(max(silence), BACK + SLACK)
 
     def test_owner_hangs(self) -> None:
         """A node that stops without closing anything is noticed by what does not come: they hear each other again."""
@@ -171,7 +173,7 @@ class ClusterTests(BrowserTestCase):
         self.nodes.remove(owner)
         silence = self.moved(two, one)
         print(f"silent for {silence} s")
-        self.assertLess(max(silence), HUNG)
+        self.assertLess(max(silence), HUNG + SLACK)
 
     def test_owner_goes_down(self) -> None:
         """A node that is told to go down sends its callers away, waits for them, and is missed for a moment at most."""
@@ -183,5 +185,5 @@ class ClusterTests(BrowserTestCase):
         silence = self.moved(one, two)
         print(f"silent for {silence} s")
         self.assertEqual(owner.wait(), 0)
-        self.assertLess(time.monotonic() - began, 15.0)
-        self.assertLess(max(silence), 3.0)
+        self.assertLess(time.monotonic() - began, 15.0 + SLACK)
+        self.assertLess(max(silence), SLACK)
