@@ -26,7 +26,7 @@ export class IceWatch {
     return ["disconnected", "failed"].includes(this.#connection.iceConnectionState);
   }
 
-  /** The relay may be another one now. */
+  /** The relay may be another one now, or our own address. */
   moved() {
     if (this.#connection.iceConnectionState !== "new") this.#connection.restartIce();
   }

@@ -5,11 +5,19 @@
  * Pictures that we receive: a packet that was lost comes again a round trip later, and browsers keep pictures back for
  * less than that, so that on long lines they drop frames although all of them arrive. Where that is seen, more is kept
  * back: a delay of about a round trip, for sound too, which stays with its pictures.
+ * Everything: when all that came stops at once the way is gone, as when a telephone leaves the house and its address
+ * changes. ICE takes 6 s or more to notice.
  * @module line-watch
  */
 
-/** How often to look. */
-const LOOK_MS = 2_000;
+/** How often to look whether anything comes, and at how many of these looks at what. */
+const LOOK_MS = 500;
+const CLOSELY = 4;
+/** Packets that come between two looks, so that none between the next three means that the way is gone. */
+const FLOWING = 10;
+const SILENT = 2;
+/** How long to wait until that is said once more. */
+const AGAIN_MS = 10_000;
 /** The share of packets lost from which sound is sent twice. */
 const LOSSY = 0.02;
 /** How long nothing may be lost until all is as it was before. */
@@ -23,9 +31,16 @@ const MOST_MS = 400;
 
 export class LineWatch {
   #connection;
-  #repeat;
+  #on;
   #now;
   #timer;
+  #looks = 0;
+  /** Packets that had come at the last look, and between it and the one before; looks since at which none had. */
+  #received = 0;
+  #came = 0;
+  #flowing = false;
+  #silent = 0;
+  #said = Number.NEGATIVE_INFINITY;
   #lossy = false;
   #lost = Number.NEGATIVE_INFINITY;
   /** By mid: what was counted at the last look, and when packets were asked for again. */
@@ -33,14 +48,21 @@ export class LineWatch {
 
   /**
    * @param {RTCPeerConnection} connection
-   * @param {(lossy: boolean) => void} repeat whether sound is to be sent twice from now on.
+   * @param {object} on
+   * @param {(lossy: boolean) => void} on.lossy whether sound is to be sent twice from now on.
+   * @param {() => void} on.silent nothing comes any more.
    * @param {() => number} [now] milliseconds.
    */
-  constructor(connection, repeat, now = () => performance.now()) {
+  constructor(connection, on, now = () => performance.now()) {
     this.#connection = connection;
-    this.#repeat = repeat;
+    this.#on = on;
     this.#now = now;
     this.#timer = setInterval(() => this.look(), LOOK_MS);
+  }
+
+  /** Has all that came stopped? */
+  get silent() {
+    return this.#flowing && this.#silent >= SILENT;
   }
 
   close() {
@@ -51,11 +73,32 @@ export class LineWatch {
   async look() {
     const report = await this.#connection.getStats();
     const entries = [...report.values()];
+    const transport = entries.find(({ type }) => type === "transport");
+    if (transport) this.#hear(transport.packetsReceived);
+    this.#looks += 1;
+    if (this.#looks % CLOSELY) return;
     this.#listen(entries.filter(({ type, kind }) => type === "remote-inbound-rtp" && kind === "audio"));
-    const pair = report.get(entries.find(({ type }) => type === "transport")?.selectedCandidatePairId);
+    const pair = report.get(transport?.selectedCandidatePairId);
     for (const entry of entries) {
       if (entry.type === "inbound-rtp" && entry.kind === "video") this.#see(entry, (pair?.currentRoundTripTime ?? 0) * 1000);
     }
+  }
+
+  /** So many packets have come, of any kind: who sends hears 20 times a second what arrives of it. */
+  #hear(packets = 0) {
+    const came = packets - this.#received;
+    this.#received = packets;
+    if (came > 0) {
+      this.#flowing = Math.max(came, this.#came) >= FLOWING;
+      this.#came = came;
+      this.#silent = 0;
+      return;
+    }
+    this.#silent += 1;
+    const now = this.#now();
+    if (!this.#flowing || this.#silent !== SILENT || now - this.#said < AGAIN_MS) return;
+    this.#said = now;
+    this.#on.silent();
   }
 
   /** What the SFU reports of our sound. */
@@ -65,7 +108,7 @@ export class LineWatch {
     const lossy = now - this.#lost < CALM_MS;
     if (lossy === this.#lossy) return;
     this.#lossy = lossy;
-    this.#repeat(lossy);
+    this.#on.lossy(lossy);
   }
 
   /** How one video is received. */

@@ -121,7 +121,10 @@ export class Room extends EventTarget {
   #channels = new Map();
   #incoming = null;
   #roster = new Roster((type, detail) => this.#emit(type, detail));
-  #online = () => this.state === "reconnecting" && this.#signaling.connect();
+  #online = () => {
+    this.#watch?.moved();
+    if (this.state === "reconnecting") this.#signaling.connect();
+  };
 
   /** @param {ConnectOptions} options */
   constructor(options) {
@@ -426,14 +429,15 @@ export class Room extends EventTarget {
     connection.ondatachannel = ({ channel }) => this.#incoming.opened(channel);
     const watch = new IceWatch(connection, () => this.state === "connected" && this.#rejoin());
     this.#watch = watch;
-    this.#line = new LineWatch(connection, (lossy) => this.#repeat(lossy));
+    const line = new LineWatch(connection, { lossy: (lossy) => this.#repeat(lossy), silent: () => watch.moved() });
+    this.#line = line;
     this.#negotiation = new Negotiation(connection, {
       enqueue: (step) => this.#enqueue(step),
       ready: () => this.state === "connected" && this.#signaling.open,
       send: (message) => this.#signaling.send(message),
       sources: () => this.#sources(),
       encrypted: () => Boolean(this.#options.transforms?.send),
-      stalled: () => watch.stalled,
+      stalled: () => watch.stalled || line.silent,
       deaf: () => this.#signaling.distrust(),
     });
     connection.onconnectionstatechange = () => {

@@ -7,11 +7,11 @@ from tests.browser.stage import BrowserTestCase
 #: ``line`` with a connection whose statistics the test sets, and a clock that it moves.
 LINE = """
     const receiver = { jitterBufferTarget: null };
-    const counts = { lost: 0, nackCount: 0, framesDropped: 0 };
+    const counts = { lost: 0, nackCount: 0, framesDropped: 0, packetsReceived: 0 };
     const connection = {
       getTransceivers: () => [{ mid: "7", receiver }],
       getStats: async () => new Map(Object.entries({
-        transport: { type: "transport", selectedCandidatePairId: "pair" },
+        transport: { type: "transport", selectedCandidatePairId: "pair", packetsReceived: counts.packetsReceived },
         pair: { type: "candidate-pair", currentRoundTripTime: 0.11 },
         sound: { type: "remote-inbound-rtp", kind: "audio", fractionLost: counts.lost },
         pictures: { type: "inbound-rtp", kind: "video", mid: "7", ...counts },
@@ -19,13 +19,14 @@ LINE = """
     };
     let now = 0;
     const said = [];
-    const line = new LineWatch(connection, (lossy) => said.push([lossy, now]), () => now);
+    const on = { lossy: (lossy) => said.push([lossy, now]), silent: () => said.push(["silent", now]) };
+    const line = new LineWatch(connection, on, () => now);
     line.close();
     const look = async (seconds, changes = {}) => {
       now += 1000 * seconds;
       counts.lost = changes.lost ?? counts.lost;
       for (const name of ["nackCount", "framesDropped"]) counts[name] += changes[name] ?? 0;
-      await line.look();
+      for (let looks = 0; looks < 4; looks += 1) await line.look();
       return receiver.jitterBufferTarget;
     };
 """
@@ -66,6 +67,27 @@ class LineWatchTests(BrowserTestCase):
             """
         )
         self.assertEqual(kept, [None, None, None, 150, 150, 200, 400, None])
+
+    def test_silence(self) -> None:
+        """When all that came stops at once that is said a second later, once in 10 s; where little came it is not."""
+        said = self.client_page().run(
+            LINE
+            + """
+            const hear = async (...packets) => {
+              for (const came of packets) {
+                now += 500;
+                counts.packetsReceived += came;
+                await line.look();
+              }
+            };
+            await hear(0, 0, 0, 3, 1, 0, 0, 0, 0);
+            await hear(30, 30, 2, 0, 0, 0, 0);
+            await hear(30, 0, 0, 0, 30, 0, 30);
+            await hear(...Array(20).fill(30), 0, 0, 0);
+            return said;
+            """
+        )
+        self.assertEqual(said, [["silent", 7000], ["silent", 22500]])
 
     def test_twice(self) -> None:
         """On a line that loses for real a microphone turns to RED by an offer; who hears it is offered nothing.

@@ -93,6 +93,23 @@ class Onlooker:
             frames,
         )
 
+    def until_frames(self, frames: int) -> None:
+        """Return once nothing came for half a second, and so many frames after that."""
+        self.page.run(
+            """
+            const decoded = async () => (await sight.look()).video?.framesDecoded ?? 0;
+            const now = () => performance.now();
+            let [last, since] = [await decoded(), now()];
+            await until("a pause", async () => {
+              const frames = await decoded();
+              if (frames !== last) [last, since] = [frames, now()];
+              return now() - since > 500;
+            });
+            await until("more frames", async () => (await decoded()) > last + args[0]);
+            """,
+            frames,
+        )
+
     def until_width(self, width: int, seconds: float = 20.0) -> None:
         """Return once pictures of that width are decoded."""
         self.page.run(

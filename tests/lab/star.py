@@ -93,6 +93,15 @@ class Star:
         for number, line in enumerate(self.lines):
             line.become(conditions[number] if number < len(conditions) else CLEAN)
 
+    def move(self, client: int) -> None:
+        """A client has another address from now on, in another network, and the one that it had no more."""
+        machine, place = self.clients[client], 4 * (len(self.clients) + client)
+        near, far = f"{HOMES}.{place + 1}", f"{HOMES}.{place + 2}"
+        self.router.run("ip", "address", "add", f"{near}/30", "dev", f"line{client + 1}")
+        machine.run("ip", "address", "flush", "dev", "eth0")
+        machine.run("ip", "address", "add", f"{far}/30", "dev", "eth0")
+        machine.run("ip", "route", "replace", "default", "via", near)
+
     @contextmanager
     def node(self) -> Iterator[NodeProcess]:
         """Orama on the server; ask it from inside the server's network."""

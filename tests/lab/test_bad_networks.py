@@ -1,5 +1,5 @@
 """One publishes in three layers; three look on, by a clean line, a narrow one and one that loses. Nobody suffers more
-than their own line makes them."""
+than their own line makes them. In the end one of them moves to another network."""
 
 from __future__ import annotations
 
@@ -27,13 +27,17 @@ WHOLE = 0.02
 
 @frozen
 class Call:
-    """:ivar width: of the widest layer that was sent, and *fps* of its frames."""
+    """
+    :ivar width: of the widest layer that was sent, and *fps* of its frames.
+    :ivar moved: what who lost packets saw from the moment of a change of address on, by a line that is clean then.
+    """
 
     clean: Seen
     narrow: Seen
     lossy: Seen
     width: int
     fps: float
+    moved: Seen
 
 
 @cache
@@ -63,7 +67,12 @@ def _call() -> Call:
             until(lambda: time.monotonic() - began > LONG, "a while", 2 * LONG)
             seen = [each.end() for each in onlookers]
             after, seconds = publisher.layers()[-1], time.monotonic() - began
-            return Call(*seen, after["width"], (after["frames"] - before["frames"]) / seconds)
+            fps = (after["frames"] - before["frames"]) / seconds
+            star.become()
+            onlookers[2].begin()
+            star.move(2)
+            onlookers[2].until_frames(20)
+            return Call(*seen, after["width"], fps, onlookers[2].end())
     finally:
         people.close()
         star.close()
@@ -110,6 +119,11 @@ class BadNetworkTests(SynchronousTestCase):
         self.assertLess(seen.longest, 1.0, seen)
         self.assertGreater(seen.fps, 0.8 * self.call.fps, self.call)
         self.assertGreater(seen.nacks, 0, seen)
+
+    def test_moved(self) -> None:
+        """Who gets another address sees and hears again within seconds, long before ICE would have noticed."""
+        report().milliseconds("Chromium, another address", "longest pause", self.call.moved.longest)
+        self.assertLess(self.call.moved.longest, 5.0, self.call.moved)
 
     def test_lossy_sound(self) -> None:
         """With 5 % lost hardly anything of what is said is missing: it comes twice."""
