@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
+import sys
 import tempfile
 import time
 import urllib.error
@@ -62,10 +64,21 @@ def run(workers: int, rooms: int, listeners: int, load: Load) -> None:
         directory, http = Path(name), free_port()
         config = directory / "orama.toml"
         config.write_text(f'{LIMITS}[cluster]\nrunner = "processes"\n'.replace("[sfu]", f"[sfu]\nworkers = {workers}"))
-        command = ["twistd", "-n", "--pidfile=", "orama-webrtc", "--config", str(config)]
-        command += ["--data-dir", str(directory / "data"), "--http", f"tcp:{http}:interface=127.0.0.1"]
+        command = [
+            str(Path(sys.executable).with_name("twistd")),
+            "-n",
+            "--pidfile=",
+            "orama-webrtc",
+            "--config",
+            str(config),
+        ]
+        # An internal address of its own: the ports of media and signalling are the same for every node of a machine.
+        internal = ".".join(["127", *(str(random.randint(1, 254)) for _ in range(3))])
+        command += ["--data-dir", str(directory / "data"), "--internal-ip", internal]
+        for ip in ("127.0.0.1", internal):
+            command += ["--http", f"tcp:{http}:interface={ip}"]
         with rivals.Server(command, directory / "orama.log", ("127.0.0.1", http)) as server:
-            wait(f"http://127.0.0.1:{http}/metrics", workers, directory / "orama.log")
+            wait(f"http://{internal}:{http}/metrics", workers, directory / "orama.log")
             meeting = Processes(server, http, directory)
             idle = max(map(meeting.memory_of, meeting.sfus()))
 
