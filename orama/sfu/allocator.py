@@ -119,6 +119,14 @@ class Allocator:
         """The next :meth:`share` is due."""
         self._at = float("-inf")
 
+    def forget(self, key: str) -> None:
+        """The client asks for another layer: the next :meth:`share` is due, and takes this one for new.
+
+        What it asked for it gets at once where there is room, and need not prove that there stays room.
+        """
+        self.shares.pop(key, None)
+        self.renew()
+
     def share(
         self, subscriptions: dict[str, Subscription], estimate: float, limited: bool, now: float, kept: float = 0.0
     ) -> None:

@@ -185,7 +185,10 @@ class PeerMedia:
             raise BadRequest("invalid_layer", f"layer is one of {', '.join(LAYERS)}")
         downlink = self._downlinks.get(track_id)
         if downlink is not None:
+            other = layer != downlink.choice.layer
             downlink.ask(layer, priority, self._clock.seconds())
+            if other and self._sharing is not None:
+                self._sharing.asked(track_id)
 
     def close(self) -> None:
         """End every subscription from and to this client; later calls do nothing."""

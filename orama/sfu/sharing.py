@@ -163,6 +163,10 @@ class Sharing:
         """Share out anew with the next tick: something else is forwarded under an old name."""
         self._allocator.renew()
 
+    def asked(self, key: str) -> None:
+        """The client asks for another layer of this subscription: see to it with the next tick."""
+        self._allocator.forget(key)
+
     def _subscriptions(self) -> dict[str, Subscription]:
         return dict(self._downlinks)
 

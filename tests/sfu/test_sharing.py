@@ -147,6 +147,28 @@ class LinkTests(SharingTestCase):
         self.assertLess(wide.delay(0), 0.2)
         self.assertTrue(0.7 * 300e3 < narrow.estimate < 1.2 * 300e3, narrow.estimate)
 
+    def test_asked_for(self) -> None:
+        """A better layer that the client asks for comes at once where its link has room for it."""
+        bob = self.subscriber(5e6)
+        self.run_for(6)
+        self.assertEqual(bob.layer, SPATIAL["f"])
+        bob.client.media.set_layer("camera", "low")
+        self.run_for(5)
+        self.assertEqual(bob.layer, SPATIAL["q"])
+        bob.client.media.set_layer("camera", "high")
+        self.run_for(0.3)
+        self.assertEqual(bob.layer, SPATIAL["f"])
+
+    def test_asked_for_too_much(self) -> None:
+        """To ask for a better layer makes no link wider: there is no more under way than before, and sound is whole."""
+        bob = self.subscriber(300e3)
+        self.run_for(10)
+        lost = bob.lost[AUDIO]
+        for layer in ("low", "high") * 10:
+            bob.client.media.set_layer("camera", layer)
+            self.run_for(0.5)
+        self.assertEqual((bob.layer, bob.lost[AUDIO] - lost), (SPATIAL["q"], 0))
+
     def test_less_than_the_lowest_layer(self) -> None:
         """A link that takes audio alone gets audio alone: the video pauses, and comes back with the link."""
         poor = self.subscriber(120e3)
