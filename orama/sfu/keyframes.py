@@ -9,8 +9,6 @@ with a bad line would like, is a third of 30 frames a second; three in ten secon
 
 from __future__ import annotations
 
-from collections import deque
-
 #: Seconds between two wishes of one receiver that count, and between two requests to one source.
 PER_RECEIVER = 0.2
 PER_SOURCE = 0.5
@@ -45,7 +43,7 @@ class Wishes:
     __slots__ = ("_passed",)
 
     def __init__(self) -> None:
-        self._passed: deque[float] = deque(maxlen=MOST)
+        self._passed: tuple[float, ...] = ()
 
     def allows(self, now: float, shared: bool) -> bool:
         """Whether a wish counts; *shared*: others get the same stream and would pay for it."""
@@ -53,7 +51,7 @@ class Wishes:
             return False
         if shared and len(self._passed) == MOST and now - self._passed[0] < WHILE:
             return False
-        self._passed.append(now)
+        self._passed = (*self._passed[1 - MOST :], now)
         return True
 
 

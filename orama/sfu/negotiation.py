@@ -379,7 +379,8 @@ class Negotiator:
             self._stale = min(MAX_STALE, self._stale + self._repeats)
             self._repeats = 0
             self._numbers = offer.numbers
-            self._outstanding, self._answered = None, offer
+            # Without its text, of which a room of fifty makes 40 kB: an answered offer is not made again.
+            self._outstanding, self._answered = None, evolve(offer, sdp="")
         else:
             self._stale -= 1
         declined = frozenset(

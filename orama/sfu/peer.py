@@ -7,7 +7,6 @@ while; what happens meanwhile waits for it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +117,7 @@ class Peer:
         self._clock = clock
         self._settings = settings
         self._sink: Callable[[Event], None] | None = send
-        self._waiting: deque[Event] = deque()
+        self._waiting: list[Event] = []
         self._started = False
         self._resume_call: IDelayedCall | None = None
         self._sources: Mapping[str, str] = {}
@@ -331,7 +330,7 @@ class Peer:
 
     def _flush(self) -> None:
         while self._waiting and self._sink is not None:
-            self._sink(self._waiting.popleft())
+            self._sink(self._waiting.pop(0))
 
     def track_published(self, publication: Publication) -> None:
         """Somebody publishes a track, or publishes it in a new form."""

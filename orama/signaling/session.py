@@ -7,7 +7,6 @@ the one before it is done, also where that takes a look into the database. Who t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -85,7 +84,7 @@ class Session:
         self._now = now
         self._opened = now
         self._bucket = TokenBucket(lobby.settings.message_rate, lobby.settings.message_burst, now)
-        self._waiting: deque[tuple[messages.Request, str | bytes]] = deque()
+        self._waiting: list[tuple[messages.Request, str | bytes]] = []
         self._working = False
         #: What is being handled, as it came.
         self._text: str | bytes = ""
@@ -194,13 +193,14 @@ class Session:
         self._working = True
         try:
             while self._waiting:
-                request, self._text = self._waiting.popleft()
+                request, self._text = self._waiting.pop(0)
                 if self.state is State.FORWARDED and self._trunk is not None:
                     self._trunk.send(self._text)
                 else:
                     await self._handle(request)
         finally:
             self._working = False
+            self._text = ""  # some kilobytes, where it was a description
 
     async def _handle(self, request: messages.Request) -> None:
         try:

@@ -120,7 +120,8 @@ class SignalProtocol(WebSocketServerProtocol):
         self.is_closed = None
 
     def onConnect(self, request: ConnectionRequest) -> tuple[str | None, dict[str, str]]:
-        return SUBPROTOCOL if SUBPROTOCOL in request.protocols else None, self._headers
+        headers, self._headers = self._headers, {}
+        return SUBPROTOCOL if SUBPROTOCOL in request.protocols else None, headers
 
     def onOpen(self) -> None:
         if isinstance(self._verdict, Refused):
