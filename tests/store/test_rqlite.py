@@ -299,7 +299,7 @@ class ClusterTests(TestCase):
         leader.kill()
         began = time.monotonic()
         self.assertEqual(await database.write(add("after")), [1])
-        self.assertLess(time.monotonic() - began, 5.0)
+        self.assertLess(time.monotonic() - began, 20.0)
         self.assertEqual(await database.read(names), ["after", "before"])
         with self.assertRaises(IntegrityError):
             await database.write(add("after"))
@@ -329,7 +329,7 @@ class ClusterTests(TestCase):
                 while True:
                     await attempt()  # a leader believes for a moment that it still is one
             self.assertEqual(caught.exception.code, "store_unavailable")
-            self.assertLess(time.monotonic() - began, 15.0)
+            self.assertLess(time.monotonic() - began, 45.0)
         other = Database(self.cluster.url, reactor)
         with self.assertRaises(Unavailable):
             await other.start()
