@@ -24,7 +24,7 @@ class Server:
     def __enter__(self) -> Server:
         with self._log.open("wb") as out:
             self.process = subprocess.Popen(self._command, stdout=out, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while self._port is not None:
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{self._command[0]} did not start:\n{self._log.read_text()[-2000:]}")
