@@ -20,7 +20,8 @@ def weight(root: object) -> Counter[str]:
             continue
         seen.add(id(each))
         if isinstance(each, (dict, list, tuple, set, frozenset, deque)):
-            found[name] += _filled(each)
+            if not isinstance(each, tuple):  # values
+                found[name] += _filled(each)
             left += [(name, one) for one in (each.values() if isinstance(each, Mapping) else each)]
         elif type(each).__module__.startswith(_PACKAGES):
             left += [(f"{type(each).__name__}.{key}", value) for key, value in _attributes(each)]
