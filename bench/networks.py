@@ -1,12 +1,13 @@
-"""Chromium on bad lines: what people see and hear of each other through orama, and through Janus behind coturn.
+"""Browsers on bad lines: what people see and hear of each other through orama, and through Janus behind coturn.
 
-``python -m bench.networks [--systems orama janus] [--senders vp8 vp9 av1] [--trials up] [--seconds 15] [--settle 6]``
+``python -m bench.networks [--systems orama janus] [--senders vp8 vp9 av1] [--trials up] [--seconds 15] [--settle 6]
+[--firefox]``
 
 One publishes a camera of 960×540 at 20 frames a second in three layers, and a tone; two look on, one by a clean line
 and one by the line that is tried. The lines, the server and each client are network namespaces (``tests.lab.star``);
 everything is relayed. Where the publisher's line is the bad one, both onlookers' are clean and the second is shown.
 All of it runs on one machine, encoders and decoders too, so frame rates are also those of its processor: the
-``clean`` row says what it can do.
+``clean`` row says what it can do. Everybody has Chromium; with ``--firefox`` who is shown has Firefox.
 """
 
 from __future__ import annotations
@@ -24,8 +25,22 @@ from attrs import frozen
 from bench import rivals
 from bench.relayed import turn_credentials
 from tests.browser.page import Page
+from tests.lab.browser import FarChromium, FarFirefox
 from tests.lab.line import CLEAN, Conditions
-from tests.lab.onlooker import AV1, FPS, SIMULCAST, VP9, Onlooker, People, Publisher, Seen, Sender, janus, orama
+from tests.lab.onlooker import (
+    AV1,
+    FPS,
+    SIMULCAST,
+    VP9,
+    Browser,
+    Onlooker,
+    People,
+    Publisher,
+    Seen,
+    Sender,
+    janus,
+    orama,
+)
 from tests.lab.star import SERVER, Star
 
 SENDERS = {"vp8": SIMULCAST, "vp9": VP9, "av1": AV1}
@@ -90,7 +105,12 @@ def _row(name: str, shown: Seen, other: Seen) -> str:
 
 
 def run(
-    systems: Sequence[str], senders: Sequence[Sender], trials: Sequence[Trial], settle: float, seconds: float
+    systems: Sequence[str],
+    senders: Sequence[Sender],
+    trials: Sequence[Trial],
+    settle: float,
+    seconds: float,
+    browser: type[Browser] = FarChromium,
 ) -> None:
     for system in systems:
         star = Star(2)
@@ -98,8 +118,9 @@ def run(
         try:
             with _SYSTEMS[system](star) as start:
                 for sender in senders:
-                    print(f"\n{system}, {sender.name}, {FPS} fps\n{_HEAD}", flush=True)
-                    _calls(star, people, start, sender, trials, settle, seconds)
+                    seen_by = "" if browser is FarChromium else ", seen by Firefox"
+                    print(f"\n{system}, {sender.name}, {FPS} fps{seen_by}\n{_HEAD}", flush=True)
+                    _calls(star, people, start, sender, trials, settle, seconds, browser)
         finally:
             people.close()
             star.close()
@@ -113,12 +134,13 @@ def _calls(
     trials: Sequence[Trial],
     settle: float,
     seconds: float,
+    browser: type[Browser],
 ) -> None:
     """A call for each run of trials of the onlooker's line, of the publisher's, and of one delay."""
     for (publishing, delay, jitter), alike in groupby(trials, _kind):
         before = Conditions("", delay=delay, jitter=jitter)
         star.become(CLEAN, before)
-        pages = [people.page(publishing), people.page(0), people.page(0 if publishing else 1)]
+        pages = [people.page(publishing), people.page(0), people.page(0 if publishing else 1, browser)]
         try:
             _, onlookers = start(sender, pages[0], pages[1:])
             for trial in alike:
@@ -142,15 +164,23 @@ def _kind(trial: Trial) -> tuple[int, float, float]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.networks", description="Chromium on bad lines.")
+    parser = argparse.ArgumentParser(prog="python -m bench.networks", description="Browsers on bad lines.")
     parser.add_argument("--systems", nargs="+", choices=sorted(_SYSTEMS), default=["orama", "janus"])
     parser.add_argument("--senders", nargs="+", choices=sorted(SENDERS), default=["vp8", "vp9"])
     parser.add_argument("--trials", default="", help="only those with this in their names, as 'up' or '300'")
     parser.add_argument("--settle", type=float, default=6.0, help="seconds before a row is measured")
     parser.add_argument("--seconds", type=float, default=15.0, help="seconds of a row")
+    parser.add_argument("--firefox", action="store_true", help="who is shown has Firefox")
     asked = parser.parse_args(arguments)
     trials = [trial for trial in TRIALS if asked.trials in trial.name]
-    run(asked.systems, [SENDERS[name] for name in asked.senders], trials, asked.settle, asked.seconds)
+    run(
+        asked.systems,
+        [SENDERS[name] for name in asked.senders],
+        trials,
+        asked.settle,
+        asked.seconds,
+        FarFirefox if asked.firefox else FarChromium,
+    )
     return 0
 
 

@@ -55,10 +55,10 @@ class _Window:
 class Firefox:
     """One browser with one window.
 
-    :param authority: PEM file of a certificate authority to trust.
+    :param authority: PEM file of a certificate authority to trust, beside the usual ones.
     """
 
-    def __init__(self, authority: Path) -> None:
+    def __init__(self, authority: Path | None = None) -> None:
         from marionette_driver.marionette import Marionette
 
         assert BINARY is not None and CERTUTIL is not None
@@ -69,17 +69,17 @@ class Firefox:
         (self._home / "user.js").write_text("\n".join(lines))
         database = f"sql:{self._home}"
         subprocess.run([CERTUTIL, "-N", "-d", database, "--empty-password"], check=True)
-        trust = [CERTUTIL, "-A", "-d", database, "-n", "tests", "-t", "CT,,", "-i", str(authority)]
-        subprocess.run(trust, check=True)
-        self._process = subprocess.Popen(
-            [BINARY, "--profile", str(self._home), *_ARGUMENTS],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        if authority is not None:
+            trust = [CERTUTIL, "-A", "-d", database, "-n", "tests", "-t", "CT,,", "-i", str(authority)]
+            subprocess.run(trust, check=True)
+        self._process = self._launch([BINARY, "--profile", str(self._home), *_ARGUMENTS])
         self._client = Marionette(host="127.0.0.1", port=port)
         self._client.raise_for_port(timeout=60)
         self._client.start_session()
         self._client.timeout.script = SCRIPT_TIMEOUT
+
+    def _launch(self, command: list[str]) -> subprocess.Popen[Any]:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def page(self) -> Page:
         return Page(_Window(self._client))
@@ -88,13 +88,16 @@ class Firefox:
         try:
             self._client.delete_session()
         finally:
-            self._process.terminate()
-            try:
-                self._process.wait(15)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            self._end()
             shutil.rmtree(self._home, ignore_errors=True)
+
+    def _end(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(15)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
 def _literal(value: object) -> str:

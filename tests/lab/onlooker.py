@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import frozen
 
 from tests.browser.page import Page
-from tests.lab.browser import FarChromium
+from tests.lab.browser import FarChromium, FarFirefox
 from tests.lab.machine import until
 from tests.lab.star import HTTP_PORT, SERVER, Star
 from tests.node import NodeProcess
+
+Browser: TypeAlias = FarChromium | FarFirefox
 
 #: The camera: the smallest that libwebrtc sends in three sizes.
 WIDTH, HEIGHT, FPS = 960, 540, 20
@@ -163,16 +165,17 @@ class People:
     def __init__(self, star: Star) -> None:
         self._star = star
         self._stack = ExitStack()
-        self._browsers: dict[int, FarChromium] = {}
+        self._browsers: dict[tuple[int, type[Browser]], Browser] = {}
         self._origins: dict[int, str] = {}
 
-    def page(self, client: int) -> Page:
-        """A page of the test's own in the browser of a client, counted from 0."""
-        if client not in self._browsers:
-            self._browsers[client] = FarChromium(self._star.clients[client])
-            self._stack.callback(self._browsers[client].quit)
+    def page(self, client: int, browser: type[Browser] = FarChromium) -> Page:
+        """A page of the test's own in the browser of a client, counted from 0. Firefox has one at a time."""
+        if (client, browser) not in self._browsers:
+            made = self._browsers[client, browser] = browser(self._star.clients[client])
+            self._stack.callback(made.quit)
+        if client not in self._origins:
             self._origins[client] = self._star.pages(client)
-        page = self._browsers[client].page().open(f"{self._origins[client]}/lines.html")
+        page = self._browsers[client, browser].page().open(f"{self._origins[client]}/lines.html")
         page.run('await until("the modules", () => document.title === "ready")')
         return page
 

@@ -188,7 +188,13 @@ class Endpoint:
 
     def _publish(self, uplinked: Uplinked) -> None:
         self.uplinks.append(uplinked)
-        self._locally(lambda: self.media.publish(self.uplinks))
+
+        def publish() -> None:
+            self.media.publish(self.uplinks)
+            # Nothing is encrypted end to end, so that sound may be sent twice.
+            self.media.tracks[uplinked.track_id].opaque = False
+
+        self._locally(publish)
 
     def withdraw(self, track_id: str) -> None:
         """Stop publishing a track; its subscriptions end."""
