@@ -13,6 +13,11 @@ function place(transceiver, where) {
   return true;
 }
 
+/** How long a mute waits for a black picture to go out, at most; frames that make one; how often it looks. */
+const BLACK_MS = 300;
+const BLACK_FRAMES = 2;
+const LOOK_MS = 20;
+
 /** It has a transceiver of its own, which a new connection replaces without anybody outside noticing. */
 export class Publication {
   #announce;
@@ -45,9 +50,13 @@ export class Publication {
     return this.transceiver?.mid ?? null;
   }
 
-  /** Sends nothing (video) or silence (audio), and says so to the others. */
+  /** Sends nothing (video, after a black picture, so that no other stays on a screen) or silence, and says so. */
   async mute() {
     if (this.muted) return;
+    this.muted = true;
+    this.track.enabled = false;
+    await this.#blackened();
+    if (!this.muted) return; // unmuted meanwhile
     await this.silence(true);
     this.#announce(this);
   }
@@ -108,6 +117,21 @@ export class Publication {
       encoding.active = wanted(encoding) && (this.encodings?.[place]?.active ?? true);
     }
     await sender.setParameters(parameters);
+  }
+
+  /** Waits until the browser has sent black pictures, as it does for a track that is not enabled. */
+  async #blackened() {
+    const { sender } = this.transceiver ?? {};
+    if (this.kind !== "video" || !sender?.track) return;
+    const sent = async () => {
+      const counts = [...(await sender.getStats()).values()].filter(({ type }) => type === "outbound-rtp");
+      return Math.max(0, ...counts.map(({ framesSent, framesEncoded }) => framesSent ?? framesEncoded ?? 0));
+    };
+    const enough = (await sent()) + BLACK_FRAMES;
+    const end = performance.now() + BLACK_MS;
+    while (this.muted && performance.now() < end && (await sent()) < enough) {
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    }
   }
 
   #outgoing() {

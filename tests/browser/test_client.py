@@ -147,6 +147,32 @@ class TrackTests(BrowserTestCase):
         )
         self.assertEqual(seen, {"enabled": False, "others": ["microphone"]})
 
+    def test_mute_ends_in_black(self) -> None:
+        """Nobody's last picture stays on the screens of others: it is black once the camera is muted."""
+        self.client_page().run(
+            PAIR
+            + """
+            const [, camera] = [...a.publications];
+            const [peer] = b.peers.values();
+            const shown = [...peer.tracks.values()].find(({ kind }) => kind === "video");
+            const video = Object.assign(document.createElement("video"), { muted: true });
+            video.srcObject = new MediaStream([shown.mediaTrack]);
+            await video.play();
+            const context = new OffscreenCanvas(64, 36).getContext("2d", { willReadFrequently: true });
+            const light = () => {
+              context.drawImage(video, 0, 0, 64, 36);
+              const { data } = context.getImageData(0, 0, 64, 36);
+              return Math.max(...data.filter((_, place) => place % 4 !== 3));
+            };
+            await until("a picture", () => light() > 64);
+            await camera.mute();
+            await until("the word", () => shown.muted);
+            await until("a black picture", () => light() < 24, 5_000);
+            await camera.unmute();
+            await until("a picture again", () => light() > 64);
+            """
+        )
+
     def test_kick(self) -> None:
         """Who is kicked is told so and is out; the others see why."""
         seen = self.client_page().run(
