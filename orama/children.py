@@ -67,7 +67,7 @@ class Children:
         #: Whether the rooms of a namespace are in several processes.
         self.several = (processes := process_count(settings().sfu)) > 1
         self._doors: dict[tuple[str, int], int] = {}
-        self.workers = Workers(reactor, directory, self._assign, self._door)
+        self.workers = Workers(reactor, directory, self._assign, self._door, processes)
         self.runner = ChildRunner(
             reactor,
             self._arguments,

@@ -73,7 +73,10 @@ class Child(ProcessProtocol):
         self._began = self._reactor.seconds()
         self._lines = [_Lines(self._label), _Lines(self._label)]
         self.running = True
-        self._reactor.spawnProcess(self, sys.executable, [sys.executable, *self._arguments], environment())
+        try:
+            self._reactor.spawnProcess(self, sys.executable, [sys.executable, *self._arguments], environment())
+        except OSError as error:
+            self._ended(f"cannot be started: {error.strerror}")
 
     def stop(self, deadline: float | None) -> None:
         """Let it drain, for *deadline* seconds at the longest; None ends it at once."""
@@ -109,13 +112,16 @@ class Child(ProcessProtocol):
         self._lines[1].feed(data)
 
     def processEnded(self, reason: Failure) -> None:
+        self._ended(ending(reason))
+
+    def _ended(self, why: str) -> None:
         self.running = False
         if self._impatience is not None and self._impatience.active():
             self._impatience.cancel()
         if not self.wanted:
             self._over()
             return
-        self.why = ending(reason)
+        self.why = why
         lived = self._reactor.seconds() - self._began
         self._pause = FIRST_PAUSE if lived >= SOUND else self._pause
         _log.error(

@@ -31,6 +31,9 @@ from orama.sfu.occurrences import Occurrence
 #: Seconds between two reports, and without one after which a worker is taken for stuck.
 REPORT_INTERVAL = 1.0
 SILENCE = 5.0
+#: Seconds for which the first of several workers waits for the others with new rooms: the crowd that comes when a node
+#: has started is not to be all the first one's.
+TOGETHER = 10.0
 #: Seconds that a worker gets to do as it is told before it is stopped.
 OBEY_TIMEOUT = 2.0
 #: Seconds that it gets to say what goes on in a room, and how many such questions may be open.
@@ -170,6 +173,7 @@ class Workers:
 
     :param assign: what a namespace's worker has to know now.
     :param door: namespace and number → where that worker takes clients, as in :class:`Assignment`.
+    :param count: how many each namespace is to have.
     :raises OramaError: by *assign*: the namespace has no SFU here, or that cannot be found out.
     """
 
@@ -179,11 +183,15 @@ class Workers:
         directory: Directory,
         assign: Callable[[str], Awaitable[Assignment]],
         door: Callable[[str, int], str] = lambda namespace, index: "",
+        count: int = 1,
     ) -> None:
         self._clock = clock
         self._directory = directory
         self._assign = assign
         self._door = door
+        self._count = count
+        #: Namespace → when the first of those that are here has come; long ago, once all were here together.
+        self._since: dict[str, float] = {}
         self._workers: dict[tuple[str, int], Worker] = {}
         self._homes: Homes[Worker] = Homes()
         self._figures: dict[tuple[str, int], Figures] = {}
@@ -217,6 +225,7 @@ class Workers:
             self._homes.forget(before)
             before.tell({"event": "replaced"})
         worker = self._workers[key] = Worker(namespace, say, index)
+        self._since.setdefault(namespace, self._clock.seconds())
         self._figures.setdefault(key, Figures()).begin(run)
         self._tell(worker, assignment)
         _log.info("the SFU of {namespace} has come to its node", namespace=namespace, worker=index)
@@ -230,6 +239,8 @@ class Workers:
             del self._workers[key]
             self._homes.forget(worker)
             self._figures[key].end()
+            if not self._of(worker.namespace):
+                del self._since[worker.namespace]
             if worker.unwanted:
                 del self._figures[key]
             _log.info("the SFU of {namespace} has left its node", namespace=worker.namespace, worker=worker.index)
@@ -242,6 +253,8 @@ class Workers:
         worker = self._worker(namespace, index)
         now = self._clock.seconds()
         worker.reported, worker.report = now, report
+        if len(self._serving(namespace)) >= self._count:
+            self._since[namespace] = -inf
         self._figures[namespace, index].say(report.samples)
         rooms = (((namespace, room.room_id), room.participants) for room in report.rooms)
         for _, room_id in self._homes.reported(worker, rooms, now):
@@ -295,8 +308,8 @@ class Workers:
     # ---- for the node
 
     def serves(self, namespace: str) -> bool:
-        """Whether a worker of the namespace has come, is ready, and is not stuck."""
-        return bool(self._serving(namespace))
+        """Whether the workers of the namespace have come, or their time for that is over; one at least is not stuck."""
+        return bool(self._able(namespace))
 
     def heard(self, namespace: str, index: int) -> float | None:
         """When that worker of *namespace* has reported last; None when it has not come, or not reported yet."""
@@ -308,7 +321,7 @@ class Workers:
 
         :raises Unavailable: ``sfu_silent``: none serves yet.
         """
-        able = self._serving(namespace)
+        able = self._able(namespace)
         home = self._homes.find((namespace, room_id))
         if home is None and not able:
             if not self._of(namespace):
@@ -368,7 +381,7 @@ class Workers:
 
     def create(self, namespace: str, room_id: str, max_participants: int) -> None:
         """:raises NotFound: ``webrtc_not_enabled``: there is no worker."""
-        able = self._serving(namespace) or self._of(namespace)
+        able = self._able(namespace) or self._of(namespace)
         message = {"event": "create", "room_id": room_id, "max_participants": max_participants}
         if not able or not self._homes.choose((namespace, room_id), able, self._clock.seconds()).tell(message):
             raise NotFound("webrtc_not_enabled", "the SFU of this namespace does not run here")
@@ -451,6 +464,12 @@ class Workers:
         """Those of them that are ready and not stuck."""
         now = self._clock.seconds()
         return [each for each in self._of(namespace) if each.reported is not None and now - each.reported <= SILENCE]
+
+    def _able(self, namespace: str) -> list[Worker]:
+        """Those that may be given rooms."""
+        serving = self._serving(namespace)
+        alone = len(serving) < self._count and self._clock.seconds() - self._since.get(namespace, 0.0) < TOGETHER
+        return [] if alone else serving
 
     def _worker(self, namespace: str, index: int) -> Worker:
         worker = self._workers.get((namespace, index))

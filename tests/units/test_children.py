@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -11,10 +12,12 @@ from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from orama.children import process_count
 from orama.cluster.children import FIRST_PAUSE, GRACE, LONGEST_PAUSE, MOST_SILENT, SOUND, ChildRunner
 from orama.cluster.placement import SFU, TURN
 from orama.cluster.runner import InlineRunner
 from orama.errors import Unavailable
+from orama.settings import SfuSettings
 from tests.units.test_runner import config
 
 DRAIN = 5.0
@@ -49,10 +52,21 @@ class Reactor(Clock):
     def __init__(self) -> None:
         super().__init__()
         self.processes: list[Process] = []
+        self.full = False
 
     def spawnProcess(self, protocol: Any, program: str, arguments: list[str], environment: dict[str, str]) -> Process:
+        if self.full:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
         self.processes.append(Process(protocol, arguments[1:]))
         return self.processes[-1]
+
+
+class CountTests(SynchronousTestCase):
+    def test_count(self) -> None:
+        """As many as are asked for; with 0 one for each core, and no more than there are media ports."""
+        cores = len(os.sched_getaffinity(0))
+        self.assertEqual([process_count(SfuSettings(workers=each)) for each in (0, 1, 5)], [min(cores, 64), 1, 5])
+        self.assertEqual(process_count(SfuSettings(workers=0, media_block=1)), 1)
 
 
 class ChildRunnerTests(SynchronousTestCase):
@@ -191,6 +205,15 @@ class ChildRunnerTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.now(self.runner.start("demo", SFU))
         self.assertEqual((len(self.reactor.processes), self.reactor.getDelayedCalls()), (2, []))
+
+    def test_cannot_be_started(self) -> None:
+        """Where the machine has no room for a process it is tried again as after a crash."""
+        self.reactor.full = True
+        self.now(self.runner.start("demo", SFU))
+        self.assertEqual(self.refused(self.runner.start("demo", SFU)), "sfu_failed")
+        self.reactor.full = False
+        self.reactor.advance(FIRST_PAUSE)
+        self.assertEqual(len(self.reactor.processes), 1)
 
     def test_not_heard_of(self) -> None:
         """One that serves and is not heard of any more for some looks is killed, and started again; one that has yet to

@@ -17,6 +17,7 @@ from orama.cluster.workers import (
     MOST_QUESTIONS,
     OBEY_TIMEOUT,
     SILENCE,
+    TOGETHER,
     Assignment,
     LiveRoom,
     Report,
@@ -301,6 +302,31 @@ class SeveralTests(WorkersCase):
         self.attached()
         with self.assertRaises(Unavailable):
             self.workers.way("demo", "lobby")
+
+    def test_together(self) -> None:
+        """At the start the first one waits for the others with rooms; once all have come nobody waits any more."""
+        self.workers = Workers(self.clock, Rooms(), self.assign, lambda namespace, index: f"/{index}", 3)
+        self.clock.advance(1000.0)
+        first, _ = self.attached(0)
+        self.workers.reported("demo", Report(), 0)
+        self.assertFalse(self.workers.serves("demo"))
+        with self.assertRaises(Unavailable):
+            self.workers.way("demo", "lobby")
+        for index in (1, 2):
+            self.attached(index)
+            self.workers.reported("demo", Report(), index)
+        ways = [self.workers.way("demo", f"room-{number}") for number in range(3)]
+        self.assertEqual((self.workers.serves("demo"), ways), (True, ["/0", "/1", "/2"]))
+        self.workers.detach(first)
+        self.assertEqual(self.workers.way("demo", "room-0"), "/1")
+
+    def test_one_never_comes(self) -> None:
+        """Nobody waits for ever for one that does not come."""
+        self.workers = Workers(self.clock, Rooms(), self.assign, count=2)
+        self.attached(0)
+        self.clock.advance(TOGETHER)
+        self.workers.reported("demo", Report(), 0)
+        self.assertTrue(self.workers.serves("demo"))
 
     def test_stuck(self) -> None:
         """New rooms do not go to one that says nothing; those that it has stay with it."""
