@@ -29,6 +29,7 @@ class Participant:
 
     :ivar client: its signalling. :ivar packets: what RTP came, with the time. :ivar controls: RTCP, likewise.
     :ivar heard: types of messages, with the time. :ivar connected: whether it has keys.
+    :ivar unknown: lines of the SFU's offers with this in them are not taken.
     :ivar description: the one of the SFU that counts for ICE.
     """
 
@@ -43,6 +44,7 @@ class Participant:
         self.controls: list[tuple[float, rtp.Control]] = []
         self.heard: list[tuple[float, str]] = []
         self.offered = ""
+        self.unknown = ""
         self._taken = 0
         self._dtls = DtlsClient()
         self._sections: dict[str, str] = {}
@@ -193,6 +195,8 @@ class Participant:
         for mid, section in self._sections.items():
             if mid in sections:
                 text = text.replace(sections[mid], section)
+        if self.unknown:
+            text = "".join(line for line in text.splitlines(keepends=True) if self.unknown not in line)
         return text
 
     def _ready(self) -> bytes | None:

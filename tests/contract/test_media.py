@@ -290,6 +290,11 @@ class FeedbackTests(MediaTestCase):
 class LayerTests(MediaTestCase):
     RIDS = ("q", "h", "f")
 
+    def setUp(self) -> None:
+        super().setUp()
+        #: Requests for keyframes that have been answered.
+        self.answered = 0
+
     def test_simulcast(self) -> None:
         """Three rids are ``low``, ``mid`` and ``high``; ``subscribe`` chooses among them, at a keyframe that is asked
         for, on one SSRC without a hole; and the publisher is told what is watched."""
@@ -300,24 +305,13 @@ class LayerTests(MediaTestCase):
         self.until(lambda: watcher.connected)
         [track] = watcher.told("track-added")
         self.assertEqual(track["layers"], ["low", "mid", "high"])
-        layers = {rid: Camera(publisher, 3000 + at, {10: rid.encode(), 4: b"0"}) for at, rid in enumerate(self.RIDS)}
-        answered = 0
+        cameras = self.cameras(publisher)
 
         def flow(reached: Any) -> None:
-            """Frames of all of them, and keyframes where they are asked for, until the watcher has what it shall."""
-            nonlocal answered
-            deadline = time.monotonic() + 20
-            while not reached():
-                self.assertLess(time.monotonic(), deadline, self.seen(watcher))
-                asked = publisher.feedback(rtp.PSFB, rtp.PLI)
-                wanted = {each.media for _, each in asked[answered:]}
-                answered = len(asked)
-                for each in layers.values():
-                    each.frame(key=each.ssrc in wanted or each.sequence == 100)
-                self.pause(0.03)
+            self.flow(cameras, reached)
 
         def from_layer(rid: str) -> Any:
-            return lambda: self.seen(watcher)[-3:] == [layers[rid].ssrc] * 3
+            return lambda: self.seen(watcher)[-3:] == [cameras[rid].ssrc] * 3
 
         flow(from_layer("f"))
         for name, rid in (("mid", "h"), ("low", "q")):
@@ -330,6 +324,51 @@ class LayerTests(MediaTestCase):
         self.assertEqual({packet.ssrc for packet in packets}, {watcher.track(track["mid"])[0]})
         numbers = [(packet.sequence - packets[0].sequence) & 0xFFFF for packet in packets]
         self.assertEqual(numbers, list(range(len(packets))))
+
+    def test_thin_line(self) -> None:
+        """Who says by REMB that it takes little gets less, and nobody else notices."""
+        publisher = self.join()
+        publisher.publish(simulcast(*self.RIDS))
+        cameras = self.cameras(publisher)
+        thin, other = self.join(), self.join()
+        thin.unknown = "transport-"
+        self.until(lambda: thin.connected and other.connected)
+        sizes = dict(zip(self.RIDS, (150, 450, 1100), strict=True))
+
+        def last(watcher: Participant) -> set[int]:
+            return set(self.seen(watcher)[-10:])
+
+        best, least = {cameras["f"].ssrc}, {cameras["q"].ssrc}
+        self.flow(cameras, lambda: last(thin) == best == last(other), sizes)
+        other.packets.clear()
+        remb = b"REMB\x01" + (1 << 18 | 50_000).to_bytes(3, "big")  # 100 kbit/s
+        thin_ssrc, _ = thin.track(thin.told("track-added")[0]["mid"])
+
+        def told() -> bool:
+            thin.control(rtp.feedback(rtp.PSFB, rtp.REMB, 0, remb + struct.pack("!I", thin_ssrc)))
+            return last(thin) == least
+
+        self.flow(cameras, told, sizes)
+        self.assertEqual(set(self.seen(other)), best)
+        self.assertGreater(len(other.packets), 10)
+
+    def cameras(self, publisher: Participant) -> dict[str, Camera]:
+        """The encodings of its picture, by rid."""
+        return {rid: Camera(publisher, 3000 + at, {10: rid.encode(), 4: b"0"}) for at, rid in enumerate(self.RIDS)}
+
+    def flow(self, cameras: dict[str, Camera], reached: Any, sizes: dict[str, int] | None = None) -> None:
+        """Frames of all of them, and keyframes where they are asked for, until it is so."""
+        publisher = next(iter(cameras.values())).participant
+        deadline = time.monotonic() + 20
+        while not reached():
+            self.assertLess(time.monotonic(), deadline, [each.welcome["peerId"] for each in self.everybody])
+            asked = publisher.feedback(rtp.PSFB, rtp.PLI)
+            wanted = {each.media for _, each in asked[self.answered :]}
+            self.answered = len(asked)
+            for rid, each in cameras.items():
+                content = f"{each.ssrc} ".encode().ljust((sizes or {}).get(rid, 60), b"x")
+                each.frame(key=each.ssrc in wanted or each.sequence == 100, content=content)
+            self.pause(0.03)
 
     def seen(self, watcher: Participant) -> list[int]:
         """The SSRC that each packet had when the publisher sent it, which stands in our payloads."""
