@@ -38,6 +38,8 @@ class MediaCounters:
     keyframe_requests_received: int = 0
     #: Subscriptions that went from one layer of a track to another.
     switches: int = 0
+    #: Tracks that went on sending more than ``sfu.max_bitrate`` asks for.
+    excessive: int = 0
     rtcp_received: int = 0
     rtcp_sent: int = 0
     #: Packets that went no further, by reason (see the ``dropped[...]`` lines of the media path).

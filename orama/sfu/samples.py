@@ -35,6 +35,7 @@ def counted(counters: Counters, ice: IceCounters, labels: Mapping[str, str]) -> 
         "keyframe_requests": media.keyframe_requests,
         "keyframe_requests_received": media.keyframe_requests_received,
         "layer_switches": media.switches,
+        "excessive_tracks": media.excessive,
         "offers_sent": counters.offers_sent,
         "offers_repeated": counters.offers_repeated,
         "offers_received": counters.offers_received,

@@ -15,8 +15,10 @@ from twisted.logger import Logger
 
 from orama.sfu.congestion import REMB_HIGHEST, Arrivals, LossEstimate
 from orama.sfu.counters import MediaCounters
+from orama.sfu.excess import Excess
 from orama.sfu.keyframes import Throttle
 from orama.sfu.packet import MAX_PAYLOAD, Packet
+from orama.sfu.qualities import total
 from orama.sfu.reports import StreamClock
 from orama.sfu.stream import Stream
 from orama.sfu.track import Track
@@ -64,6 +66,7 @@ class Uplink:
         self._estimate = LossEstimate(max_bitrate or REMB_HIGHEST)
         self._layouts = Layouts()
         self._reports = Throttle(REPORT_INTERVAL)
+        self._excess = Excess(max_bitrate) if max_bitrate else None
         self._fir_number = 0
         self._mid_id = self._rid_id = self._repaired_rid_id = self._transport_id = 0
 
@@ -197,6 +200,8 @@ class Uplink:
             self._feedback(now)
         if self._reports.allows(now):
             self._report(now)
+            if self._excess is not None:
+                self._compare(self._excess, now)
 
     def close(self) -> None:
         for track in self.tracks.values():
@@ -285,6 +290,22 @@ class Uplink:
         media = next(iter(self._streams), 0)
         for message in self._arrivals.feedback(self._ssrc, media, now):
             self._send(message.serialize())
+
+    def _compare(self, excess: Excess, now: float) -> None:
+        """See who sends more than was asked for, once a second."""
+        rates = {
+            track.track_id: sum(total(stream.meter.rates) for stream in track.streams.values())
+            for track in self.tracks.values()
+            if track.kind == "video"
+        }
+        for track_id in excess.look(rates, now):
+            self._counters.excessive += 1
+            _log.warn(
+                "track {track_id} sends {bitrate:.0f} bit/s where {limit} were asked for",
+                track_id=track_id,
+                bitrate=rates[track_id],
+                limit=excess.limit,
+            )
 
     def _report(self, now: float) -> None:
         blocks = [block for stream in self._streams.values() if (block := stream.block(now)) is not None]

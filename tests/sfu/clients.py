@@ -63,8 +63,8 @@ class Room:
     def now(self) -> float:
         return self.clock.seconds()
 
-    def client(self, profile: str = GCM_128, secure: bool = True) -> Client:
-        client = Client(self, profile, len(self.clients))
+    def client(self, profile: str = GCM_128, secure: bool = True, max_bitrate: int = 0) -> Client:
+        client = Client(self, profile, len(self.clients), max_bitrate)
         self.clients.append(client)
         if secure:
             client.secure()
@@ -86,11 +86,12 @@ class Client:
     :ivar lossy: called with each packet on its way down; true loses it.
     """
 
-    def __init__(self, room: Room, profile: str, seed: int) -> None:
+    def __init__(self, room: Room, profile: str, seed: int, max_bitrate: int = 0) -> None:
         self.room = room
         self.profile = profile
         self.keys = random_keys(profile)
-        self.media = PeerMedia(room.clock, Random(seed), self._arrived, room.fabric.later, room.counters)
+        random, later = Random(seed), room.fabric.later
+        self.media = PeerMedia(room.clock, random, self._arrived, later, room.counters, max_bitrate)
         self._out = session(profile, self.keys.receive_key + self.keys.receive_salt, inbound=False)
         self._in = session(profile, self.keys.send_key + self.keys.send_salt, inbound=True)
         self.rtp: list[RtpPacket] = []
