@@ -60,7 +60,7 @@ class Numbering:
         self.highest = highest
         self.timestamp = 0
         self.time = 0.0
-        #: A tuple, for there is seldom a new one: an empty deque takes 760 bytes, and each subscription has two of these.
+        #: A tuple, for there is seldom a new one: an empty deque takes 760 bytes, and each subscription has two.
         self._spans: tuple[Span, ...] = ()
 
     def begin(self, stream: Stream, origin: int, turn: int) -> Span:

@@ -216,7 +216,7 @@ class Track:
     def close(self) -> None:
         """The publisher ended it: every subscription ends."""
         self.closed = True
-        self.asks = self.relayered = None
+        self.asks = self.relayered = self.gate = self._chosen_by = None
         for downlink in list(self._downlinks):
             downlink.close()
         for stream in self.streams.values():

@@ -21,6 +21,7 @@ from orama.sfu.rooms import Rooms
 from orama.wire import stun
 from tests.sfu.browser import FINGERPRINT
 from tests.sfu.calls import CLIENT_CERTIFICATE, FINGERPRINTS, Wire, on_loop, swallow
+from tests.sfu.clients import Room, Source, camera
 from tests.sfu.guests import CERTIFICATE, RELAYS, Guest, RoomsCase
 
 PEOPLE = 1000
@@ -154,6 +155,16 @@ class LeavingTests(RoomsCase):
                     guest.peer.leave()
         self.wait(self.sfu.resume_timeout)
         await self.gone()
+
+    def test_muted(self) -> None:
+        """A track that ends while it is muted goes as others do."""
+        client = Room().client()
+        client.publish(camera())
+        client.send(*Source(client, 1111).frame(key=True))
+        client.media.tracks["camera"].muted = True
+        track = ref(client.media.tracks["camera"])
+        client.publish()
+        self.assertIsNone(track())
 
     @on_loop
     async def test_with_dtls_and_data(self) -> None:
