@@ -99,6 +99,7 @@ class Children:
     async def reloaded(self) -> None:
         """The settings are other ones."""
         self._fronts.configure()
+        await self.workers.refresh_all()
 
     async def _stop(self) -> None:
         await self._looks.stopService()

@@ -84,6 +84,7 @@ class Units:
     async def reloaded(self) -> None:
         """The settings are other ones."""
         await self.leases.refresh_all()
+        await self.workers.refresh_all()
 
     async def _assign(self, namespace: str) -> Assignment:
         settings = self._settings()

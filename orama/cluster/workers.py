@@ -341,6 +341,14 @@ class Workers:
             for worker in self._of(namespace):
                 self._tell(worker, assignment)
 
+    async def refresh_all(self) -> None:
+        """:meth:`refresh` for all that are here: the settings are other ones."""
+        for namespace in sorted({namespace for namespace, _ in self._workers}):
+            try:
+                await self.refresh(namespace)
+            except OramaError as error:
+                _log.warn("the SFU of {namespace} is not told: {why}", namespace=namespace, why=error.message)
+
     async def leave(self, namespace: str) -> None:
         """The workers are about to be stopped: they have to know whether their people can go elsewhere, and where.
 

@@ -157,6 +157,17 @@ class WorkersTests(WorkersCase):
         self.now(self.workers.refresh("nobody"))
         self.assertEqual(Assignment.from_json(said[-1]["assignment"]).config.turn_secrets, ("other",))
 
+    def test_other_settings(self) -> None:
+        """Other settings of the node are told to all that are there; what cannot be found out stays as it was."""
+        _, said = self.attached()
+        settings = Settings(webhooks=WebhookSettings("https://a", "sesame" * 6))
+        self.assignments["demo"] = evolve(self.assignments["demo"], settings=settings)
+        self.now(self.workers.refresh_all())
+        self.assertEqual(Assignment.from_json(said[-1]["assignment"]).settings.webhooks.url, "https://a")
+        self.away = True
+        self.now(self.workers.refresh_all())
+        self.assertEqual(len(said), 2)
+
     def test_leave(self) -> None:
         """Before it stops it learns whether its people are to go elsewhere, or have nowhere to go."""
         _, said = self.attached()
