@@ -80,16 +80,18 @@ class FailureTests(ClusterTestCase):
         until(lambda: gone not in self.resolve(ask=apart), "the DNS record goes", 6.0 + _SLACK, 0.05)
         self.report.milliseconds("Killing a TURN node", "its address is out of the DNS", time.monotonic() - since)
         failed = " ".join(self.inspect(apart))
-        for check in ("turn_up", "sfu_up", "sfu_coverage"):
+        for check in ("sfu_up", "sfu_coverage"):
             self.assertIn(f"ns.{NAMESPACE}.{check}", failed)
+        # On a busy machine the role may have moved before the inspector has asked.
+        self.assertTrue(f"ns.{NAMESPACE}.turn_up" in failed or self.turn_elsewhere(apart, dead), failed)
         self.back("Killing a TURN node", phones, since, BACK + _SLACK)
-        moved = until_true(
-            "its role moves",
-            60.0,
-            lambda: sum(turn for number, (_, turn) in self.up(ask=apart).items() if number != dead) == 2,
-        )
+        moved = until_true("its role moves", 60.0, lambda: self.turn_elsewhere(apart, dead))
         self.assertTrue(moved)
         self.report.milliseconds("Killing a TURN node", "its role runs on another node", time.monotonic() - since)
+
+    def turn_elsewhere(self, ask: int, dead: int) -> bool:
+        """Whether TURN runs on two nodes without the dead one."""
+        return sum(turn for number, (_, turn) in self.up(ask=ask).items() if number != dead) == 2
 
     def test_leader_cut_off(self) -> None:
         """The RQLite leader is cut off from the others: calls do not notice, new rooms come up, and it comes back."""
