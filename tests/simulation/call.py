@@ -22,6 +22,8 @@ from tests.simulation.world import World
 
 #: How old the newest picture, and what was said, may be then.
 PICTURE_AGE, SOUND_AGE = 0.8, 0.6
+#: Keyframes that one of several subscribers may wish for in ten seconds.
+WISHES = 3
 
 
 class Broken(AssertionError):
@@ -222,6 +224,8 @@ class Call:
             if track.muted or flow.span is None or flow.cuts[-1] > now - PICTURE_AGE - 0.5:
                 continue  # muted, or paused for want of bandwidth a moment ago
             if flow.kind == "video":
+                if receiver.wishes > WISHES and len(self.watch.of(flow.track_id)) > 1:
+                    continue  # it has used them up, and others get the stream too: it waits for somebody's keyframe
                 if receiver.newest < now - PICTURE_AGE:
                     state = f"{len(receiver.missing)} missing, {len(receiver.waiting)} frames wait"
                     self.watch.wrong(f"{flow}: the newest picture is {now - receiver.newest:.3f} s old; {state}")
