@@ -51,6 +51,7 @@ class Projection:
         "_newest",
         "_rewrites",
         "_selection",
+        "_sent",
         "_stream",
         "_tops",
         "_under_way",
@@ -78,6 +79,8 @@ class Projection:
         mime = "" if begin is None else self._mimes.get(begin.payload_type, "")
         self._last = last
         self._newest: Packet | None = None
+        #: The index of that, or of the one whose numbers ``_last`` has.
+        self._sent = -1 if begin is None or first is not None else begin.index
         begins = Numbers() if begin is None else numbers(begin, mime)
         if first is None:
             self._last = begins
@@ -136,8 +139,8 @@ class Projection:
             else:
                 made = self._made(packet, frame, index)
                 taken.append(made)
-                if newest:
-                    self._newest = made
+                if index > self._sent:  # it need not be the newest packet: that may have been padding
+                    self._newest, self._sent = made, index
         return taken
 
     def opened(self, index: int) -> int | None:

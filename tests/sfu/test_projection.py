@@ -302,6 +302,23 @@ class SwitchTests(SynchronousTestCase):
         self.play(4)
         self.assertEqual(holes(self.bob.of(5000)), [])
 
+    def test_a_pause_after_padding(self) -> None:
+        """Padding that overtakes the last picture before a pause is not taken for it: the next one has other numbers."""
+        self.play(20)
+        downlink = self.bob.media._downlinks["camera"]
+        self.bob.media.set_layer("camera", "low")
+        self.play(14)
+        last = self.layers[0].picture()
+        self.alice.send(self.layers[0].packet(b""))
+        self.alice.send(*last)
+        downlink.allow(None, self.room.now)
+        self.play(4)
+        downlink.allow(Quality(0, 2, 0.0), self.room.now)
+        self.play(14)
+        packets = sorted(self.bob.of(5000), key=lambda packet: packet.sequence_number)
+        found = [vp8.parse(packet.payload).picture_id or 0 for packet in packets if packet.payload and packet.marker]
+        self.assertEqual([(after - before) & 0x7FFF for before, after in pairwise(found)], [1] * (len(found) - 1))
+
     def test_a_pause_after_a_switch(self) -> None:
         """What was moved once goes on after a pause too."""
         self.play(20)
