@@ -303,7 +303,7 @@ class SwitchTests(SynchronousTestCase):
         self.assertEqual(holes(self.bob.of(5000)), [])
 
     def test_a_pause_after_padding(self) -> None:
-        """Padding that overtakes the last picture before a pause is not taken for it: the next one has other numbers."""
+        """Padding that overtakes the last picture before a pause is not taken for it: numbers go on."""
         self.play(20)
         downlink = self.bob.media._downlinks["camera"]
         self.bob.media.set_layer("camera", "low")
