@@ -161,14 +161,16 @@ class Node:
         await self._join()
         await self._serve()
         self._watch()
+        if self.units is not None and not self.units.outlives:
+            await self._later(self._first_start())  # our children, which come to the control socket
         self.unready = ""
         _log.info("orama is ready: {url}", url=self.url)
-        if self.units is not None:
-            # They come to the control socket, and systemd starts no unit before we have said that we are ready.
+        if self.units is not None and self.units.outlives:
+            # systemd starts no unit before we have said that we are ready.
             self._later(self._first_start())
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        Deferred.fromCoroutine(work).addErrback(_not_later)
+    def _later(self, work: Coroutine[Any, Any, None]) -> Deferred[None]:
+        return Deferred.fromCoroutine(work).addErrback(_not_later)
 
     async def _wait(self) -> None:
         """Until everything is there that the node needs."""

@@ -80,7 +80,7 @@ class ChildrenTests(TestCase):
         node = NodeProcess(directory, *options, config=toml(**tables))
         self.addCleanup(node.stop)
         node.start()
-        node.wait_for("the owner key of default is in")
+        self.assertTrue((node.data / "default.api-key").exists(), "ready, and nobody can have a key")
         until(lambda: self.serves(node, workers), lambda: (self.status(node), node.said(), node.errors))
         return node
 
