@@ -1,7 +1,7 @@
 """One subscription: a track of somebody else on its way to one client (RFC 3550, 2.2; RFC 3711).
 
-Every packet gets this subscription's SSRC, numbers, payload type and extensions, is protected in a send buffer
-and queued. Keyframe requests are passed up, sender reports rewritten. What to forward is for ``sfu.choice`` to say, how
+Every packet gets this subscription's SSRC, numbers, payload type and extensions, is protected and
+queued. Keyframe requests are passed up, sender reports rewritten. What to forward is for ``sfu.choice`` to say, how
 it follows what was forwarded before for ``sfu.succession``; ``sfu.repairs`` answers NACKs.
 Nothing is decoded, and nothing is forwarded before there are keys, and a keyframe to begin with.
 """

@@ -9,7 +9,7 @@ from attrs import define
 if TYPE_CHECKING:
     from orama.sfu.scalability import Place
 
-#: Larger payloads are not WebRTC: they fit no path's MTU, and the send buffers are made for this.
+#: Larger payloads are not WebRTC: they fit no path's MTU.
 MAX_PAYLOAD = 1500
 
 
